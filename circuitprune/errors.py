@@ -1,0 +1,43 @@
+"""Every error that a user can cause. Each message says what was seen, what was expected, what to do."""
+
+
+class CircuitPruneError(Exception):
+    """Base of all errors raised on purpose by this package; scripts print it without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(CircuitPruneError, ValueError):
+    """A config file or override that cannot be used."""
+
+    exit_code = 2
+
+
+class NonFiniteError(CircuitPruneError, ArithmeticError):
+    """A loss, gradient or metric became NaN or infinite."""
+
+    exit_code = 3
+
+
+class DataError(CircuitPruneError, ValueError):
+    """Prompt pairs that cannot be read, aligned or split as asked."""
+
+    exit_code = 4
+
+
+class ModelError(CircuitPruneError, ValueError):
+    """A model that is missing, of an unsupported family, or that fails the self-check."""
+
+    exit_code = 5
+
+
+class GraphError(CircuitPruneError, ValueError):
+    """An unknown node or edge name, or tensors that do not fit the graph."""
+
+
+class MetricError(CircuitPruneError, ValueError):
+    """A metric that is undefined on these numbers, such as a division by zero."""
+
+
+class RunError(CircuitPruneError, RuntimeError):
+    """An output folder or checkpoint that cannot be used."""

@@ -1,0 +1,38 @@
+"""The unit of data: a prompt, its minimally changed partner, and what each answer should be."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One clean prompt with its corrupt partner; text only, no tokenizer involved.
+
+    `answers` and `wrong` are sets of single-token continuations of the *clean* prompt, spelled as
+    they follow it (usually with a leading space).
+    """
+
+    id: str
+    clean: str
+    corrupt: str
+    answers: tuple[str, ...]
+    wrong: tuple[str, ...]
+    kind: str = ""
+    """Which corruption made `corrupt`."""
+    group: str = ""
+    """Template or entity; a split by group never puts one group on two sides."""
+    meta: dict[str, str] = field(default_factory=dict, compare=False, hash=False)
+
+
+class Task(Protocol):
+    """A source of pairs. Generated tasks are endless; files end."""
+
+    name: str
+    corruptions: tuple[str, ...]
+    """Kinds of corruption on offer, the default first."""
+
+    def pairs(self, rng: Random, corruption: str) -> Iterator[Pair]:
+        """Yield pairs in an order that depends on `rng` alone."""
+        ...
