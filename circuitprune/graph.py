@@ -2,11 +2,10 @@
 
 A graph knows sizes and names, no model. All scores, gates and masks of the package are one vector
 over `Graph.edges`, in the order of `Graph.blocks`: per layer the attention readers (all q heads,
-all k heads, all v heads), then the MLP, and `logits` last. Within a block the order is reader-major,
-so `graph.block_view(values, block)` is a `[reader, writer]` matrix without a copy.
+all k heads, all v heads), then the MLP, and `logits` last. A block is reader-major, so
+`graph.block_view(values, block)` is a `[reader, writer]` matrix without a copy.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,8 +15,6 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from circuitprune.errors import GraphError
-
-_READER = re.compile(r"a(\d+)\.(h|kv)(\d+)<([qkv])>$")
 
 
 @dataclass(frozen=True)
@@ -126,9 +123,7 @@ class Graph:
         """Names of all writers, in forward order."""
         names = ["input"]
         for layer in range(self.n_layers):
-            names += [f"a{layer}.h{head}" for head in range(self.n_heads)] + [
-                f"m{layer}"
-            ]
+            names += [f"a{layer}.h{head}" for head in range(self.n_heads)] + [f"m{layer}"]
         return tuple(names)
 
     @cached_property
@@ -139,9 +134,7 @@ class Graph:
         for layer in range(self.n_layers):
             names += [f"a{layer}.h{head}<q>" for head in range(self.n_heads)]
             for port in "kv":
-                names += [
-                    f"a{layer}.{letter}{i}<{port}>" for i in range(self.n_kv_readers)
-                ]
+                names += [f"a{layer}.{letter}{i}<{port}>" for i in range(self.n_kv_readers)]
             names.append(f"m{layer}")
         return (*names, "logits")
 
@@ -161,14 +154,21 @@ class Graph:
 
     @cached_property
     def _reader_index(self) -> dict[str, int]:
-        return {name: i for i, name in enumerate(self.readers)}
+        """Position of each reader under its own name and, for KV heads, under each query head's."""
+        index = {name: i for i, name in enumerate(self.readers)}
+        group = self.n_heads // self.n_kv_readers
+        for block in self.blocks[:-1:2]:
+            for port, first in (("k", self.n_heads), ("v", self.n_heads + self.n_kv_readers)):
+                for head in range(self.n_heads):
+                    name = f"a{block.layer}.h{head}<{port}>"
+                    index[name] = block.first_reader + first + head // group
+        return index
 
     def writer_index(self, name: str) -> int:
         """Position of a writer. Raises GraphError for a name that this graph does not have."""
         if name not in self._writer_index:
             raise GraphError(
-                f"no writer {name!r} in {self.describe()}; writers look like "
-                "'input', 'a0.h0', 'm0'"
+                f"no writer {name!r} in {self.describe()}; writers look like 'input', 'a0.h0', 'm0'"
             )
         return self._writer_index[name]
 
@@ -176,15 +176,8 @@ class Graph:
         """Position of a reader; `a3.h2<k>` finds the KV head that serves `h2`."""
         if name in self._reader_index:
             return self._reader_index[name]
-        match = _READER.match(name)
-        if match and match[2] == "h" and int(match[3]) < self.n_heads:
-            group = self.n_heads // self.n_kv_readers
-            grouped = f"a{match[1]}.kv{int(match[3]) // group}<{match[4]}>"
-            if grouped in self._reader_index:
-                return self._reader_index[grouped]
         raise GraphError(
-            f"no reader {name!r} in {self.describe()}; readers look like "
-            "'a0.h0<q>', 'm0', 'logits'"
+            f"no reader {name!r} in {self.describe()}; readers look like 'a0.h0<q>', 'm0', 'logits'"
         )
 
     def edge_index(self, name: str) -> int:
@@ -202,9 +195,7 @@ class Graph:
             raise GraphError(
                 f"{name!r} is not an edge: {writer_name} is not upstream of {reader_name}"
             )
-        return (
-            block.first_edge + (reader - block.first_reader) * block.n_writers + writer
-        )
+        return block.first_edge + (reader - block.first_reader) * block.n_writers + writer
 
     def mask_of(self, names: Iterable[str]) -> Bool[Tensor, " edge"]:
         """The mask that keeps exactly the named edges."""
@@ -214,12 +205,10 @@ class Graph:
 
     def describe(self) -> str:
         """One line with the sizes, for messages."""
-        kv = (
-            ""
-            if self.n_kv_readers == self.n_heads
-            else f", {self.n_kv_readers} KV readers"
-        )
-        return f"a graph of {self.n_layers} layers, {self.n_heads} heads{kv}, {self.n_edges:,} edges"
+        heads = f"{self.n_heads} heads"
+        if self.n_kv_readers != self.n_heads:
+            heads += f", {self.n_kv_readers} KV readers"
+        return f"a graph of {self.n_layers} layers, {heads}, {self.n_edges:,} edges"
 
     # ---------------------------------------------------------------- blocks and views
 
@@ -268,18 +257,16 @@ class Graph:
     @cached_property
     def edge_writer(self) -> Int[Tensor, " edge"]:
         """Writer index of each edge."""
-        return torch.cat(
-            [torch.arange(b.n_writers).repeat(b.n_readers) for b in self.blocks]
-        )
+        return torch.cat([torch.arange(b.n_writers).repeat(b.n_readers) for b in self.blocks])
 
     @cached_property
     def edge_reader(self) -> Int[Tensor, " edge"]:
         """Reader index of each edge."""
         return torch.cat(
             [
-                torch.arange(
-                    b.first_reader, b.first_reader + b.n_readers
-                ).repeat_interleave(b.n_writers)
+                torch.arange(b.first_reader, b.first_reader + b.n_readers).repeat_interleave(
+                    b.n_writers
+                )
                 for b in self.blocks
             ]
         )
@@ -335,15 +322,11 @@ class Graph:
         )
         flat = torch.arange(self.n_edges)
         parts = [
-            self.block_view(flat, b)[rows].reshape(-1)
-            if b.kind == "attention"
-            else flat[b.edges]
+            self.block_view(flat, b)[rows].reshape(-1) if b.kind == "attention" else flat[b.edges]
             for b in self.blocks
         ]
         return torch.cat(parts)
 
-    def ungroup(
-        self, values: Shaped[Tensor, " edge"]
-    ) -> Shaped[Tensor, " edge_ungrouped"]:
-        """Values over `ungrouped().edges`: each KV reader's edge is repeated for its query heads."""
+    def ungroup(self, values: Shaped[Tensor, " edge"]) -> Shaped[Tensor, " edge_ungrouped"]:
+        """Values over `ungrouped().edges`: a KV reader's edge is repeated for its query heads."""
         return values[self.group_of_ungrouped.to(values.device)]

@@ -1,0 +1,239 @@
+"""The modules and weights through which a Hugging Face model reads and writes its residual stream."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from circuitprune.errors import ModelError
+from circuitprune.graph import Graph
+from circuitprune.models.families import FAMILIES, Family
+
+KV_READERS = ("kv_head", "query_head")
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The slice of a projection that belongs to the q, k or v readers of one layer."""
+
+    weight: Float[Tensor, "head d_model d_head"]
+    bias: Float[Tensor, "head d_head"] | None
+
+    def __call__(
+        self, readers: Float[Tensor, "head token d_model"]
+    ) -> Float[Tensor, "head token d_head"]:
+        """Each head's projection of what that head reads."""
+        if self.bias is None:
+            return torch.bmm(readers, self.weight)
+        return torch.baddbmm(self.bias.unsqueeze(1), readers, self.weight)
+
+
+@dataclass(frozen=True)
+class LayerPorts:
+    """The modules of one layer that the engine intercepts or calls."""
+
+    attention: nn.Module
+    projections: tuple[nn.Module, ...]
+    output: nn.Module
+    mlp: nn.Module
+    attention_norm: nn.Module
+    mlp_norm: nn.Module
+    attention_post_norm: nn.Module | None
+    mlp_post_norm: nn.Module | None
+
+
+class Ports:
+    """A model's ports, found by its family's declaration, and the graph they span.
+
+    Args:
+        model: Any `AutoModelForCausalLM` of a declared family; it is never changed.
+        kv_readers: `kv_head`: key/value readers belong to KV heads (default);
+            `query_head`: to query heads, as EAP-IG and MIB count.
+
+    Raises:
+        ModelError: undeclared family, or a module that the declaration names is missing.
+    """
+
+    def __init__(self, model: PreTrainedModel, kv_readers: str = "kv_head") -> None:
+        if kv_readers not in KV_READERS:
+            raise ModelError(f"kv_readers must be one of {KV_READERS}, got {kv_readers!r}")
+        config = model.config.get_text_config()
+        self.model = model
+        self.family = family_of(config.model_type)
+        self.final_norm = _find(model, self.family.final_norm)
+        layers = _find(model, self.family.layers)
+        self.layers = tuple(_layer_ports(layer, self.family) for layer in layers)
+        self.first_layer = layers[0]
+        n_heads = config.num_attention_heads
+        n_kv_heads = getattr(config, "num_key_value_heads", None) or n_heads
+        self.d_head = getattr(config, "head_dim", None) or config.hidden_size // n_heads
+        self.n_kv_heads = n_kv_heads
+        self.graph = Graph(
+            n_layers=len(self.layers),
+            n_heads=n_heads,
+            n_kv_readers=n_kv_heads if kv_readers == "kv_head" else n_heads,
+            parallel=bool(self.family.parallel(config)),
+            d_model=config.hidden_size,
+        )
+        self.readers = [self._projections_of(layer) for layer in range(len(self.layers))]
+
+    @property
+    def sandwich(self) -> bool:
+        """Whether attention outputs pass a norm before they join the residual stream."""
+        return self.family.attention_post_norm is not None
+
+    # ---------------------------------------------------------------- weights by head
+
+    def _projections_of(self, layer: int) -> tuple[Projection, Projection, Projection]:
+        """The q, k and v projections of a layer, per reader; views of the model's own weights."""
+        n_heads, n_kv, d_head = self.graph.n_heads, self.n_kv_heads, self.d_head
+        weights: list[Tensor] = []
+        biases: list[Tensor | None] = []
+        for module in self.layers[layer].projections:
+            weight, bias = _in_out(module), module.bias
+            if self.family.fused == "per_head":
+                weights += weight.unflatten(1, (n_heads, 3, d_head)).unbind(2)
+                fused = (None,) * 3 if bias is None else bias.view(n_heads, 3, d_head).unbind(1)
+                biases += fused
+                continue
+            counts = [n_heads, n_kv, n_kv] if self.family.fused == "blocks" else [-1]
+            sizes = [n * d_head for n in counts] if counts != [-1] else [weight.shape[1]]
+            weights += [w.unflatten(1, (-1, d_head)) for w in weight.split(sizes, dim=1)]
+            biases += (
+                [None] * len(sizes)
+                if bias is None
+                else [b.view(-1, d_head) for b in bias.split(sizes)]
+            )
+        q, k, v = (self._widen(w.transpose(0, 1), b) for w, b in zip(weights, biases, strict=True))
+        return q, k, v
+
+    def _widen(self, weight: Tensor, bias: Tensor | None) -> Projection:
+        """Repeat a KV head's weights for each query head when readers count by query head."""
+        repeat = self.graph.n_kv_readers // weight.shape[0]
+        if repeat > 1:
+            weight = weight.repeat_interleave(repeat, dim=0)
+            bias = None if bias is None else bias.repeat_interleave(repeat, dim=0)
+        return Projection(weight.detach(), None if bias is None else bias.detach())
+
+    def head_weight(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """What each head's values are multiplied by on their way into the residual stream."""
+        weight = _in_out(self.layers[layer].output)
+        return weight.detach().unflatten(0, (self.graph.n_heads, self.d_head))
+
+    def attention_bias(self, layer: int) -> Float[Tensor, " d_model"] | None:
+        """Bias of the output projection; it belongs to no head and is always on."""
+        bias = self.layers[layer].output.bias
+        return None if bias is None else bias.detach()
+
+    def join(self, layer: int, qkv: list[Float[Tensor, "batch pos head d_head"]]) -> list[Tensor]:
+        """What each projection module must return so that HF's attention sees these q, k, v."""
+        if self.family.fused == "no":
+            return [part.flatten(2) for part in qkv]
+        if self.family.fused == "blocks":
+            return [torch.cat([part.flatten(2) for part in qkv], dim=-1)]
+        return [torch.stack(qkv, dim=3).flatten(2)]
+
+    # ---------------------------------------------------------------- calls
+
+    def run(self, tokens: Tensor, mask: Tensor, last: Tensor | None) -> Tensor:
+        """Logits of HF's own forward, at all positions or only at `last`.
+
+        The unembedding is the largest product of a small model, so with `last` the final norm's
+        output is narrowed to those positions before it.
+        """
+        padded = None if bool(mask.all()) else mask.long()
+        call = dict(input_ids=tokens, attention_mask=padded, use_cache=False)
+        if last is None:
+            return self.model(**call).logits
+        return self.model(**call, logits_to_keep=1).logits[:, -1]
+
+    @contextmanager
+    def intercept(self, changes: list[tuple[nn.Module, str, Any]]) -> Iterator[None]:
+        """Set instance attributes (`forward` and the like) for the time of a run; always restored."""
+        missing = object()
+        saved = [(m, name, m.__dict__.get(name, missing)) for m, name, _ in changes]
+        try:
+            for module, name, value in changes:
+                object.__setattr__(module, name, value)
+            yield
+        finally:
+            for module, name, value in reversed(saved):
+                if value is missing:
+                    module.__dict__.pop(name, None)
+                else:
+                    object.__setattr__(module, name, value)
+
+
+def narrow(
+    forward: Callable[[Tensor], Tensor], last: Tensor | None
+) -> Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch pos d_model"]]:
+    """A final norm that computes only position `last` and returns it at every position.
+
+    The repetition is a stride-0 view: HF's own `logits_to_keep=1` then unembeds one position.
+    """
+
+    def final_norm(hidden: Tensor) -> Tensor:
+        if last is None:
+            return forward(hidden)
+        rows = torch.arange(hidden.shape[0], device=hidden.device)
+        return forward(hidden[rows, last]).unsqueeze(1).expand_as(hidden)
+
+    return final_norm
+
+
+def family_of(model_type: str) -> Family:
+    """The declaration of a `model_type`. Raises ModelError with the declared ones."""
+    if model_type not in FAMILIES:
+        fields = ", ".join(Family.__dataclass_fields__)
+        raise ModelError(
+            f"model family {model_type!r} is not declared, so its edges are unknown. Declared: "
+            f"{', '.join(sorted(FAMILIES))}. To add it, fill in a `Family` ({fields}) as "
+            "docs/extending.md shows."
+        )
+    return FAMILIES[model_type]
+
+
+def _in_out(module: nn.Module) -> Tensor:
+    """A projection's weight as [in, out]."""
+    if isinstance(module, Conv1D):
+        return module.weight
+    if isinstance(module, nn.Linear):
+        return module.weight.T
+    raise ModelError(
+        f"projection {type(module).__name__} is neither nn.Linear nor Conv1D; weights cannot be "
+        "split by head (quantised models are not supported: load the model in full precision)"
+    )
+
+
+def _find(root: nn.Module, path: str) -> nn.Module:
+    try:
+        return root.get_submodule(path)
+    except AttributeError as error:
+        raise ModelError(
+            f"{type(root).__name__} has no module {path!r}, which its family declares; the "
+            "installed transformers may have renamed it (see circuitprune/models/families.py)"
+        ) from error
+
+
+def _layer_ports(layer: nn.Module, family: Family) -> LayerPorts:
+    attention = _find(layer, family.attention)
+
+    def optional(path: str | None) -> nn.Module | None:
+        return None if path is None else _find(layer, path)
+
+    return LayerPorts(
+        attention=attention,
+        projections=tuple(_find(attention, name) for name in family.projections),
+        output=_find(attention, family.output),
+        mlp=_find(layer, family.mlp),
+        attention_norm=_find(layer, family.attention_norm),
+        mlp_norm=_find(layer, family.mlp_norm),
+        attention_post_norm=optional(family.attention_post_norm),
+        mlp_post_norm=optional(family.mlp_post_norm),
+    )
