@@ -1,0 +1,176 @@
+"""Files that are either whole or absent: atomic writes, strict JSON, tensors with a checksum."""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from jaxtyping import Shaped
+from safetensors import SafetensorError
+from torch import Tensor
+
+from circuitprune.errors import RunError
+
+
+def write_atomic(path: str | Path, content: bytes | str) -> None:
+    """Leaves either the old file or the whole new one at `path`, also after a crash.
+
+    A temporary file in the same folder is written and flushed to the disk, then renamed over
+    `path`, and the folder is flushed. Text is UTF-8. Missing parent folders are created.
+
+    Raises:
+        RunError: the folder cannot be written, or the disk is full; the old file is untouched.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_to_disk(temporary, data)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise RunError(
+            f"{path} was not written ({error.strerror or error}); "
+            "check free space and permissions of the folder"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Writes `value` as indented JSON with a trailing newline, atomically.
+
+    Raises:
+        RunError: `value` holds NaN, an infinity, or something that JSON has no form for.
+    """
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{path} was not written: {error}") from error
+    write_atomic(path, text + "\n")
+
+
+def read_json(path: str | Path) -> object:
+    """The value of a JSON file. Python's `NaN` token is read, as EAP-IG writes it.
+
+    Raises:
+        RunError: the file is missing, or is not JSON text.
+    """
+    data = _read_bytes(Path(path))
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is not a JSON file: {error}") from error
+
+
+def write_tensors(
+    path: str | Path,
+    tensors: Mapping[str, Shaped[Tensor, "..."]],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes named tensors as safetensors, atomically, with a checksum in the metadata.
+
+    The metadata gains one key, `sha256`, over the tensors' names, dtypes, shapes and bytes and
+    the other metadata: safetensors by itself does not notice a changed byte.
+    """
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    notes = dict(metadata or {})
+    if "sha256" in notes:
+        raise RunError(f"{path} was not written: the metadata key 'sha256' is reserved")
+    # clone: safetensors refuses tensors that share memory
+    content = safetensors.torch.save({name: tensor.clone() for name, tensor in whole.items()})
+    write_atomic(path, _with_metadata(content, {**notes, "sha256": _digest(whole, notes)}))
+
+
+def read_tensors(
+    path: str | Path, finite: bool = False
+) -> tuple[dict[str, Shaped[Tensor, "..."]], dict[str, str]]:
+    """Tensors and metadata of a file of `write_tensors`, after checking it.
+
+    Args:
+        path: The file.
+        finite: Also refuse NaN and infinite values.
+
+    Raises:
+        RunError: missing, truncated, not safetensors, checksum mismatch, or non-finite values.
+    """
+    path = Path(path)
+    data = _read_bytes(path)
+    header = _header(path, data)
+    try:
+        tensors = safetensors.torch.load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise RunError(f"{path} is not a safetensors file or is truncated: {error}") from error
+    notes = dict(header.get("__metadata__") or {})
+    expected = notes.pop("sha256", None)
+    if expected is None:
+        raise RunError(f"{path} has no checksum, so circuitprune did not write it")
+    if _digest(tensors, notes) != expected:
+        raise RunError(f"checksum mismatch in {path}: its bytes have changed since it was written")
+    bad = [n for n, t in tensors.items() if finite and not torch.isfinite(t).all()]
+    if bad:
+        raise RunError(f"{path} holds NaN or infinite values in {', '.join(bad)}")
+    return tensors, notes
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _header(path: Path, data: bytes) -> dict:
+    """The JSON header of a safetensors file: 8 bytes of length, the header, the tensor bytes."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or len(data) < 8 + length:
+        raise RunError(f"{path} is truncated: {len(data)} bytes, its header alone needs more")
+    try:
+        header = json.loads(data[8 : 8 + length])
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is not a safetensors file: {error}") from error
+    if not isinstance(header, dict):
+        raise RunError(f"{path} is not a safetensors file: its header is not an object")
+    return header
+
+
+def _with_metadata(content: bytes, notes: dict[str, str]) -> bytes:
+    """The same safetensors file with sorted metadata; the library's own order varies by process."""
+    length = int.from_bytes(content[:8], "little")
+    header = {"__metadata__": dict(sorted(notes.items())), **json.loads(content[8 : 8 + length])}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the format asks for an aligned body
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+def _digest(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> str:
+    """SHA-256 over the metadata and every tensor's name, dtype, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write_to_disk(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename in this folder survive a power cut; Windows cannot open folders."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

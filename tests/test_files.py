@@ -1,0 +1,179 @@
+"""Writes are whole or absent, and a damaged file is never read silently."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+
+from circuitprune import files
+from circuitprune.errors import RunError
+
+
+def test_write_atomic_writes_text_and_bytes(tmp_path):
+    files.write_atomic(tmp_path / "new" / "a.txt", "é\n")
+    files.write_atomic(tmp_path / "b.bin", b"\x00\xff")
+    assert (tmp_path / "new" / "a.txt").read_bytes() == "é\n".encode()
+    assert (tmp_path / "b.bin").read_bytes() == b"\x00\xff"
+
+
+@pytest.mark.parametrize("step", ["replace", "fsync"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, step, error):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises((RunError, KeyboardInterrupt)) as caught:
+        files.write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.json"]
+    if isinstance(error, OSError):
+        assert isinstance(caught.value, RunError) and "a.json" in str(caught.value)
+        assert "No space left" in str(caught.value)
+
+
+def test_a_reader_sees_the_whole_content_before_the_rename(tmp_path, monkeypatch):
+    replaced = []
+    original = os.replace
+
+    def watch(source, target):
+        replaced.append((os.path.dirname(source), Path(source).read_text()))
+        original(source, target)
+
+    monkeypatch.setattr(os, "replace", watch)
+    files.write_atomic(tmp_path / "a", "whole")
+    assert replaced == [(str(tmp_path), "whole")]
+
+
+def test_new_files_have_the_usual_permissions(tmp_path):
+    (tmp_path / "plain").write_text("")
+    files.write_atomic(tmp_path / "atomic", "")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_json_is_readable_and_strict(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_json(path, {"a": [1, 2.5], "b": None})
+    assert path.read_text().startswith('{\n  "a"') and path.read_text().endswith("}\n")
+    assert files.read_json(path) == {"a": [1, 2.5], "b": None}
+    for bad in (float("nan"), float("inf"), object()):
+        with pytest.raises(RunError, match=r"a\.json was not written"):
+            files.write_json(path, {"a": bad})
+    assert files.read_json(path) == {"a": [1, 2.5], "b": None}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000])
+def test_read_json_names_a_broken_file(tmp_path, content):
+    path = tmp_path / "broken.json"
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=r"broken\.json is not a JSON file"):
+        files.read_json(path)
+
+
+def test_read_json_names_a_missing_file(tmp_path):
+    with pytest.raises(RunError, match=r"gone\.json cannot be read: No such file"):
+        files.read_json(tmp_path / "gone.json")
+
+
+TENSORS = {
+    "scores": torch.arange(6, dtype=torch.float32).view(2, 3),
+    "half": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+    "mask": torch.tensor([True, False]),
+    "scalar": torch.tensor(3),
+    "empty": torch.zeros(0),
+}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "x.safetensors"
+    files.write_tensors(path, TENSORS, {"model": "gpt2", "note": "</script>"})
+    return path
+
+
+def test_tensors_come_back_equal(saved):
+    tensors, metadata = files.read_tensors(saved, finite=True)
+    assert metadata == {"model": "gpt2", "note": "</script>"}
+    assert set(tensors) == set(TENSORS)
+    for name, tensor in TENSORS.items():
+        torch.testing.assert_close(tensors[name], tensor, rtol=0, atol=0)
+
+
+def test_views_and_shared_memory_can_be_written(tmp_path):
+    base = torch.arange(6.0)
+    files.write_tensors(tmp_path / "x", {"a": base[::2], "b": base, "c": base})
+    tensors, metadata = files.read_tensors(tmp_path / "x")
+    assert metadata == {} and tensors["a"].tolist() == [0, 2, 4]
+    assert torch.equal(tensors["b"], base) and torch.equal(tensors["c"], base)
+
+
+def test_same_tensors_give_the_same_bytes(saved, tmp_path):
+    again = tmp_path / "again"
+    files.write_tensors(again, TENSORS, {"model": "gpt2", "note": "</script>"})
+    assert again.read_bytes() == saved.read_bytes()
+
+
+def test_safetensors_itself_reads_the_file(saved):
+    with safetensors.safe_open(saved, "pt") as file:
+        assert set(file.keys()) == set(TENSORS)
+        assert torch.equal(file.get_tensor("scores"), TENSORS["scores"])
+        assert file.metadata()["model"] == "gpt2" and len(file.metadata()["sha256"]) == 64
+
+
+def test_a_flipped_bit_anywhere_is_refused(saved):
+    good = saved.read_bytes()
+    for position in range(len(good)):
+        saved.write_bytes(good[:position] + bytes([good[position] ^ 0x04]) + good[position + 1 :])
+        with pytest.raises(RunError, match=r"checksum|truncated|not a safetensors") as caught:
+            files.read_tensors(saved)
+        assert "x.safetensors" in str(caught.value)
+
+
+def test_a_flipped_body_byte_says_checksum_mismatch(saved):
+    good = saved.read_bytes()
+    saved.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(RunError, match=r"checksum mismatch in .*x\.safetensors"):
+        files.read_tensors(saved)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 8, 50, -1])
+def test_a_truncated_file_is_named(saved, keep):
+    saved.write_bytes(saved.read_bytes()[:keep])
+    with pytest.raises(RunError, match=r"x\.safetensors .*truncated"):
+        files.read_tensors(saved)
+
+
+def test_a_file_without_checksum_is_refused(tmp_path):
+    path = tmp_path / "foreign.safetensors"
+    path.write_bytes(safetensors.torch.save({"a": torch.zeros(2)}))
+    with pytest.raises(RunError, match="has no checksum"):
+        files.read_tensors(path)
+
+
+@pytest.mark.parametrize("header", [b"[]", b"{{{", json.dumps({"a": 1}).encode()])
+def test_a_wrong_header_is_refused(tmp_path, header):
+    path = tmp_path / "odd"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(RunError, match="odd is not a safetensors file"):
+        files.read_tensors(path)
+
+
+def test_non_finite_values_are_refused_where_asked(tmp_path):
+    files.write_tensors(
+        tmp_path / "x", {"good": torch.ones(2), "bad": torch.tensor([0, torch.nan])}
+    )
+    assert files.read_tensors(tmp_path / "x")[0]["bad"].isnan().any()
+    with pytest.raises(RunError, match=r"NaN or infinite values in bad$"):
+        files.read_tensors(tmp_path / "x", finite=True)
+
+
+def test_the_checksum_key_is_reserved(tmp_path):
+    with pytest.raises(RunError, match="'sha256' is reserved"):
+        files.write_tensors(tmp_path / "x", {"a": torch.zeros(1)}, {"sha256": "0"})
