@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
+from circuitprune.errors import DataError
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -29,10 +31,30 @@ class Pair:
 class Task(Protocol):
     """A source of pairs. Generated tasks are endless; files end."""
 
-    name: str
-    corruptions: tuple[str, ...]
-    """Kinds of corruption on offer, the default first."""
-
-    def pairs(self, rng: Random, corruption: str) -> Iterator[Pair]:
-        """Yield pairs in an order that depends on `rng` alone."""
+    @property
+    def name(self) -> str:
+        """The key in `TASKS`, or `jsonl`."""
         ...
+
+    @property
+    def corruptions(self) -> tuple[str, ...]:
+        """Kinds of corruption on offer, the default first."""
+        ...
+
+    def pairs(self, rng: Random, corruption: str = "") -> Iterator[Pair]:
+        """Yield pairs in an order that depends on `rng` alone; `""` is the default corruption."""
+        ...
+
+
+def choose_corruption(task: Task, corruption: str) -> str:
+    """The corruption to use: the one asked for, or the task's default for `""`.
+
+    Raises:
+        DataError: the task does not offer it.
+    """
+    if corruption and corruption not in task.corruptions:
+        raise DataError(
+            f"task {task.name!r} has no corruption {corruption!r}; "
+            f"choose one of: {', '.join(task.corruptions)}"
+        )
+    return corruption or task.corruptions[0]
