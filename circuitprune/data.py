@@ -278,14 +278,15 @@ def _deal(
     sides: dict[str, list[Example]] = {name: [] for name in SPLITS}
     open_sides = [name for name in SPLITS if wanted[name]]
     for unit in sorted(rng.sample(units, len(units)), key=len, reverse=True):
-
-        def need(name: str, size: int = len(unit)) -> tuple[bool, float, float]:
-            lacking = max(0, wanted[name] - len(sides[name]))
-            share = wanted[name] / (len(sides[name]) + size)
-            return lacking >= size, lacking / wanted[name], share
-
-        sides[max(open_sides, key=need)] += unit
+        needs = {name: _need(wanted[name], len(sides[name]), len(unit)) for name in open_sides}
+        sides[max(needs, key=needs.__getitem__)] += unit
     return sides
+
+
+def _need(wanted: int, have: int, size: int) -> tuple[bool, float, float]:
+    """Order of preference for a unit: it fits, the side lacks much of it, the side is large."""
+    lacking = max(0, wanted - have)
+    return lacking >= size, lacking / wanted, wanted / (have + size)
 
 
 # -------------------------------------------------------------------- batches

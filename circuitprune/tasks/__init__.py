@@ -30,12 +30,12 @@ def get_task(name: str, path: str | Path | None = None) -> Task:
     if name == "jsonl":
         if path is None:
             raise DataError("task 'jsonl' reads pairs from a file: give its path")
-        return JsonlTask(Path(path))
+        return JsonlTask(path)
     if name not in TASKS:
         known = [*TASKS, "jsonl"]
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"no task {name!r}{hint} Known tasks: {', '.join(known)}")
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"no task {name!r}.{hint} Known tasks: {', '.join(known)}")
     if path is not None:
         raise DataError(
             f"task {name!r} generates its pairs and takes no file, got {path}; "

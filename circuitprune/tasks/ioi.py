@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from random import Random
 
@@ -66,15 +67,12 @@ class Ioi:
         order = ("ABBA", "BABA")[number % 2]
         first, second = (receiver, subject) if order == "ABBA" else (subject, receiver)
         which = rng.randrange(len(self.templates))
-        words = {"place": rng.choice(self.places), "object": rng.choice(self.objects)}
-
-        def prompt(acting: str) -> str:
-            return self.templates[which].format(A=first, B=second, S=acting, **words)
-
+        place, item = rng.choice(self.places), rng.choice(self.objects)
+        fill = partial(self.templates[which].format, A=first, B=second, place=place, object=item)
         return Pair(
             id=f"ioi-{number:06d}",
-            clean=prompt(subject),
-            corrupt=prompt(third if kind == "abc" else receiver),
+            clean=fill(S=subject),
+            corrupt=fill(S=third if kind == "abc" else receiver),
             answers=(f" {receiver}",),
             wrong=(f" {subject}",),
             kind=kind,

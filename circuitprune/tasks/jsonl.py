@@ -2,8 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from random import Random
 
@@ -16,32 +14,24 @@ OPTIONAL = ("id", "kind", "group", "meta")
 ALL_KINDS = "all"
 
 
-@dataclass(frozen=True)
 class JsonlTask:
     """The pairs of one JSONL file, each once, in an order drawn from the generator given.
 
     `corruptions` are `all` (the default) and every `kind` in the file; choosing a kind keeps only
-    its pairs.
+    its pairs. The file is read at once, and only once.
 
     Raises:
-        DataError: on first use, for a file that is missing, empty, not UTF-8, or has a bad line;
-            the message names the file and the line.
+        DataError: a file that is missing, empty, not UTF-8, or has a bad line; the message names
+            the file and the line.
     """
-
-    path: Path
 
     name = "jsonl"
 
-    @cached_property
-    def all_pairs(self) -> tuple[Pair, ...]:
-        """Every pair, in the order of the file."""
-        return tuple(read_pairs(self.path))
-
-    @property
-    def corruptions(self) -> tuple[str, ...]:
-        """`all`, then the kinds in the order in which the file first uses them."""
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.all_pairs = tuple(read_pairs(self.path))
         kinds = dict.fromkeys(pair.kind for pair in self.all_pairs if pair.kind)
-        return (ALL_KINDS, *(kind for kind in kinds if kind != ALL_KINDS))
+        self.corruptions = (ALL_KINDS, *(kind for kind in kinds if kind != ALL_KINDS))
 
     def pairs(self, rng: Random, corruption: str = "") -> Iterator[Pair]:
         """The pairs of one kind, or all of them, shuffled; ends with the file."""

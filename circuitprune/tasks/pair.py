@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from circuitprune.errors import DataError
 
@@ -28,6 +28,7 @@ class Pair:
     meta: dict[str, str] = field(default_factory=dict, compare=False, hash=False)
 
 
+@runtime_checkable
 class Task(Protocol):
     """A source of pairs. Generated tasks are endless; files end."""
 
