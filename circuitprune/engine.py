@@ -77,8 +77,11 @@ class GatedModel:
         """
         self._check(gates, ablated)
         run = _GatedRun(self.ports, gates, ablated, last)
-        with self.ports.intercept(run.changes()):
-            return self.ports.run(tokens, mask, last)
+        try:
+            with self.ports.intercept(run.changes()):
+                return self.ports.run(tokens, mask, last)
+        finally:
+            run.close()
 
     @torch.no_grad()
     def plain(
@@ -116,9 +119,7 @@ class _GatedRun:
     backward pass every reader of a writer has added to `gradient` before that writer reads it.
     """
 
-    def __init__(
-        self, ports: Ports, gates: Tensor, ablated: Tensor, last: Tensor | None
-    ) -> None:
+    def __init__(self, ports: Ports, gates: Tensor, ablated: Tensor, last: Tensor | None) -> None:
         self.ports, self.graph, self.last = ports, ports.graph, last
         self.n_batch, self.n_pos, self.d_model = ablated.shape[1:]
         self.ablated = ablated.flatten(1, 2)  # [writer, token, d_model]
@@ -135,18 +136,21 @@ class _GatedRun:
         self.attention_bases: list[Tensor] = []
         self.pending: dict[nn.Module, Tensor] = {}
 
+    def close(self) -> None:
+        """Let go of the autograd graph, whose nodes hold this run: a cycle would outlive its use."""
+        self.token = self.token.detach()
+        self.pending.clear()
+
     # ---------------------------------------------------------------- interception
 
     def changes(self) -> list[tuple[nn.Module, str, Any]]:
         """The instance attributes to replace while Hugging Face's forward runs."""
-        changes: list[tuple[nn.Module, str, Any]] = []
+        changes: list[tuple[nn.Module, str, Any]] = [*self.ports.ungrouping()]
         for layer, ports in enumerate(self.ports.layers):
             for module in ports.projections:
                 changes.append((module, "forward", self._projection(layer, module)))
             changes.append((ports.output, "forward", self._output(layer)))
             changes.append((ports.mlp, "forward", self._mlp(layer, ports.mlp.forward)))
-            if self.graph.n_kv_readers != self.ports.n_kv_heads:
-                changes.append((ports.attention, "num_key_value_groups", 1))
         first, norm = self.ports.first_layer, self.ports.final_norm
         changes.append((first, "forward", self._first_layer(first.forward)))
         changes.append((norm, "forward", self._final_norm(norm.forward)))
@@ -358,9 +362,7 @@ class _WriteChunk(Function):
     """Store one writer's output minus its ablated value in the run's buffer."""
 
     @staticmethod
-    def forward(
-        ctx: Any, token: Tensor, written: Tensor, run: _GatedRun, writer: int
-    ) -> Tensor:
+    def forward(ctx: Any, token: Tensor, written: Tensor, run: _GatedRun, writer: int) -> Tensor:
         torch.sub(written.flatten(0, 1), run.ablated[writer], out=run.delta[writer])
         ctx.run, ctx.writer, ctx.shape = run, writer, written.shape
         return token.clone()

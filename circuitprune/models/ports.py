@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -46,6 +46,15 @@ class LayerPorts:
     mlp_norm: nn.Module
     attention_post_norm: nn.Module | None
     mlp_post_norm: nn.Module | None
+
+
+class HeadSlice(NamedTuple):
+    """The part of a projection's output that belongs to the q (0), k (1) or v (2) readers."""
+
+    port: int
+    first: int
+    """Position of the first of these readers in the attention block."""
+    values: Float[Tensor, "head token d_head"]
 
 
 class Ports:
@@ -138,6 +147,40 @@ class Ports:
         if self.family.fused == "blocks":
             return [torch.cat([part.flatten(2) for part in qkv], dim=-1)]
         return [torch.stack(qkv, dim=3).flatten(2)]
+
+    def split(self, module: int, output: Float[Tensor, "batch pos width"]) -> list["HeadSlice"]:
+        """A projection module's output (or its gradient) by port, heads first; undoes `join`."""
+        n_heads, n_kv = self.graph.n_heads, self.graph.n_kv_readers
+        firsts, tokens = (0, n_heads, n_heads + n_kv), output.flatten(0, 1)
+        if self.family.fused == "per_head":
+            parts = tokens.unflatten(1, (n_heads, 3, self.d_head)).unbind(2)
+        elif self.family.fused == "blocks":
+            heads = tokens.unflatten(1, (-1, self.d_head))
+            n_kv = (heads.shape[1] - n_heads) // 2
+            parts = heads.split([n_heads, n_kv, n_kv], dim=1)
+        else:
+            parts = (tokens.unflatten(1, (-1, self.d_head)),)
+        return [
+            HeadSlice(port, firsts[port], part.transpose(0, 1))
+            for port, part in enumerate(parts, start=module)
+        ]
+
+    def widen(self, module: int, output: Tensor) -> Tensor:
+        """A projection module's output with a KV head repeated for each reader that counts by it."""
+        if self.graph.n_kv_readers == self.n_kv_heads:
+            return output
+        wide = []
+        for part in self.split(module, output):
+            repeat = 1 if part.port == 0 else self.graph.n_kv_readers // self.n_kv_heads
+            heads = part.values.transpose(0, 1).repeat_interleave(repeat, dim=1)
+            wide.append(heads.flatten(1).unflatten(0, output.shape[:2]))
+        return torch.cat(wide, dim=-1)
+
+    def ungrouping(self) -> list[tuple[nn.Module, str, int]]:
+        """Attribute changes that keep HF from repeating KV heads that are already one per reader."""
+        if self.graph.n_kv_readers == self.n_kv_heads:
+            return []
+        return [(layer.attention, "num_key_value_groups", 1) for layer in self.layers]
 
     # ---------------------------------------------------------------- calls
 

@@ -1,0 +1,195 @@
+"""Gradients at every reader of one plain run, contracted with every upstream writer's difference.
+
+At gates of 1 all readers of a block see the same residual stream, so the model runs as Hugging
+Face wrote it, and only the backward pass is split by reader. With `g_r` the gradient of the metric
+at reader r's input, the score of an edge is `<ablated[w] - now[w], g_r>`: minus the gradient of the
+gated model at gate 1, a law that the tests hold both to.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from circuitprune.data import Batch
+from circuitprune.engine import GatedModel
+from circuitprune.graph import Block
+
+Metric = Callable[[Float[Tensor, "batch vocab"], Batch], Float[Tensor, " batch"]]
+"""Per-example worth of answer-position logits."""
+
+
+def edge_scores(
+    gated: GatedModel,
+    batch: Batch,
+    metric: Metric,
+    difference: Float[Tensor, "writer batch pos d_model"],
+    embeddings: Float[Tensor, "batch pos d_model"] | None = None,
+) -> Float[Tensor, " edge"]:
+    """`sum over examples and positions of <difference[w], d metric / d input of r>` for every edge.
+
+    Args:
+        gated: The model.
+        batch: Its clean prompts are run.
+        metric: Summed over the batch before the backward pass.
+        difference: What each writer would carry instead, minus what it carries.
+        embeddings: Replaces what enters layer 0, for paths between two prompts.
+    """
+    run = _TappedRun(gated, difference, embeddings, batch)
+    with torch.enable_grad():
+        with gated.ports.intercept(run.changes()):
+            logits = gated.ports.run(batch.clean, batch.mask, batch.last)
+        metric(logits, batch).sum().backward(inputs=[run.entrance])
+    return run.scores
+
+
+class _TappedRun:
+    """A plain forward whose backward fills `scores`, block by block."""
+
+    def __init__(
+        self,
+        gated: GatedModel,
+        difference: Tensor,
+        embeddings: Tensor | None,
+        batch: Batch,
+    ) -> None:
+        self.ports, self.graph = gated.ports, gated.graph
+        self.difference = difference.flatten(1, 2)
+        self.embeddings, self.batch = embeddings, batch
+        self.scores = difference.new_zeros(self.graph.n_edges)
+        self.entrance = difference.new_zeros(())
+        self.heads_of_layer: dict[int, Tensor] = {}
+
+    def changes(self) -> list[tuple[nn.Module, str, Any]]:
+        """The forwards to replace: all call Hugging Face's own and listen to its gradients."""
+        changes: list[tuple[nn.Module, str, Any]] = [*self.ports.ungrouping()]
+        for layer, ports in enumerate(self.ports.layers):
+            streams: list[Tensor] = []
+            norm = ports.attention_norm
+            changes.append((norm, "forward", _remember(norm.forward, streams)))
+            for position, module in enumerate(ports.projections):
+                tap = self._tap_projection(layer, position, streams)
+                changes.append((module, "forward", self._listen(position, module.forward, tap)))
+            tap = self._tap_stream(self.graph.mlp_block(layer))
+            changes.append((ports.mlp_norm, "forward", _listen_input(ports.mlp_norm.forward, tap)))
+            if ports.attention_post_norm is not None:
+                post = ports.attention_post_norm
+                changes.append((post, "forward", self._keep_heads(layer, post.forward)))
+        first, final = self.ports.first_layer, self.ports.final_norm
+        changes.append((first, "forward", self._enter(first.forward)))
+        changes.append((final, "forward", self._leave(final.forward)))
+        return changes
+
+    def _enter(self, forward: Any) -> Any:
+        def first_layer(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            hidden = hidden if self.embeddings is None else self.embeddings
+            self.entrance = hidden.detach().requires_grad_()
+            return forward(self.entrance, *args, **kwargs)
+
+        return first_layer
+
+    def _leave(self, forward: Any) -> Any:
+        tap = self._tap_stream(self.graph.logits_block, at_last=True)
+
+        def final_norm(hidden: Tensor) -> Tensor:
+            rows = torch.arange(hidden.shape[0], device=hidden.device)
+            stream = hidden[rows, self.batch.last]
+            stream.register_hook(tap)
+            return forward(stream).unsqueeze(1).expand_as(hidden)
+
+        return final_norm
+
+    def _keep_heads(self, layer: int, forward: Any) -> Any:
+        def post_norm(heads: Tensor) -> Tensor:
+            self.heads_of_layer[layer] = heads.detach().flatten(0, 1)
+            return forward(heads)
+
+        return post_norm
+
+    def _listen(self, position: int, forward: Any, tap: Any) -> Any:
+        def projection(hidden: Tensor) -> Tensor:
+            output = self.ports.widen(position, forward(hidden))
+            output.register_hook(tap)
+            return output
+
+        return projection
+
+    # ---------------------------------------------------------------- what the taps do
+
+    def _tap_projection(self, layer: int, position: int, streams: list[Tensor]) -> Any:
+        """A projection's output gradient, split by reader and taken back through the norm."""
+        block = self.graph.attention_block(layer)
+
+        def tap(grad: Tensor) -> None:
+            norm = self.ports.layers[layer].attention_norm
+            for part in self.ports.split(position, grad):
+                weight = self.ports.readers[layer][part.port].weight
+                inputs = torch.bmm(part.values, weight.transpose(1, 2))
+                rows = slice(part.first, part.first + len(weight))
+                self._add(block, rows, _vjp(norm, streams[0], inputs))
+
+        return tap
+
+    def _tap_stream(self, block: Block, at_last: bool = False) -> Any:
+        def tap(grad: Tensor) -> None:
+            self._add(block, slice(0, 1), grad.reshape(1, -1, self.graph.d_model), at_last)
+
+        return tap
+
+    @torch.no_grad()
+    def _add(self, block: Block, rows: slice, grads: Tensor, at_last: bool = False) -> None:
+        """Contract the gradients at some readers of a block with its writers' differences."""
+        writers = slice(0, block.n_writers)
+        view = self.graph.block_view(self.scores, block)[rows]
+        view += grads.flatten(1) @ self._at(self.difference[writers], at_last).flatten(1).T
+        if not self.ports.sandwich:
+            return
+        for layer, heads in self.heads_of_layer.items():
+            first = self.graph.head_writer(layer, 0)
+            if first >= block.n_writers:
+                continue
+            norm = self.ports.layers[layer].attention_post_norm
+            assert norm is not None
+            through = _vjp(norm, self._at(heads, at_last), grads).flatten(1)
+            writers = slice(first, first + self.graph.n_heads)
+            delta = self._at(self.difference[writers], at_last).flatten(1)
+            view[:, writers] = through @ delta.T
+
+    def _at(self, chunks: Tensor, at_last: bool) -> Tensor:
+        """Answer positions of `[..., token, d_model]`, or all of them."""
+        if not at_last:
+            return chunks
+        n_batch, n_pos = self.batch.clean.shape
+        rows = torch.arange(n_batch, device=chunks.device)
+        return chunks.unflatten(-2, (n_batch, n_pos))[..., rows, self.batch.last, :]
+
+
+@torch.enable_grad()
+def _vjp(
+    norm: nn.Module,
+    stream: Float[Tensor, "token d_model"],
+    grads: Float[Tensor, "reader token d_model"],
+) -> Float[Tensor, "reader token d_model"]:
+    """Each reader's gradient taken back through a norm that all of them share."""
+    wide = stream.expand_as(grads).detach().requires_grad_()
+    (back,) = torch.autograd.grad(norm(wide), wide, grads)
+    return back
+
+
+def _remember(forward: Any, streams: list[Tensor]) -> Any:
+    def norm(hidden: Tensor) -> Tensor:
+        streams.append(hidden.detach().flatten(0, 1))
+        return forward(hidden)
+
+    return norm
+
+
+def _listen_input(forward: Any, tap: Any) -> Any:
+    def module(hidden: Tensor) -> Tensor:
+        hidden = hidden.view_as(hidden)  # this use alone: the stream itself goes on elsewhere
+        hidden.register_hook(tap)
+        return forward(hidden)
+
+    return module

@@ -1,0 +1,88 @@
+"""The runs that training and verification compare with, computed once and kept within a budget."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitprune.ablation import Ablation
+from circuitprune.data import Batch
+from circuitprune.engine import GatedModel
+
+
+class References:
+    """Ablated writers and the full model's answer logits of every example, cached by its index.
+
+    Mask training visits each pair many times while neither run changes. What does not fit in
+    `max_gb` is computed again each time; results are the same either way.
+
+    Args:
+        gated: The model under study.
+        ablation: What cut edges carry.
+        max_gb: Budget for all cached tensors, in GB (1e9 bytes); 0 caches nothing.
+    """
+
+    def __init__(self, gated: GatedModel, ablation: Ablation, max_gb: float = 2.0) -> None:
+        self.gated, self.ablation = gated, ablation
+        self.budget = int(max_gb * 1e9)
+        self._written: dict[int, Float[Tensor, "writer pos d_model"]] = {}
+        self._logits: dict[int, Float[Tensor, " vocab"]] = {}
+
+    def ablated(self, batch: Batch) -> Float[Tensor, "writer batch pos d_model"]:
+        """What each writer carries on this batch when ablated."""
+        if self.ablation.kind != "patch":
+            return self.ablation(batch)  # already one value for all examples
+        length = batch.clean.shape[1]
+        return self._cached(
+            self._written,
+            batch,
+            compute=self.ablation,
+            take=lambda written, row: written[:, row, : int(batch.last[row]) + 1].clone(),
+            join=lambda rows: _stack_padded(rows, length),
+        )
+
+    def full_logits(self, batch: Batch) -> Float[Tensor, "batch vocab"]:
+        """The untouched model's logits at the answer positions of the clean prompts."""
+        return self._cached(
+            self._logits,
+            batch,
+            compute=lambda b: self.gated.plain(b.clean, b.mask, b.last),
+            take=lambda logits, row: logits[row].clone(),
+            join=torch.stack,
+        )
+
+    def _cached(
+        self,
+        store: dict[int, Tensor],
+        batch: Batch,
+        compute: Callable[[Batch], Tensor],
+        take: Callable[[Tensor, int], Tensor],
+        join: Callable[[list[Tensor]], Tensor],
+    ) -> Tensor:
+        indices = batch.index.tolist()
+        if all(index in store for index in indices):
+            return join([store[index] for index in indices])
+        whole = compute(batch)
+        for row, index in enumerate(indices):
+            if index in store:
+                continue
+            part = take(whole, row)
+            if part.nbytes > self.budget:
+                break
+            store[index] = part
+            self.budget -= part.nbytes
+        return whole
+
+
+def _stack_padded(
+    rows: list[Float[Tensor, "writer _ d_model"]], length: int
+) -> Float[Tensor, "writer batch pos d_model"]:
+    """Examples side by side, zeros where a shorter one ends: nothing real reads from there."""
+    if all(row.shape[1] == length for row in rows):
+        return torch.stack(rows, dim=1)
+    n_writers, _, d_model = rows[0].shape
+    out = rows[0].new_zeros(n_writers, len(rows), length, d_model)
+    for i, row in enumerate(rows):
+        out[:, i, : row.shape[1]] = row
+    return out
