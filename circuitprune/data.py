@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from random import Random
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -99,6 +98,7 @@ class _Encoder:
         outcome = self._prompt_problem(clean, corrupt) or self._example(pair, clean, corrupt)
         if isinstance(outcome, Example):
             self.examples.append(outcome)
+            self._seen.add((outcome.clean, outcome.corrupt))
             return
         self.dropped[outcome] += 1
         if outcome not in self.first:
@@ -129,13 +129,12 @@ class _Encoder:
         length = len(self.prefix) + len(clean)
         if self.max_length is not None and length > self.max_length:
             return f"a prompt is longer than {self.max_length} tokens"
-        key = (tuple(clean), tuple(corrupt))
-        if key in self._seen:
-            return "the pair repeats an earlier one"
-        self._seen.add(key)
         return None
 
     def _example(self, pair: Pair, clean: list[int], corrupt: list[int]) -> Example | str:
+        prompts = (*self.prefix, *clean), (*self.prefix, *corrupt)
+        if prompts in self._seen:
+            return "the pair repeats an earlier one"
         answers = self._continuations(pair.clean, clean, pair.answers)
         wrong = self._continuations(pair.clean, clean, pair.wrong)
         if not answers:
@@ -144,7 +143,7 @@ class _Encoder:
             return "no wrong answer is a single known token after its prompt"
         if set(answers) & set(wrong):
             return "answer and wrong answer share a token"
-        return Example(pair, (*self.prefix, *clean), (*self.prefix, *corrupt), answers, wrong)
+        return Example(pair, *prompts, answers, wrong)
 
     def _continuations(
         self, prompt: str, tokens: list[int], answers: Sequence[str]
@@ -210,7 +209,7 @@ def split(
     n_val: int,
     n_test: int,
     seed: int,
-    by: Literal["pair", "group"] = "pair",
+    by: str = "pair",
 ) -> dict[str, list[Example]]:
     """Sides `train`, `val`, `test` of exactly the sizes asked for, drawn by the seed.
 
@@ -505,7 +504,7 @@ def prepare(
     n_test: int,
     seed: int,
     corruption: str = "",
-    split_by: Literal["pair", "group"] = "pair",
+    split_by: str = "pair",
     batch_size: int = 32,
     bos: str = "auto",
     max_length: int | None = None,
