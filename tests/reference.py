@@ -34,6 +34,9 @@ GRAPHS = [(f, "kv_head") for f in FAMILIES] + [(f, "query_head") for f in GROUPE
 # ------------------------------------------------------------------ where things are in each family
 
 
+NO_NORM = torch.nn.Identity()
+
+
 class Layer(NamedTuple):
     """One transformer block with the family's spelling removed."""
 
@@ -96,8 +99,7 @@ def blocks(model: PreTrainedModel, family: str) -> list[Module]:
 
 
 def layer_parts(block: Module, family: str) -> Layer:
-    nothing = torch.nn.Identity()
-    mlp = block.mlp
+    mlp, nothing = block.mlp, NO_NORM
     if family == "gpt2":
         return Layer(block.attn, block.ln_1, block.attn.c_proj, nothing, mlp, block.ln_2, mlp)
     if "neox" in family:
@@ -484,8 +486,8 @@ def visible(mask: Tensor, width: int) -> Tensor:
     allowed = torch.zeros(n_rows, n_pos, n_pos, dtype=torch.bool)
     for row in range(n_rows):
         for query in range(n_pos):
-            for key in range(max(0, query - width + 1), query + 1):
-                allowed[row, query, key] = bool(mask[row, key])
+            keys = slice(max(0, query - width + 1), query + 1)
+            allowed[row, query, keys] = mask[row, keys]
     return allowed
 
 
