@@ -13,6 +13,7 @@ import torch
 from circuitprune import files
 from circuitprune.circuit import Circuit
 from circuitprune.errors import GraphError, RunError
+from circuitprune.export import write_edges_csv
 from circuitprune.graph import Graph
 from circuitprune.reachability import live_edges
 
@@ -205,6 +206,30 @@ def test_provenance_must_be_json():
 
 
 # ------------------------------------------------------------------------ our files
+
+
+def documented(language):
+    """The code blocks of the format description, in order."""
+    text = (Path(__file__).parents[1] / "docs" / "file_formats.md").read_text()
+    return [block.split("```")[0] for block in text.split(f"```{language}\n")[1:]]
+
+
+def test_the_documented_files_are_true(tmp_path):
+    graph = Graph(1, 2, 1, d_model=8)
+    names, scores = ["input->a0.kv0<k>", "a0.h1->logits"], torch.zeros(graph.n_edges)
+    for name, score in zip(names, [0.5, -0.25], strict=True):
+        scores[graph.edge_index(name)] = score
+    facts = {"model": "tiny", "task": "ioi", "evidence": {"kl": 0.12}}
+    circuit = replace(Circuit.from_names(graph, names), scores=scores, provenance=facts)
+    circuit.save(tmp_path / "c.json")
+    whole, pairs = documented("json")
+    assert (tmp_path / "c.json").read_text() == json.dumps(json.loads(whole))
+    write_edges_csv(tmp_path / "e.csv", circuit, {"score": scores})
+    assert [(tmp_path / "e.csv").read_text()] == documented("csv")
+    read = load_list(tmp_path, json.loads(pairs), Graph(1, 2, 2))
+    assert read.edges == ("input->a0.h1<k>", "a0.h1->m0", "m0->logits")
+    read.save(tmp_path / "p.json", format="edge_pruning_gpt2")
+    assert json.loads((tmp_path / "p.json").read_text()) == json.loads(pairs)
 
 
 @each_graph
@@ -523,7 +548,7 @@ def test_a_changed_edge_list_keeps_its_words_for_the_embeddings(tmp_path):
 
 
 def test_a_list_without_embeddings_can_gain_input_edges(tmp_path):
-    circuit = load_list(tmp_path, [["m0", "resid_post"]], Graph(1, 1, 1))
+    circuit = load_list(tmp_path, [["m0", "resid_post"]] * 2, Graph(1, 1, 1))
     more = circuit.mask | circuit.graph.mask_of(["input->m0"])
     replace(circuit, mask=more).save(tmp_path / "back.json", format="edge_pruning")
     pairs = json.loads((tmp_path / "back.json").read_text())
