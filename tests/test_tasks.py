@@ -1,8 +1,10 @@
 """Properties of the generated pairs, and what the reader of the user's own pairs refuses."""
 
 import json
+import re
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -282,3 +284,20 @@ def test_jsonl_refuses_an_empty_file(tmp_path, content):
 def test_jsonl_refuses_a_missing_file(tmp_path):
     with pytest.raises(DataError, match=r"cannot read pairs from .*No such file"):
         JsonlTask(tmp_path / "none.jsonl")
+
+
+# -------------------------------------------------------------------- the manual
+
+MANUAL = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_the_manual_shows_a_true_pair(name, kind):
+    (pair,) = take(name, 1, corruption=kind)
+    assert f"| `{name}` | `{kind}` | {pair.clean}<br>{pair.corrupt} | `{pair.answers[0]}`" in MANUAL
+
+
+def test_the_line_in_the_manual_can_be_read(tmp_path):
+    (line,) = re.findall(r"```json\n(.*)\n```", MANUAL)
+    (pair,) = JsonlTask(write(tmp_path, line.encode())).all_pairs
+    assert pair.answers == (" Paris",) and pair.group == "France"

@@ -5,11 +5,12 @@ tokenizer at hand and drops what does not fit. Everything that follows "a" start
 """
 
 
-def _words(text: str) -> tuple[str, ...]:
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text."""
     return tuple(text.split())
 
 
-FEMALE = _words(
+FEMALE = words(
     """Mary Elizabeth Sarah Jessica Jennifer Amanda Ashley Stephanie Nicole Heather Melissa Megan
     Rachel Laura Lauren Amber Danielle Kimberly Amy Crystal Michelle Tiffany Emily Rebecca Erin
     Samantha Sara Angela Katherine Andrea Erica Lisa Kristen Katie Lindsay Vanessa Courtney
@@ -19,7 +20,7 @@ FEMALE = _words(
     Natalie"""
 )
 
-MALE = _words(
+MALE = words(
     """John James Robert Michael William David Richard Joseph Thomas Charles Christopher Daniel
     Matthew Anthony Mark Donald Steven Paul Andrew Joshua Kenneth Kevin Brian George Timothy Ronald
     Edward Jason Jeffrey Ryan Jacob Gary Nicholas Eric Jonathan Stephen Larry Justin Scott Brandon
@@ -28,19 +29,19 @@ MALE = _words(
     Arthur Lawrence Jesse Dylan Bryan Bruce Albert Simon Philip Luke Oliver"""
 )
 
-PLACES = _words(
+PLACES = words(
     """store garden restaurant school hospital office house station park library museum beach market
     church theater farm hotel bank gym airport bar factory kitchen castle forest village stadium
     club"""
 )
 
-OBJECTS = _words(
+OBJECTS = words(
     """ring bone basketball computer necklace drink snack book ball letter map key gift ticket
     camera phone hat flower coin cup watch lamp box bag pen card chair knife bottle guitar cake
     shirt"""
 )
 
-EVENTS = _words(
+EVENTS = words(
     """war siege project conflict campaign reign voyage dispute strike trial drought famine crisis
     plague expedition battle treaty alliance regime rebellion revolution dynasty mission journey
     study tour contract festival program tournament debate investigation occupation boom decline
@@ -127,8 +128,8 @@ VERBS = (
 )
 """(with a singular subject, with a plural subject)."""
 
-ADJECTIVES = _words("great good nice kind funny smart brave strange quiet careful")
+ADJECTIVES = words("great good nice kind funny smart brave strange quiet careful")
 
-ROLES = _words("friend teacher student doctor writer singer player driver boss neighbor")
+ROLES = words("friend teacher student doctor writer singer player driver boss neighbor")
 
-MOODS = _words("happy sad tired angry late hungry busy sick")
+MOODS = words("happy sad tired angry late hungry busy sick")
