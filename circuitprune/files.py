@@ -148,7 +148,7 @@ def _with_metadata(content: bytes, notes: dict[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
-def _digest(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> str:
+def _digest(tensors: Mapping[str, Shaped[Tensor, "..."]], notes: Mapping[str, str]) -> str:
     """SHA-256 over the metadata and every tensor's name, dtype, shape and bytes."""
     digest = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
     for name in sorted(tensors):

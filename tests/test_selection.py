@@ -1,5 +1,8 @@
 """Selection against brute force over all prefixes, and greedy growth against a plain loop."""
 
+import json
+from pathlib import Path
+
 import pytest
 import reference_graph
 import torch
@@ -9,6 +12,7 @@ from circuitprune.graph import Graph
 from circuitprune.reachability import live_edges
 from circuitprune.selection import rank, select, select_ranked, select_threshold
 
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "eap_ig_float64.json"
 SMALL = [graph for graph in reference_graph.GRAPHS if graph.n_edges < 110]
 each_graph = pytest.mark.parametrize("graph", SMALL, ids=Graph.describe)
 each_seed = pytest.mark.parametrize("seed", range(3))
@@ -63,6 +67,18 @@ def test_top_n_raw_takes_n_first_and_trims_after(graph, seed):
     for n_edges in (0, 3, graph.n_edges // 3, graph.n_edges + 5):
         expected = reference_graph.trim(graph, ranking_by_score(graph, scores)[:n_edges])
         assert names(graph, select(graph, scores, n_edges, "top_n_raw")) == expected
+
+
+@pytest.mark.skipif(not GOLDEN.exists(), reason=f"{GOLDEN} is absent")
+def test_top_n_raw_is_what_eap_ig_takes_and_prunes():
+    golden = json.loads(GOLDEN.read_text())
+    graph, ran = Graph(4, 4, 4), golden["evaluate_graph"]
+    scores = [golden["scores"]["exact"][name] for name in graph.edges]
+    sizes = torch.tensor(scores, dtype=torch.float64).abs()
+    assert len(ran["requested_edges"]) == 100 and len(ran["edges_after_prune"]) == 88
+    assert names(graph, select(graph, sizes, 100, "top_n_raw")) == set(ran["edges_after_prune"])
+    assert live_edges(graph, graph.mask_of(ran["requested_edges"])).sum() == 88
+    assert select(graph, sizes, 100).sum() > 95  # the budget is not spent on dangling edges
 
 
 @each_graph
