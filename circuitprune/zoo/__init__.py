@@ -1,0 +1,23 @@
+"""Models that come with the package, so that nothing needs a download."""
+
+import difflib
+from importlib.resources import files
+from pathlib import Path
+
+from circuitprune.errors import ModelError
+
+ZOO = {"zoo/small": "small"}
+"""Name -> folder beside this file. Each folder has a model card, `README.md`."""
+
+
+def zoo_path(name: str) -> Path:
+    """The folder of a shipped model, in Hugging Face format.
+
+    Raises:
+        ModelError: no shipped model has this name.
+    """
+    if name not in ZOO:
+        near = difflib.get_close_matches(name, ZOO, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ModelError(f"no shipped model {name!r}.{hint} Shipped models: {', '.join(ZOO)}")
+    return Path(str(files(__name__))) / ZOO[name]

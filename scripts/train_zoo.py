@@ -1,0 +1,25 @@
+"""Train the shipped model: python scripts/train_zoo.py [--out DIR] [--seed 0] [--steps N]"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from circuitprune.zoo import ZOO
+from circuitprune.zoo import __file__ as zoo_init
+from circuitprune.zoo.training import train_zoo
+
+SMALL = Path(zoo_init).parent / ZOO["zoo/small"]
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=SMALL, help="folder to write")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=1600, help="batches of 128 texts")
+    parser.add_argument("--threads", type=int, default=2, help="part of the recipe, as the seed is")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    measures = train_zoo(options.out, options.seed, options.steps)
+    for kind, tasks in measures.items():
+        for name, numbers in tasks.items():
+            print(f"{name:13} {kind:9}", *(f"{k} {v:.4f}" for k, v in numbers.items()))
