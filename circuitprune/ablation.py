@@ -1,7 +1,7 @@
 """What an edge carries when it is cut, and the reference runs behind it, computed once."""
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +72,7 @@ def record_writers(
 ABLATIONS = ("patch", "zero", "mean", "positional-mean")
 
 
+@runtime_checkable
 class Ablation(Protocol):
     """What every writer carries when its edges are cut, for a batch."""
 
@@ -123,8 +124,8 @@ class Constant:
         if self.by_position:
             if n_pos > value.shape[1]:
                 raise DataError(
-                    f"positional-mean knows {value.shape[1]} positions, from its reference set, but "
-                    f"a prompt has {n_pos} tokens; use ablation 'mean' or a longer reference set"
+                    f"positional-mean knows {value.shape[1]} positions, from its reference set, "
+                    f"but a prompt has {n_pos} tokens; use ablation 'mean' or longer references"
                 )
             value = value[:, :n_pos]
         return value.unsqueeze(1).expand(-1, n_batch, n_pos, -1)

@@ -1,9 +1,9 @@
 """The one gated forward: an unmodified Hugging Face model under one float per edge.
 
-Every reader r sees `base[r] + sum_w gate[w, r] * delta[w]`, where `delta[w]` is what writer w wrote
-in this run minus what it carries when ablated, and `base[r]` is the ablated residual stream at r with
-the biases that belong to no writer. All deltas live in one buffer `[writer, token * d_model]`, so
-the inputs of one block's readers are a single matrix product.
+Every reader r sees `base[r] + sum_w gate[w, r] * delta[w]`, where `delta[w]` is what writer w
+wrote in this run minus what it carries when ablated, and `base[r]` is the ablated residual stream
+at r with the biases that belong to no writer. All deltas live in one buffer
+`[writer, token * d_model]`, so the inputs of one block's readers are a single matrix product.
 
 Hugging Face's own layers run; only what their projections, MLPs and final norm see is replaced.
 Their residual additions see zeros and are ignored.
@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 from transformers import PreTrainedModel
 
 from circuitprune.ablation import record_writers
@@ -79,9 +78,12 @@ class GatedModel:
         run = _GatedRun(self.ports, gates, ablated, last)
         try:
             with self.ports.intercept(run.changes()):
-                return self.ports.run(tokens, mask, last)
+                logits = self.ports.run(tokens, mask, last)
         finally:
             run.close()
+        if logits.requires_grad:
+            logits.register_hook(run.begin_backward)
+        return logits
 
     @torch.no_grad()
     def plain(
@@ -104,7 +106,7 @@ class GatedModel:
     def _check(self, gates: Tensor, ablated: Tensor) -> None:
         if gates.shape != (self.graph.n_edges,):
             raise GraphError(
-                f"expected one gate per edge, {self.graph.n_edges:,}, got shape {tuple(gates.shape)}"
+                f"expected {self.graph.n_edges:,} gates, one per edge, got {tuple(gates.shape)}"
             )
         if ablated.shape[0] != self.graph.n_writers:
             raise GraphError(
@@ -136,8 +138,12 @@ class _GatedRun:
         self.attention_bases: list[Tensor] = []
         self.pending: dict[nn.Module, Tensor] = {}
 
+    def begin_backward(self, _: Tensor) -> None:
+        """Start a backward pass with an empty gradient; a graph may be walked more than once."""
+        self.gradient = torch.zeros_like(self.delta)
+
     def close(self) -> None:
-        """Let go of the autograd graph, whose nodes hold this run: a cycle would outlive its use."""
+        """Let go of the autograd graph: its nodes hold this run, and a cycle outlives its use."""
         self.token = self.token.detach()
         self.pending.clear()
 
@@ -321,8 +327,6 @@ class _Mix(Function):
         run, (gates,) = ctx.run, ctx.saved_tensors
         if grad is None:
             return run.token.new_zeros(()), None, None, None, None, None, None
-        if run.gradient is None:
-            run.gradient = torch.zeros_like(run.delta)
         grad = grad.flatten(1)
         delta = run.delta[ctx.start : ctx.stop]
         into = run.gradient[ctx.start : ctx.stop]

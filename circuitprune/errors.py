@@ -1,8 +1,8 @@
-"""Every error that a user can cause. Each message says what was seen, what was expected, what to do."""
+"""Every error that a user can cause; each says what was seen, what was expected, what to do."""
 
 
 class CircuitPruneError(Exception):
-    """Base of all errors raised on purpose by this package; scripts print it without a traceback."""
+    """Base of all errors raised on purpose; scripts print them without a traceback."""
 
     exit_code = 1
 

@@ -67,7 +67,7 @@ def cross_entropy(logits: Logits, answers: Tokens, wrong: Tokens) -> PerExample:
 
 
 def accuracy(logits: Logits, answers: Tokens, wrong: Tokens) -> PerExample:
-    """1 where the best right token beats every wrong token; where none is wrong, every other token."""
+    """1 where the best right token beats every wrong one or, if none is given, every other one."""
     best = logits.gather(1, answers.clamp(min=0)).masked_fill(answers < 0, -torch.inf).amax(1)
     if wrong.shape[1] == 0:
         rival = torch.full_like(best, -torch.inf)
@@ -141,6 +141,8 @@ class CircuitEvaluation(Metric):
         super().__init__(**kwargs)
         self.task_metric = task_metric
         zeros = torch.zeros(len(self.names), dtype=torch.float64)
+        self.sums: Tensor
+        self.count: Tensor
         self.add_state("sums", default=zeros, dist_reduce_fx="sum")
         self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
 

@@ -6,6 +6,7 @@ edges first and drop the dangling ones after, which `top_n_raw` does too.
 """
 
 import heapq
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 import torch
@@ -51,6 +52,22 @@ def select(
     if method == "top_n_raw":
         return live_edges(graph, _first(rank(graph, scores, "top_n"), n_edges))
     return select_ranked(graph, rank(graph, scores, method), n_edges)
+
+
+def n_edges_of(graph: Graph, size: float) -> int:
+    """Edges in a circuit of a fractional size: rounded down as MIB does, at least one."""
+    return max(1, int(graph.n_edges * size + 1e-9))
+
+
+def select_sizes(
+    graph: Graph, scores: Float[Tensor, " edge"], sizes: Iterable[float], method: Method = "top_n"
+) -> dict[float, Bool[Tensor, " edge"]]:
+    """`select` at each fraction of all edges, ranking once."""
+    counts = {size: n_edges_of(graph, size) for size in sizes}
+    if method == "top_n_raw":
+        return {size: select(graph, scores, n, method) for size, n in counts.items()}
+    order = rank(graph, scores, method)
+    return {size: select_ranked(graph, order, n) for size, n in counts.items()}
 
 
 def select_threshold(

@@ -1,7 +1,7 @@
 """What every attribution method is: a function from a model and pairs to edge scores."""
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from circuitprune.gradients import Metric
 from circuitprune.references import References
 
 
+@runtime_checkable
 class Attribution(Protocol):
     """`(references, batches, metric, steps) -> scores`; methods without steps ignore them."""
 

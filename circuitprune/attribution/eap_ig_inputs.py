@@ -24,10 +24,10 @@ def eap_ig_inputs(
 ) -> Float[Tensor, " edge"]:
     """EAP with the gradient averaged while the input moves from ablated to clean.
 
-    `<ablated[w] - clean[w], mean_k d metric / d input of r at ablated + alpha_k (clean - ablated)>`,
-    where only what enters layer 0 is interpolated. `alpha_k` for k = 0 .. steps - 1 is `k / steps`
-    (`left`: with the ablated end, without the clean one; EAP-IG's edge scores), `(k + 1) / steps`
-    (`right`: EAP-IG's node scores), or `(k + 0.5) / steps`.
+    `<ablated[w] - clean[w], mean_k d metric / d input of r at x_k>`, where only what enters layer 0
+    is interpolated: `x_k = ablated + alpha_k (clean - ablated)` for k = 0 .. steps - 1. `alpha_k`
+    is `k / steps` (`left`: with the ablated end, without the clean one; EAP-IG's edge scores),
+    `(k + 1) / steps` (`right`: EAP-IG's node scores), or `(k + 0.5) / steps` (`midpoint`).
 
     Source: Hanna et al. 2024, "Have Faith in Faithfulness" (arXiv 2403.17806).
     """

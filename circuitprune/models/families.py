@@ -10,6 +10,8 @@ from typing import Literal
 
 from transformers import PretrainedConfig
 
+from circuitprune.errors import ModelError
+
 
 def _sequential(config: PretrainedConfig) -> bool:
     return False
@@ -80,3 +82,15 @@ FAMILIES: dict[str, Family] = {
     "gemma2": GEMMA2,
 }
 """Declared families by the `model_type` of their config."""
+
+
+def family_of(model_type: str) -> Family:
+    """The declaration of a `model_type`. Raises ModelError with the declared ones."""
+    if model_type not in FAMILIES:
+        fields = ", ".join(Family.__dataclass_fields__)
+        raise ModelError(
+            f"model family {model_type!r} is not declared, so its edges are unknown. Declared: "
+            f"{', '.join(sorted(FAMILIES))}. To add it, fill in a `Family` ({fields}) as "
+            "docs/extending.md shows."
+        )
+    return FAMILIES[model_type]

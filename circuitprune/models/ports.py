@@ -1,4 +1,4 @@
-"""The modules and weights through which a Hugging Face model reads and writes its residual stream."""
+"""The modules and weights by which a Hugging Face model reads and writes its residual stream."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from circuitprune.errors import ModelError
 from circuitprune.graph import Graph
-from circuitprune.models.families import FAMILIES, Family
+from circuitprune.models.families import Family, family_of
 
 KV_READERS = ("kv_head", "query_head")
 
@@ -76,7 +76,7 @@ class Ports:
         self.model = model
         self.family = family_of(config.model_type)
         self.final_norm = _find(model, self.family.final_norm)
-        layers = _find(model, self.family.layers)
+        layers = list(_find(model, self.family.layers).children())
         self.layers = tuple(_layer_ports(layer, self.family) for layer in layers)
         self.first_layer = layers[0]
         n_heads = config.num_attention_heads
@@ -101,26 +101,26 @@ class Ports:
 
     def _projections_of(self, layer: int) -> tuple[Projection, Projection, Projection]:
         """The q, k and v projections of a layer, per reader; views of the model's own weights."""
-        n_heads, n_kv, d_head = self.graph.n_heads, self.n_kv_heads, self.d_head
-        weights: list[Tensor] = []
-        biases: list[Tensor | None] = []
+        parts: list[Projection] = []
         for module in self.layers[layer].projections:
-            weight, bias = _in_out(module), module.bias
-            if self.family.fused == "per_head":
-                weights += weight.unflatten(1, (n_heads, 3, d_head)).unbind(2)
-                fused = (None,) * 3 if bias is None else bias.view(n_heads, 3, d_head).unbind(1)
-                biases += fused
-                continue
-            counts = [n_heads, n_kv, n_kv] if self.family.fused == "blocks" else [-1]
-            sizes = [n * d_head for n in counts] if counts != [-1] else [weight.shape[1]]
-            weights += [w.unflatten(1, (-1, d_head)) for w in weight.split(sizes, dim=1)]
-            biases += (
-                [None] * len(sizes)
-                if bias is None
-                else [b.view(-1, d_head) for b in bias.split(sizes)]
-            )
-        q, k, v = (self._widen(w.transpose(0, 1), b) for w, b in zip(weights, biases, strict=True))
+            weights, bias = self._by_head(_in_out(module)), _bias(module)
+            biases = (None,) * len(weights) if bias is None else self._by_head(bias)
+            for weight, head_bias in zip(weights, biases, strict=True):
+                parts.append(self._widen(weight.transpose(0, 1), head_bias))
+        q, k, v = parts
         return q, k, v
+
+    def _by_head(
+        self, columns: Shaped[Tensor, "*any width"]
+    ) -> tuple[Shaped[Tensor, "*any head d_head"], ...]:
+        """A projection's columns by port: one part, or q, k and v where they are fused."""
+        if self.family.fused == "per_head":
+            return columns.unflatten(-1, (self.graph.n_heads, 3, self.d_head)).unbind(-2)
+        heads = columns.unflatten(-1, (-1, self.d_head))
+        if self.family.fused == "no":
+            return (heads,)
+        n_kv = (heads.shape[-2] - self.graph.n_heads) // 2
+        return heads.split([self.graph.n_heads, n_kv, n_kv], dim=-2)
 
     def _widen(self, weight: Tensor, bias: Tensor | None) -> Projection:
         """Repeat a KV head's weights for each query head when readers count by query head."""
@@ -137,10 +137,10 @@ class Ports:
 
     def attention_bias(self, layer: int) -> Float[Tensor, " d_model"] | None:
         """Bias of the output projection; it belongs to no head and is always on."""
-        bias = self.layers[layer].output.bias
+        bias = _bias(self.layers[layer].output)
         return None if bias is None else bias.detach()
 
-    def join(self, layer: int, qkv: list[Float[Tensor, "batch pos head d_head"]]) -> list[Tensor]:
+    def join(self, layer: int, qkv: list[Float[Tensor, "batch pos _ d_head"]]) -> list[Tensor]:
         """What each projection module must return so that HF's attention sees these q, k, v."""
         if self.family.fused == "no":
             return [part.flatten(2) for part in qkv]
@@ -151,22 +151,15 @@ class Ports:
     def split(self, module: int, output: Float[Tensor, "batch pos width"]) -> list["HeadSlice"]:
         """A projection module's output (or its gradient) by port, heads first; undoes `join`."""
         n_heads, n_kv = self.graph.n_heads, self.graph.n_kv_readers
-        firsts, tokens = (0, n_heads, n_heads + n_kv), output.flatten(0, 1)
-        if self.family.fused == "per_head":
-            parts = tokens.unflatten(1, (n_heads, 3, self.d_head)).unbind(2)
-        elif self.family.fused == "blocks":
-            heads = tokens.unflatten(1, (-1, self.d_head))
-            n_kv = (heads.shape[1] - n_heads) // 2
-            parts = heads.split([n_heads, n_kv, n_kv], dim=1)
-        else:
-            parts = (tokens.unflatten(1, (-1, self.d_head)),)
+        firsts = (0, n_heads, n_heads + n_kv)
+        parts = self._by_head(output.flatten(0, 1))
         return [
             HeadSlice(port, firsts[port], part.transpose(0, 1))
             for port, part in enumerate(parts, start=module)
         ]
 
     def widen(self, module: int, output: Tensor) -> Tensor:
-        """A projection module's output with a KV head repeated for each reader that counts by it."""
+        """A projection module's output, each KV head repeated for the readers it serves."""
         if self.graph.n_kv_readers == self.n_kv_heads:
             return output
         wide = []
@@ -177,7 +170,7 @@ class Ports:
         return torch.cat(wide, dim=-1)
 
     def ungrouping(self) -> list[tuple[nn.Module, str, int]]:
-        """Attribute changes that keep HF from repeating KV heads that are already one per reader."""
+        """Changes that keep HF from repeating KV heads that are already one per reader."""
         if self.graph.n_kv_readers == self.n_kv_heads:
             return []
         return [(layer.attention, "num_key_value_groups", 1) for layer in self.layers]
@@ -198,7 +191,7 @@ class Ports:
 
     @contextmanager
     def intercept(self, changes: list[tuple[nn.Module, str, Any]]) -> Iterator[None]:
-        """Set instance attributes (`forward` and the like) for the time of a run; always restored."""
+        """Set instance attributes, such as `forward`, for the time of a run; always restored."""
         missing = object()
         saved = [(m, name, m.__dict__.get(name, missing)) for m, name, _ in changes]
         try:
@@ -230,18 +223,6 @@ def narrow(
     return final_norm
 
 
-def family_of(model_type: str) -> Family:
-    """The declaration of a `model_type`. Raises ModelError with the declared ones."""
-    if model_type not in FAMILIES:
-        fields = ", ".join(Family.__dataclass_fields__)
-        raise ModelError(
-            f"model family {model_type!r} is not declared, so its edges are unknown. Declared: "
-            f"{', '.join(sorted(FAMILIES))}. To add it, fill in a `Family` ({fields}) as "
-            "docs/extending.md shows."
-        )
-    return FAMILIES[model_type]
-
-
 def _in_out(module: nn.Module) -> Tensor:
     """A projection's weight as [in, out]."""
     if isinstance(module, Conv1D):
@@ -252,6 +233,12 @@ def _in_out(module: nn.Module) -> Tensor:
         f"projection {type(module).__name__} is neither nn.Linear nor Conv1D; weights cannot be "
         "split by head (quantised models are not supported: load the model in full precision)"
     )
+
+
+def _bias(module: nn.Module) -> Tensor | None:
+    bias = module.bias
+    assert bias is None or isinstance(bias, Tensor)
+    return bias
 
 
 def _find(root: nn.Module, path: str) -> nn.Module:

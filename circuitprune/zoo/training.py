@@ -1,5 +1,6 @@
 """Trains the shipped model from nothing: its tokenizer, its batches, its loss, its model card."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -120,7 +121,7 @@ class ZooTraining(LightningModule):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], step: int) -> Float[Tensor, ""]:
+    def training_step(self, batch: Sequence[Tensor], step: int) -> Float[Tensor, ""]:
         tokens, targets, answer_at = batch
         logits = self.model(input_ids=tokens).logits
         losses = cross_entropy(
@@ -153,7 +154,7 @@ class ZooTraining(LightningModule):
 
 
 def train_zoo(
-    out: Path, seed: int = 0, steps: int = 1600, batch_size: int = 128, n_test: int = 1000
+    out: Path, seed: int = 0, steps: int = 3000, batch_size: int = 128, n_test: int = 1000
 ) -> Measures:
     """Train the shipped model, write its folder, and return its measures.
 

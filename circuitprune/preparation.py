@@ -1,0 +1,151 @@
+"""The objects of a run, made and checked from its config before anything is trained or written."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from circuitprune.ablation import make_ablation
+from circuitprune.config import RunConfig
+from circuitprune.data import PairData, prepare
+from circuitprune.engine import GatedModel
+from circuitprune.errors import ConfigError, DataError
+from circuitprune.metrics import TASK_METRICS, TaskMetric
+from circuitprune.models import load_model
+from circuitprune.references import References
+from circuitprune.selfcheck import self_check
+from circuitprune.tasks import get_task
+from circuitprune.verification import Evidence, evaluate_full
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The objects of a run, before anything is trained or written."""
+
+    config: RunConfig
+    gated: GatedModel
+    tokenizer: PreTrainedTokenizerBase
+    data: PairData
+    references: References
+    task_metric: TaskMetric
+    metric_name: str
+    full: Evidence
+    """The full model on the training pairs."""
+
+    @property
+    def held_out(self) -> str:
+        """The split to verify on: test, else validation, else training pairs."""
+        return next(name for name in ("test", "val", "train") if self.data.splits[name])
+
+
+def make_setup(config: RunConfig) -> Setup:
+    """Load, check and split everything that a run needs; nothing is written.
+
+    Raises:
+        ModelError, DataError: the model or the pairs cannot be used, or the model cannot do the
+            task.
+    """
+    device = _device(config.train.device)
+    model, tokenizer = load_model(config.model.name, config.model.dtype, config.model.revision)
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps it in an untyped decorator
+    gated = GatedModel(model, config.model.kv_readers)
+    self_check(gated)
+    task = get_task(config.task.name, config.task.path)
+    data = prepare(
+        task,
+        tokenizer,
+        n_train=config.task.n_train,
+        n_val=config.task.n_val,
+        n_test=config.task.n_test,
+        seed=config.task.seed,
+        corruption=config.task.corruption,
+        split_by=config.task.split_by,
+        batch_size=config.train.batch_size,
+        bos=config.task.bos,
+        max_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
+    )
+    data.seed = config.train.seed
+    batches = data.batches("train", config.verify.batch_size)
+    on_device = [batch.to(device) for batch in batches]
+    ablation = make_ablation(config.ablation, gated.ports, on_device)
+    references = References(gated, ablation, config.cache.max_gb)
+    metric_name = _metric_name(config.task.metric, data)
+    task_metric = TASK_METRICS[metric_name]
+    full = evaluate_full(references, batches, task_metric)
+    if full["accuracy"] < config.task.min_accuracy:
+        raise DataError(
+            f"the model cannot do this task: it is right on {full['accuracy']:.1%} of "
+            f"{int(full['n'])} training pairs, below task.min_accuracy="
+            f"{config.task.min_accuracy:.1%}, and a circuit of a failing model explains nothing. "
+            "Use another model or task, or lower task.min_accuracy."
+        )
+    return Setup(config, gated, tokenizer, data, references, task_metric, metric_name, full)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("train.device=cuda, but this torch finds no CUDA device; use cpu or auto")
+    return torch.device(name)
+
+
+def _metric_name(name: str, data: PairData) -> str:
+    """`auto` is the probability difference for answer sets, the logit difference for one answer."""
+    if name != "auto":
+        return name
+    examples = data.splits["train"]
+    if any(not example.wrong for example in examples):
+        return "answer_prob"
+    sets = any(len(example.answers) > 1 or len(example.wrong) > 1 for example in examples)
+    return "prob_diff" if sets else "logit_diff"
+
+
+def describe(setup: Setup) -> str:
+    """The first screen of a run."""
+    config, graph = setup.config, setup.gated.graph
+    family = setup.gated.model.config.get_text_config().model_type
+    lines = [
+        f"model     {config.model.name} (family {family}, {config.model.dtype}, "
+        f"{setup.gated.model.config._attn_implementation} attention, {setup.gated.device})",
+        f"graph     {graph.n_layers} layers, {graph.n_heads} heads, {graph.n_edges:,} edges by "
+        f"{'KV head' if config.model.kv_readers == 'kv_head' else 'query head'}, "
+        f"{graph.n_edges_ungrouped:,} by query head",
+        f"task      {config.task.name}, ablation {config.ablation}, metric {setup.metric_name}",
+        *(f"pairs     {line.strip()}" for line in setup.data.report.summary().splitlines()),
+        f"full      accuracy {setup.full['accuracy']:.1%}, {setup.metric_name} "
+        f"{setup.full['metric']:.3f} on {int(setup.full['n'])} training pairs",
+    ]
+    return "\n".join(lines)
+
+
+def pairs_text(setup: Setup, n: int) -> str:
+    """Decoded training pairs, tokens apart, so that misalignment is seen."""
+    tokenizer, lines = setup.tokenizer, []
+    for example in setup.data.splits["train"][:n]:
+        for name in ("clean", "corrupt", "answers", "wrong"):
+            tokens = getattr(example, name)
+            shown = tokenizer.convert_ids_to_tokens(list(tokens[:40]))
+            lines.append(f"    {name:8} {' '.join(map(repr, shown))}{' ...' * (len(tokens) > 40)}")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def memory_text(setup: Setup) -> str:
+    """An upper estimate of what one training step holds, in GB."""
+    graph, config = setup.gated.graph, setup.config
+    size = torch.finfo(setup.gated.dtype).bits // 8
+    longest = max(len(example.clean) for example in setup.data.splits["train"])
+    vector = longest * graph.d_model * size
+    weights = sum(p.numel() for p in setup.gated.model.parameters()) * size
+    n_pairs = sum(map(len, setup.data.splits.values()))
+    cached = min(config.cache.max_gb * 1e9, graph.n_writers * vector * n_pairs)
+    step = (
+        config.train.batch_size
+        * vector
+        * (3 * graph.n_writers + graph.n_readers + 3 * graph.readers_per_layer)
+    )
+    return (
+        f"memory    about {(weights + cached + step) / 1e9:.2f} GB: weights {weights / 1e9:.2f}, "
+        f"cached references {cached / 1e9:.2f}, a training step {step / 1e9:.2f}"
+    )

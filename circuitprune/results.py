@@ -1,0 +1,164 @@
+"""What a run leaves behind: the frontier, a file for each circuit, the edge table, a summary."""
+
+import hashlib
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from circuitprune.circuit import Circuit
+from circuitprune.export import write_edges_csv
+from circuitprune.files import write_atomic, write_json
+from circuitprune.graph import Graph
+from circuitprune.verification import Evidence
+
+PACKAGES = (
+    "circuitprune",
+    "torch",
+    "lightning",
+    "transformers",
+    "tokenizers",
+    "torchmetrics",
+    "tensorboard",
+    "omegaconf",
+    "safetensors",
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One circuit of the frontier with its evidence."""
+
+    size: float
+    """The fraction of all edges, or the threshold, that was asked for."""
+    mask: Bool[Tensor, " edge"]
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Circuits of one run from sparse to dense, verified on the same held-out pairs."""
+
+    graph: Graph
+    provenance: dict[str, str | int | float | None]
+    """Model, task, ablation and the like: what a reader needs to repeat the numbers."""
+    full: Evidence
+    empty: Evidence
+    points: list[Point]
+
+    def to_json(self) -> dict:
+        """`frontier.json`: `kl` in nats, summed over the vocabulary, mean over answer positions."""
+        return {
+            **self.provenance,
+            "n_edges_total": self.graph.n_edges,
+            "n_edges_total_ungrouped": self.graph.n_edges_ungrouped,
+            "full": self.full,
+            "empty": self.empty,
+            "points": [
+                {
+                    "size": point.size,
+                    "n_edges": int(point.mask.sum()),
+                    "n_edges_ungrouped": int(self.graph.ungroup(point.mask).sum()),
+                    **point.evidence,
+                }
+                for point in self.points
+            ],
+        }
+
+    def smallest_size(self) -> Float[Tensor, " edge"]:
+        """For each edge the number of edges of the smallest circuit that keeps it; NaN for none."""
+        smallest = torch.full((self.graph.n_edges,), torch.nan)
+        for point in sorted(self.points, key=lambda point: -int(point.mask.sum())):
+            smallest[point.mask] = float(point.mask.sum())
+        return smallest
+
+    def chosen(self, max_kl: float = 0.1) -> Point:
+        """The smallest circuit with a KL of at most `max_kl` nats, else the one of least KL."""
+        good = [point for point in self.points if point.evidence["kl"] <= max_kl]
+        if good:
+            return min(good, key=lambda point: int(point.mask.sum()))
+        return min(self.points, key=lambda point: point.evidence["kl"])
+
+
+def write_results(
+    folder: Path,
+    frontier: Frontier,
+    initial: Float[Tensor, " edge"] | None,
+    final: Float[Tensor, " edge"],
+    command: str,
+) -> None:
+    """Write `frontier.json`, `circuits/`, `edges.csv` and `summary.md`, each atomically."""
+    (folder / "circuits").mkdir(exist_ok=True)
+    for point in frontier.points:
+        provenance = {**frontier.provenance, "size": point.size, "evidence": point.evidence}
+        circuit = Circuit(frontier.graph, point.mask, final, provenance)
+        circuit.save(folder / "circuits" / f"{circuit.n_edges}.json")
+    columns = {} if initial is None else {"initial_score": initial}
+    columns |= {"final_score": final, "smallest_circuit": frontier.smallest_size()}
+    write_edges_csv(folder / "edges.csv", frontier.graph, columns)
+    write_json(folder / "frontier.json", frontier.to_json())
+    write_atomic(folder / "summary.md", summary(frontier, command))
+
+
+def summary(frontier: Frontier, command: str) -> str:
+    """The run on one page of Markdown."""
+    about, graph = frontier.provenance, frontier.graph
+    chosen = frontier.chosen()
+    n, evidence = int(chosen.mask.sum()), chosen.evidence
+    counts = f"{graph.n_edges:,} edges"
+    if graph.n_edges_ungrouped != graph.n_edges:
+        counts += f" ({graph.n_edges_ungrouped:,} by query head)"
+    lines = [
+        f"# {about['task']} in {about['model']}",
+        "",
+        f"The model has {counts}. Cut edges carry: {about['ablation']}. Verified exactly on "
+        f"{int(frontier.full['n'])} {about['split']} pairs, task metric {about['metric']}.",
+        "",
+        f"**{n} edges ({n / graph.n_edges:.1%}) keep KL {evidence['kl']:.3g} nats, faithfulness "
+        f"{evidence['faithfulness']:.3f}, accuracy {evidence['accuracy']:.1%}** (full model "
+        f"{frontier.full['accuracy']:.1%}): `circuits/{n}.json`.",
+        "",
+        "| size | edges | KL (nats) | faithfulness | metric | accuracy | exact match |",
+        "|---|---|---|---|---|---|---|",
+        *(_row(f"{p.size:g}", int(p.mask.sum()), p.evidence) for p in frontier.points),
+        _row("full", graph.n_edges, {**frontier.full, "faithfulness": 1.0}),
+        _row("empty", 0, {**frontier.empty, "faithfulness": 0.0}),
+        "",
+        f"Again: `{command}`. The settings are in `config.yaml`, the versions in `versions.json`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(size: str, n_edges: int, evidence: Evidence) -> str:
+    return (
+        f"| {size} | {n_edges:,} | {evidence['kl']:.4g} | {evidence['faithfulness']:.3f} "
+        f"| {evidence['metric']:.3f} | {evidence['accuracy']:.1%} | {evidence['exact_match']:.1%} |"
+    )
+
+
+def versions(model: PreTrainedModel) -> dict[str, str]:
+    """Versions of everything that could change a number, and the model's fingerprint."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return {**found, "model_fingerprint": fingerprint(model)}
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """Hash of the model's sizes and of its first, middle and last weight."""
+    digest = hashlib.sha256()
+    parameters = list(model.named_parameters())
+    for name, parameter in parameters:
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+    for position in (0, len(parameters) // 2, -1):
+        digest.update(parameters[position][1].detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

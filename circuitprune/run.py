@@ -1,0 +1,313 @@
+"""The pipeline: a config becomes objects, the objects run in order, the results are written."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from circuitprune.attribution import METHODS
+from circuitprune.config import RunConfig, flatten, to_yaml
+from circuitprune.data import Batch
+from circuitprune.errors import RunError
+from circuitprune.files import read_tensors, write_atomic, write_json, write_tensors
+from circuitprune.gates import (
+    HardConcrete,
+    Learner,
+    TopK,
+    calibrated_log_alpha,
+    log_alpha_for,
+    normal_scores,
+)
+from circuitprune.gradients import Metric
+from circuitprune.metrics import TASK_METRICS, kl_divergence
+from circuitprune.objectives import make_objective
+from circuitprune.preparation import Setup, describe, make_setup, memory_text, pairs_text
+from circuitprune.results import Frontier, Point, fingerprint, versions, write_results
+from circuitprune.selection import select_sizes, select_threshold
+from circuitprune.sparsity import DensitySchedule, make_penalty
+from circuitprune.training import MaskTraining
+from circuitprune.verification import Evidence, evaluate, evaluate_full, with_faithfulness
+
+Print = Callable[[str], None]
+
+
+def discover(config: RunConfig, say: Print = print, command: str = "") -> Frontier:
+    """Run the whole pipeline and leave its results in `config.output_dir`.
+
+    Attribution initialises the gates, training orders the edges, exact patching verifies circuits
+    on held-out pairs. See docs/file_formats.md for the files.
+
+    Raises:
+        CircuitPruneError: anything a user can mend; nothing existing is overwritten.
+    """
+    folder = _claim(config)
+    setup = make_setup(config)
+    say(describe(setup))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "config.yaml", to_yaml(config))
+    write_json(folder / "versions.json", versions(setup.gated.model))
+    initial = initial_scores(setup, folder, say)
+    module, logger = train(setup, initial, folder, say)
+    final = module.learner.ranking().float().cpu()
+    write_tensors(
+        folder / "gates.safetensors",
+        dict(module.learner.state_dict()) | {"ranking": final},
+        {"learner": config.gates.learner, "objective": config.objective},
+    )
+    split = setup.held_out
+    say(f"Verifying circuits exactly on {len(setup.data.splits[split])} {split} pairs")
+    frontier = verify(setup, final)
+    command = command or "python scripts/train_mask.py config.yaml"
+    write_results(folder, frontier, initial, final, command)
+    _log_final(logger, config, frontier)
+    write_atomic(folder / "COMPLETE", "")
+    return frontier
+
+
+def dry_run(config: RunConfig) -> str:
+    """Everything that can be said before training: the model, the pairs, accuracy and memory."""
+    _claim(config)
+    setup = make_setup(config)
+    return "\n".join([describe(setup), "", pairs_text(setup, 3), "", memory_text(setup)])
+
+
+def _claim(config: RunConfig) -> Path:
+    """The output folder, if it may be written."""
+    folder = Path(config.output_dir)
+    if (folder / "COMPLETE").exists():
+        raise RunError(
+            f"output_dir {config.output_dir!r} holds a finished run; choose another output_dir or "
+            "move it away"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"output_dir {config.output_dir!r} is a file")
+    if config.train.resume is not None:
+        if not Path(config.train.resume).is_file():
+            raise RunError(f"train.resume: no checkpoint {config.train.resume!r}")
+    elif folder.is_dir() and any(folder.iterdir()):
+        last = folder / "checkpoints" / "last.ckpt"
+        hint = f"; continue it with train.resume={last}" if last.exists() else ""
+        raise RunError(
+            f"output_dir {config.output_dir!r} is not empty (an interrupted run?){hint}, or choose "
+            "another output_dir"
+        )
+    return folder
+
+
+def attribution_metric(setup: Setup) -> Metric:
+    """What the initial attribution explains, by `init.metric`."""
+    name = setup.config.init.metric
+    if name == "auto":
+        name = "kl" if setup.config.init.method == "gate_ig" else setup.metric_name
+    if name == "kl":
+        references = setup.references
+        return lambda logits, batch: -kl_divergence(references.full_logits(batch), logits)
+    metric = TASK_METRICS[name]
+    return lambda logits, batch: metric(logits, batch.answers, batch.wrong)
+
+
+# ---------------------------------------------------------------- steps
+
+
+def initial_scores(setup: Setup, folder: Path, say: Print) -> Float[Tensor, " edge"] | None:
+    """Attribution scores that start the gates; read back when a run is resumed."""
+    config, path = setup.config, folder / "scores.safetensors"
+    if config.init.method == "none":
+        return None
+    if config.train.resume is not None and path.exists():
+        return read_tensors(path, finite=True)[0]["scores"]
+    say(f"Attributing by {config.init.method} on {len(setup.data.splits['train'])} training pairs")
+    batches = _on_device(setup, "train", config.train.batch_size)
+    scores = METHODS[config.init.method](
+        setup.references, batches, attribution_metric(setup), config.init.steps
+    ).cpu()
+    write_tensors(path, {"scores": scores}, {"method": config.init.method})
+    return scores
+
+
+def make_learner(
+    config: RunConfig, initial: Float[Tensor, " edge"] | None, n_edges: int
+) -> Learner:
+    """The learner, started from attribution scores or, without them, from all edges alike."""
+    gates = config.gates
+    importance = torch.zeros(n_edges) if initial is None else initial.abs().float()
+    if gates.learner == "topk":
+        scores = torch.zeros(n_edges) if initial is None else normal_scores(importance)
+        k_max = gates.k_max * n_edges
+        return TopK(scores, gates.k_min, k_max, gates.temperature, gates.straight_through)
+    if initial is None:  # alike: ranks of equal scores would be an order of their own
+        return HardConcrete(log_alpha_for(torch.full((n_edges,), gates.init_density)))
+    return HardConcrete(calibrated_log_alpha(importance, gates.init_density))
+
+
+def make_module(setup: Setup, initial: Float[Tensor, " edge"] | None) -> MaskTraining:
+    """The LightningModule of a config."""
+    config, gates = setup.config, setup.config.gates
+    hard_concrete = gates.learner == "hard_concrete"
+    span = 0.0
+    if config.objective == "faithfulness_gap":
+        span = setup.full["metric"] - _empty(setup, "train")["metric"]
+    schedule = DensitySchedule(
+        gates.init_density, gates.target_density, round(gates.warmup * config.train.steps)
+    )
+    return MaskTraining(
+        make_learner(config, initial, setup.gated.graph.n_edges),
+        setup.references,
+        make_objective(config.objective, setup.task_metric, span),
+        setup.task_metric,
+        config.verify.sizes,
+        selection="top_n" if config.verify.selection == "threshold" else config.verify.selection,
+        steps=config.train.steps,
+        lr=config.train.lr or (0.1 if hard_concrete else 0.05),
+        lr_warmup=config.train.lr_warmup,
+        lr_end=config.train.lr_end,
+        seed=config.train.seed,
+        penalty=make_penalty(gates.penalty, gates.penalty_weight) if hard_concrete else None,
+        penalty_lr=gates.penalty_lr,
+        schedule=schedule if hard_concrete else None,
+        fingerprint=fingerprint(setup.gated.model),
+    )
+
+
+def train(
+    setup: Setup, initial: Float[Tensor, " edge"] | None, folder: Path, say: Print
+) -> tuple[MaskTraining, TensorBoardLogger]:
+    """Learn the gates with Lightning, or continue from a checkpoint."""
+    config = setup.config
+    module = make_module(setup, initial)
+    logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+    logger.experiment.add_text("config", f"```yaml\n{to_yaml(config)}\n```")
+    logger.experiment.add_text("pairs", pairs_text(setup, 3))
+    if config.train.steps > 0:
+        say(f"Training {config.gates.learner} gates for {config.train.steps} steps")
+        trainer = make_trainer(setup, folder, logger)
+        if config.train.resume is not None:
+            setup.data.start_step = _step_of(Path(config.train.resume))
+        trainer.fit(module, datamodule=setup.data, ckpt_path=config.train.resume, weights_only=True)
+        trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    return module, logger
+
+
+def make_trainer(setup: Setup, folder: Path, logger: TensorBoardLogger) -> Trainer:
+    """A Trainer for `train.steps` steps; `train.trainer` overrides any of its options."""
+    _quiet()
+    train, validates = setup.config.train, bool(setup.data.splits["val"])
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            folder / "checkpoints",
+            filename="{step}",
+            every_n_train_steps=train.checkpoint_every,
+            save_last=True,
+            save_on_exception=True,
+        )
+    ]
+    if train.progress:
+        callbacks.append(RichProgressBar(leave=True))
+    options: dict[str, Any] = {
+        "max_steps": train.steps,
+        "accelerator": "cuda" if setup.gated.device.type == "cuda" else "cpu",
+        "devices": 1,
+        "val_check_interval": min(train.val_every, train.steps) if validates else None,
+        "check_val_every_n_epoch": None if validates else 1,
+        "limit_val_batches": 1.0 if validates else 0,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 10,
+        "logger": logger,
+        "callbacks": callbacks,
+        "enable_progress_bar": train.progress,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+    }
+    return Trainer(**{**options, **train.trainer})
+
+
+def verify(setup: Setup, ranking: Float[Tensor, " edge"]) -> Frontier:
+    """Cut circuits from a ranking and verify each on the held-out pairs."""
+    config, graph = setup.config, setup.gated.graph
+    masks = cut(setup, ranking)
+    split = setup.held_out
+    batches = setup.data.batches(split, config.verify.batch_size)
+    empty = torch.zeros(graph.n_edges, dtype=torch.bool)
+    named = {str(size): mask for size, mask in masks.items()} | {"empty": empty}
+    evidence = evaluate(setup.references, named, batches, setup.task_metric)
+    full = evaluate_full(setup.references, batches, setup.task_metric)
+    points = [
+        Point(size, mask, with_faithfulness(evidence[str(size)], full, evidence["empty"]))
+        for size, mask in masks.items()
+    ]
+    return Frontier(graph, _provenance(setup, split), full, evidence["empty"], points)
+
+
+def cut(setup: Setup, ranking: Float[Tensor, " edge"]) -> dict[float, Bool[Tensor, " edge"]]:
+    """Circuits by the size, or threshold, that was asked for."""
+    verify, graph = setup.config.verify, setup.gated.graph
+    if verify.selection == "threshold":
+        return {t: select_threshold(graph, ranking, t) for t in verify.thresholds}
+    return select_sizes(graph, ranking, verify.sizes, verify.selection)
+
+
+def _provenance(setup: Setup, split: str) -> dict[str, str | int | float | None]:
+    config = setup.config
+    return {
+        "model": config.model.name,
+        "revision": config.model.revision,
+        "dtype": config.model.dtype,
+        "kv_readers": config.model.kv_readers,
+        "model_fingerprint": fingerprint(setup.gated.model),
+        "task": config.task.name,
+        "corruption": config.task.corruption or None,
+        "ablation": config.ablation,
+        "metric": setup.metric_name,
+        "split": split,
+        "learner": config.gates.learner,
+        "objective": config.objective,
+        "init": config.init.method,
+        "selection": config.verify.selection,
+        "task_seed": config.task.seed,
+        "train_seed": config.train.seed,
+    }
+
+
+def _on_device(setup: Setup, split: str, batch_size: int) -> list[Batch]:
+    return [batch.to(setup.gated.device) for batch in setup.data.batches(split, batch_size)]
+
+
+def _empty(setup: Setup, split: str) -> Evidence:
+    mask = torch.zeros(setup.gated.graph.n_edges, dtype=torch.bool)
+    batches = setup.data.batches(split, setup.config.verify.batch_size)
+    return evaluate(setup.references, {"": mask}, batches, setup.task_metric)[""]
+
+
+def _step_of(checkpoint: Path) -> int:
+    """The global step at which a checkpoint was written."""
+    try:
+        return int(torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"])
+    except Exception as error:
+        raise RunError(
+            f"train.resume: {str(checkpoint)!r} is not a readable checkpoint of this package: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+
+
+def _log_final(logger: TensorBoardLogger, config: RunConfig, frontier: Frontier) -> None:
+    """Hyper-parameters with the chosen circuit's evidence, for TensorBoard's HPARAMS tab."""
+    chosen = frontier.chosen()
+    metrics = {f"final/{name}": value for name, value in chosen.evidence.items()}
+    metrics["final/n_edges"] = float(chosen.mask.sum())
+    logger.log_hyperparams(flatten(config), metrics)
+    logger.finalize("success")
+
+
+def _quiet() -> None:
+    """Silence Lightning's advice that does not apply: data in memory needs no workers."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
