@@ -1,0 +1,51 @@
+"""Pairs, examples and a tokenizer made by hand, for the tests of everything between them."""
+
+from tokenizers import Tokenizer, pre_tokenizers, processors
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from circuitprune.data import Example
+from circuitprune.tasks import Pair
+
+WORDS = "a b c d e f g h Mary John he she him her o".split()  # noqa: SIM905
+
+
+def make_tokenizer(bos=True, own_bos=False, own_eos=False):
+    """Words between spaces are tokens; the unknown word, BOS and EOS have ids 0, 1 and 2."""
+    vocabulary = {word: i for i, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if own_bos or own_eos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> " * own_bos + "$A" + " </s>" * own_eos,
+            special_tokens=[("<s>", 1), ("</s>", 2)],
+        )
+    names = {"bos_token": "<s>"} if bos else {}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", **names
+    )
+
+
+TOKENIZER = make_tokenizer()
+
+
+def pair(clean="a Mary", corrupt="a John", answers=(" she",), wrong=(" he",), **fields):
+    return Pair(fields.pop("id", "p"), clean, corrupt, answers, wrong, **fields)
+
+
+def ids(text):
+    return tuple(TOKENIZER(text)["input_ids"])
+
+
+def examples_of(number, group=lambda i: "", length=3):
+    """Examples with tokens of their own, so that no two are connected."""
+    return [
+        Example(
+            pair(id=f"p{i}", group=group(i)),
+            tuple(range(10 * i, 10 * i + length)),
+            tuple(range(10 * i + 5, 10 * i + 5 + length)),
+            (7,),
+            (8,),
+        )
+        for i in range(number)
+    ]
