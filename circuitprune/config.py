@@ -80,7 +80,7 @@ class GatesConfig:
     """topk: width of the soft top-k, in standard deviations of the initial scores."""
     straight_through: bool = True
     """topk: hard gates forward, soft gradient backward; false: soft both ways."""
-    k_min: float = 8
+    k_min: float = 8.0
     """topk: smallest budget, in edges."""
     k_max: float = 1.0
     """topk: largest budget, as a fraction of all edges."""
@@ -243,10 +243,12 @@ def _read(path: Path) -> DictConfig:
         if "${" in text:
             raise ConfigError(f"{path}: interpolations '${{...}}' are not read; write the value")
         config = OmegaConf.create(text)
+    except AssertionError:  # OmegaConf's own, on a file that holds one number
+        config = None
     except (YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path} is not readable as yaml: {error}") from None
     if not isinstance(config, DictConfig):
-        raise ConfigError(f"{path}: expected `key: value` lines at the top, found a list")
+        raise ConfigError(f"{path}: expected `key: value` lines at the top")
     return config
 
 
@@ -267,51 +269,60 @@ def _message(error: Exception) -> str:
 
 def _check(config: RunConfig, where: str) -> None:
     """Ranges that types cannot express, all problems at once."""
-    rules = [
-        (config.train.steps >= 0, f"train.steps must be >= 0, got {config.train.steps}"),
-        (
-            config.train.batch_size > 0,
-            f"train.batch_size must be > 0, got {config.train.batch_size}",
-        ),
-        (config.train.val_every > 0, f"train.val_every must be > 0, got {config.train.val_every}"),
-        (
-            config.train.checkpoint_every > 0,
-            f"train.checkpoint_every must be > 0, got {config.train.checkpoint_every}",
-        ),
-        (
-            config.train.lr is None or config.train.lr > 0,
-            f"train.lr must be positive, got {config.train.lr}",
-        ),
-        (config.task.n_train > 0, f"task.n_train must be > 0, got {config.task.n_train}"),
-        (config.task.n_val >= 0, f"task.n_val must be >= 0, got {config.task.n_val}"),
-        (config.task.n_test >= 0, f"task.n_test must be >= 0, got {config.task.n_test}"),
-        (config.init.steps > 0, f"init.steps must be > 0, got {config.init.steps}"),
-        (config.cache.max_gb >= 0, f"cache.max_gb must be >= 0, got {config.cache.max_gb}"),
-        (
-            all(0 < size <= 1 for size in config.verify.sizes),
-            f"verify.sizes are fractions of all edges in (0, 1], got {config.verify.sizes}",
-        ),
-        (bool(config.verify.sizes), "verify.sizes must name at least one size"),
-        (
-            (config.verify.selection == "threshold") == bool(config.verify.thresholds),
-            "verify.thresholds goes with verify.selection=threshold, and only with it",
-        ),
-        (
-            config.task.name != "jsonl" or config.task.path is not None,
-            "task.name=jsonl needs task.path, the file with your pairs",
-        ),
-        (0 < config.gates.k_max <= 1, f"gates.k_max must lie in (0, 1], got {config.gates.k_max}"),
-        (config.gates.k_min > 0, f"gates.k_min must be > 0, got {config.gates.k_min}"),
-        (0 <= config.gates.warmup <= 1, "gates.warmup must lie in [0, 1]"),
-        (
-            0 < config.gates.target_density < 1,
-            f"gates.target_density must lie in (0, 1), got {config.gates.target_density}",
-        ),
-        (
-            0 < config.gates.init_density < 1,
-            f"gates.init_density must lie in (0, 1), got {config.gates.init_density}",
-        ),
-    ]
+    rules = [*_data_rules(config), *_gate_rules(config.gates), *_train_rules(config.train)]
     problems = [message for holds, message in rules if not holds]
     if problems:
         raise ConfigError("\n".join(f"{where}: {problem}" for problem in problems))
+
+
+def _data_rules(config: RunConfig) -> list[tuple[bool, str]]:
+    """What must hold of pairs, attribution, verification and cache, and what to say if not."""
+    task, verify = config.task, config.verify
+    return [
+        (task.n_train > 0, f"task.n_train must be > 0, got {task.n_train}"),
+        (task.n_val >= 0, f"task.n_val must be >= 0, got {task.n_val}"),
+        (task.n_test >= 0, f"task.n_test must be >= 0, got {task.n_test}"),
+        (
+            task.name != "jsonl" or task.path is not None,
+            "task.name=jsonl needs task.path, the file with your pairs",
+        ),
+        (config.init.steps > 0, f"init.steps must be > 0, got {config.init.steps}"),
+        (config.cache.max_gb >= 0, f"cache.max_gb must be >= 0, got {config.cache.max_gb}"),
+        (
+            all(0 < size <= 1 for size in verify.sizes),
+            f"verify.sizes are fractions of all edges in (0, 1], got {verify.sizes}",
+        ),
+        (bool(verify.sizes), "verify.sizes must name at least one size"),
+        (
+            (verify.selection == "threshold") == bool(verify.thresholds),
+            "verify.thresholds goes with verify.selection=threshold, and only with it",
+        ),
+        (verify.batch_size > 0, f"verify.batch_size must be > 0, got {verify.batch_size}"),
+    ]
+
+
+def _gate_rules(gates: GatesConfig) -> list[tuple[bool, str]]:
+    """The same for the learner."""
+    target, initial = gates.target_density, gates.init_density
+    return [
+        (0 < gates.k_max <= 1, f"gates.k_max must lie in (0, 1], got {gates.k_max}"),
+        (gates.k_min > 0, f"gates.k_min must be > 0, got {gates.k_min}"),
+        (gates.temperature > 0, f"gates.temperature must be positive, got {gates.temperature}"),
+        (0 <= gates.warmup <= 1, f"gates.warmup must lie in [0, 1], got {gates.warmup}"),
+        (0 < target < 1, f"gates.target_density must lie in (0, 1), got {target}"),
+        (0 < initial < 1, f"gates.init_density must lie in (0, 1), got {initial}"),
+    ]
+
+
+def _train_rules(train: TrainConfig) -> list[tuple[bool, str]]:
+    """The same for the optimisation."""
+    every = train.checkpoint_every
+    return [
+        (train.steps >= 0, f"train.steps must be >= 0, got {train.steps}"),
+        (train.batch_size > 0, f"train.batch_size must be > 0, got {train.batch_size}"),
+        (train.val_every > 0, f"train.val_every must be > 0, got {train.val_every}"),
+        (every > 0, f"train.checkpoint_every must be > 0, got {every}"),
+        (train.lr is None or train.lr > 0, f"train.lr must be positive, got {train.lr}"),
+        (train.lr_warmup >= 0, f"train.lr_warmup must be >= 0, got {train.lr_warmup}"),
+        (train.lr_end >= 0, f"train.lr_end must be >= 0, got {train.lr_end}"),
+    ]

@@ -92,6 +92,7 @@ def _claim(config: RunConfig) -> Path:
     if config.train.resume is not None:
         if not Path(config.train.resume).is_file():
             raise RunError(f"train.resume: no checkpoint {config.train.resume!r}")
+        _step_of(Path(config.train.resume))  # unreadable: say so before anything is written
     elif folder.is_dir() and any(folder.iterdir()):
         last = folder / "checkpoints" / "last.ckpt"
         hint = f"; continue it with train.resume={last}" if last.exists() else ""
@@ -292,9 +293,9 @@ def _step_of(checkpoint: Path) -> int:
         return int(torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"])
     except Exception as error:
         raise RunError(
-            f"train.resume: {str(checkpoint)!r} is not a readable checkpoint of this package: "
-            f"{str(error).splitlines()[0]}"
-        ) from None
+            f"train.resume: {str(checkpoint)!r} is not a readable checkpoint of this package; pass "
+            "the checkpoints/last.ckpt of an interrupted run"
+        ) from error
 
 
 def _log_final(logger: TensorBoardLogger, config: RunConfig, frontier: Frontier) -> None:

@@ -119,7 +119,8 @@ class MaskTraining(LightningModule):
         return price
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuse a gradient that would poison the gates."""
+        """Refuse a gradient that would poison the gates, and log this step's learning rate."""
+        self.log("train/lr", optimizer.param_groups[0]["lr"])
         for name, parameter in self.named_parameters():
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
                 raise NonFiniteError(
