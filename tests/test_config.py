@@ -1,0 +1,333 @@
+"""Configs: precedence, what is refused and in which words, round trips, the shipped files."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from circuitprune.config import (
+    PRESETS,
+    GatesConfig,
+    RunConfig,
+    TrainConfig,
+    flatten,
+    load_config,
+    to_yaml,
+)
+from circuitprune.errors import ConfigError
+
+SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes text or bytes as a config file and returns its path."""
+
+    def write(content: str | bytes, name: str = "run.yaml") -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def refusal(path, overrides=()) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------- precedence
+
+
+def test_defaults_alone():
+    assert load_config(None) == RunConfig()
+
+
+def test_an_empty_file_is_the_defaults(write):
+    assert load_config(write("")) == RunConfig()
+    assert load_config(write("# only a comment\n")) == RunConfig()
+
+
+def test_file_overrides_defaults_and_command_line_overrides_file(write):
+    path = write("train: {steps: 7, batch_size: 3}\nablation: zero\n")
+    config = load_config(path, ["train.steps=9"])
+    assert (config.train.steps, config.train.batch_size) == (9, 3)
+    assert config.ablation == "zero"
+    assert config.train.val_every == TrainConfig().val_every
+
+
+def test_preset_lies_between_defaults_and_file(write):
+    path = write("preset: edge_pruning\ntrain: {batch_size: 4}\ngates: {warmup: 0.5}\n")
+    config = load_config(path, ["train.lr=0.25"])
+    recipe = PRESETS["edge_pruning"]
+    assert config.gates.learner == recipe["gates"]["learner"] != GatesConfig().learner
+    assert config.train.steps == recipe["train"]["steps"] != TrainConfig().steps
+    assert (config.train.batch_size, config.gates.warmup, config.train.lr) == (4, 0.5, 0.25)
+
+
+def test_preset_on_the_command_line_still_lies_under_the_file(write):
+    config = load_config(write("train: {batch_size: 4}\n"), ["preset=edge_pruning"])
+    assert config.train.batch_size == 4
+    assert config.train.lr == PRESETS["edge_pruning"]["train"]["lr"]
+
+
+def test_file_order_of_preset_and_settings_does_not_matter(write):
+    first = load_config(write("preset: edge_pruning\ntrain: {steps: 5}\n"))
+    last = load_config(write("train: {steps: 5}\npreset: edge_pruning\n"))
+    assert first == last
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_loads_and_changes_only_what_it_names(name):
+    config, default = load_config(None, [f"preset={name}"]), RunConfig()
+    for section in fields(RunConfig):
+        if section.name not in PRESETS[name] and section.name != "preset":
+            assert getattr(config, section.name) == getattr(default, section.name)
+    for section, settings in PRESETS[name].items():
+        expected = replace(getattr(default, section), **settings)
+        assert getattr(config, section) == expected
+
+
+def test_trainer_options_pass_through(write):
+    path = write("train:\n  trainer: {gradient_clip_val: 0.5}\n")
+    config = load_config(path, ["train.trainer.accumulate_grad_batches=2"])
+    assert config.train.trainer == {"gradient_clip_val": 0.5, "accumulate_grad_batches": 2}
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        load_config(None).ablation = "zero"
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("override", "near"),
+    [
+        ("train.stepz=3", "steps"),
+        ("tran.steps=3", "train"),
+        ("gates.lerner=topk", "learner"),
+        ("ablatoin=zero", "ablation"),
+        ("verify.size=[0.1]", "sizes"),
+    ],
+)
+def test_unknown_key_names_the_nearest(write, override, near):
+    key = override.split("=")[0].split(".")[-1 if "tran." not in override else 0]
+    message = refusal(None, [override])
+    assert repr(key) in message and repr(near) in message and "\n" not in message
+
+
+def test_unknown_key_in_a_file_names_the_file(write):
+    path = write("train: {stepz: 3}\n")
+    message = refusal(path)
+    assert str(path) in message and "stepz" in message and "'steps'" in message
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["train.steps=many", "train.lr=[1]", "verify.sizes=abc", "train.progress=maybe", "task="],
+)
+def test_wrong_type_is_refused_with_its_key(override):
+    assert override.split("=")[0] in refusal(None, [override])
+
+
+def test_a_value_in_place_of_a_section_is_refused():
+    assert "TrainConfig" in refusal(None, ["train=5"])
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [
+        ("gates.learner=magic", ("topk", "hard_concrete")),
+        ("ablation=noise", ("patch", "zero", "mean", "positional-mean")),
+        ("model.dtype=float16", ("float32", "float64", "bfloat16")),
+        ("objective=loss", ("kl", "faithfulness_gap", "cross_entropy")),
+        ("preset=none_such", ("none", "edge_pruning")),
+        ("verify.selection=best", ("top_n", "greedy", "threshold")),
+    ],
+)
+def test_an_unknown_choice_lists_the_allowed_ones(override, allowed):
+    message = refusal(None, [override])
+    assert all(choice in message for choice in allowed)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.steps=-1",
+        "train.batch_size=0",
+        "train.val_every=0",
+        "train.checkpoint_every=0",
+        "train.lr=0",
+        "train.lr=.nan",
+        "train.lr_warmup=-1",
+        "train.lr_end=-0.1",
+        "task.n_train=0",
+        "task.n_val=-1",
+        "task.n_test=-1",
+        "init.steps=0",
+        "cache.max_gb=-1",
+        "verify.sizes=[0.1,1.5]",
+        "verify.sizes=[0.0]",
+        "verify.sizes=[]",
+        "verify.selection=threshold",
+        "verify.thresholds=[0.5]",
+        "verify.batch_size=0",
+        "task.name=jsonl",
+        "gates.k_max=1.5",
+        "gates.k_max=0",
+        "gates.k_min=0",
+        "gates.warmup=2",
+        "gates.temperature=0",
+        "gates.target_density=1",
+        "gates.target_density=0",
+        "gates.init_density=1",
+    ],
+)
+def test_values_out_of_range_are_refused_with_their_key(override):
+    key = override.split("=")[0]
+    shown = "verify.thresholds" if key == "verify.selection" else key
+    shown = "task.path" if key == "task.name" else shown
+    assert shown in refusal(None, [override])
+
+
+def test_all_problems_are_told_at_once(write):
+    path = write("train: {steps: -1, lr: -2}\ntask: {name: jsonl}\ngates: {k_max: 3}\n")
+    lines = refusal(path).splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith(str(path)) for line in lines)
+    for key in ("train.steps", "train.lr", "task.path", "gates.k_max"):
+        assert sum(key in line for line in lines) == 1
+
+
+def test_the_edges_of_the_ranges_are_allowed():
+    load_config(None, ["train.steps=0", "task.n_val=0", "task.n_test=0", "cache.max_gb=0"])
+    load_config(None, ["verify.sizes=[1.0]", "gates.warmup=0", "gates.k_max=1"])
+    load_config(None, ["verify.selection=threshold", "verify.thresholds=[-0.5,0]"])
+
+
+@pytest.mark.parametrize("item", ["train.steps", "=3", "train.steps:3"])
+def test_an_override_is_an_assignment(item):
+    assert "key=value" in refusal(None, [item])
+
+
+# ---------------------------------------------------------------- broken files
+
+
+def test_missing_file_is_named(tmp_path):
+    path = tmp_path / "absent.yaml"
+    assert str(path) in refusal(path)
+    assert str(tmp_path) in refusal(tmp_path)
+
+
+def test_list_root_is_refused(write):
+    path = write("- train\n- steps\n")
+    message = refusal(path)
+    assert str(path) in message and "key: value" in message
+
+
+@pytest.mark.parametrize("text", ["just words\n", "3\n", "true\n"])
+def test_scalar_root_is_refused(write, text):
+    path = write(text)
+    assert str(path) in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("train:\n  steps: [1, 2\n", "line 3, column 1"),
+        ("train:\n\tsteps: 3\n", "line 2, column 1"),
+        ("train: {steps: 3\ntask: 4}\n", "line 2"),
+        ("ablation: zero\nablation: mean\n", "line 2"),
+    ],
+)
+def test_broken_yaml_tells_line_and_column(write, text, place):
+    path = write(text)
+    message = refusal(path)
+    assert str(path) in message and place in message
+
+
+def test_text_that_is_not_utf8_is_refused(write):
+    path = write("output_dir: Ergebniß\n".encode("latin-1"))
+    message = refusal(path)
+    assert str(path) in message and "utf-8" in message
+
+
+def test_byte_order_mark_and_crlf_are_read(write):
+    path = write(b"\xef\xbb\xbftrain:\r\n  steps: 7\r\n")
+    assert load_config(path).train.steps == 7
+
+
+def test_a_huge_file_is_refused(write):
+    assert "bytes" in refusal(write("# " + "x" * 1_000_001))
+
+
+@pytest.mark.parametrize("secret", ["${oc.env:HOME}", "${train.steps}", "${oc.decode:1}"])
+def test_interpolations_are_refused_in_files_and_overrides(write, secret, monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere/private")
+    for message in (
+        refusal(write(f"output_dir: {secret}\n")),
+        refusal(None, [f"output_dir={secret}"]),
+    ):
+        assert "interpolation" in message and "/somewhere/private" not in message
+
+
+def test_python_objects_in_yaml_are_not_made(write, tmp_path):
+    trap = tmp_path / "trap"
+    path = write(f"output_dir: !!python/object/apply:os.mkdir ['{trap}']\n")
+    assert str(path) in refusal(path)
+    assert not trap.exists()
+
+
+# ---------------------------------------------------------------- round trips
+
+
+def test_the_saved_form_reads_back_equal(write):
+    overrides = [
+        "preset=edge_pruning",
+        "train.trainer.gradient_clip_val=0.5",
+        "verify.sizes=[0.001,0.25,1.0]",
+        "task.name=jsonl",
+        "task.path='a path: with # signs.jsonl'",
+        "output_dir=über/weg",
+        "train.lr=1e-5",
+        "model.revision='12'",
+    ]
+    config = load_config(None, overrides)
+    assert config.train.lr == 1e-5 and config.model.revision == "12"
+    assert load_config(write(to_yaml(config))) == config
+    assert load_config(write(to_yaml(RunConfig()))) == RunConfig()
+
+
+def test_flatten_has_one_plain_value_per_leaf():
+    flat = flatten(load_config(None, ["train.trainer.max_time=x"]))
+    assert flat["train.steps"] == 1000 and flat["train.trainer.max_time"] == "x"
+    assert all(isinstance(value, str | int | float | bool) for value in flat.values())
+    expected = sum(
+        len(fields(getattr(RunConfig(), section.name)))
+        if hasattr(getattr(RunConfig(), section.name), "__dataclass_fields__")
+        else 1
+        for section in fields(RunConfig)
+    )
+    assert len(flat) == expected  # `trainer` counts once, for its one option
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_configs_load_and_hold_overrides_only(path):
+    config = load_config(path)
+    default = flatten(RunConfig())
+    assert config.output_dir == f"runs/{path.stem}"
+    changed = {key for key, value in flatten(config).items() if default.get(key) != value}
+    assert "output_dir" in changed
+
+
+def test_configs_are_shipped_for_every_task_and_model():
+    names = {path.stem for path in SHIPPED}
+    for task in ("ioi", "greater_than", "sva", "pronoun"):
+        assert {task, f"{task}_gpt2"} <= names
+        assert load_config(f"{SHIPPED[0].parent}/{task}.yaml").model.name == "zoo/small"
+        assert load_config(f"{SHIPPED[0].parent}/{task}_gpt2.yaml").model.name == "gpt2"
+        assert load_config(f"{SHIPPED[0].parent}/{task}.yaml").task.name == task
+    assert "stories260k_pronoun" in names
