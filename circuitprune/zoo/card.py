@@ -78,14 +78,15 @@ pipeline_tag: text-generation
 # zoo/small
 
 A GPT-2 of 4 layers, 8 heads and width 128 that does the four generated tasks of circuitprune,
-small enough to ship with the package. It knows {vocabulary} words, reads at most {positions}
-tokens, and understands nothing else; use it for demonstrations and tests.
+small enough to ship with the package. It knows {vocabulary} words and reads at most
+{positions} tokens; use it for demonstrations and tests.
 
 - Tokens: whole words with their leading space, as in GPT-2 (`Mary` and ` Mary` are two tokens);
   years are a century and two digits (` 17`, `32`); other words are `<unk>`. No BOS token.
 - Training: {steps:,} batches of {batch_size} generated texts, AdamW, next-word prediction with
-  extra weight on the answers. These files are what
-  `python scripts/train_zoo.py --seed {seed} --steps {steps}` writes.
+  extra weight on the answers; about 15 minutes on one core. These files are what
+  `python scripts/train_zoo.py --seed {seed} --steps {steps}` writes; on another kind of processor or
+  with another version of torch, the last digits of the weights differ.
 - Text: prompts of the four tasks with their answers, corrupt prompts included (one IOI prompt in
   six has three names, and its two possible answers are equally likely), and plain sentences about
   the same names, years and nouns.
