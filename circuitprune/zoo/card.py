@@ -85,8 +85,8 @@ small enough to ship with the package. It knows {vocabulary} words and reads at 
   years are a century and two digits (` 17`, `32`); other words are `<unk>`. No BOS token.
 - Training: {steps:,} batches of {batch_size} generated texts, AdamW, next-word prediction with
   extra weight on the answers; about 15 minutes on one core. These files are what
-  `python scripts/train_zoo.py --seed {seed} --steps {steps}` writes; on another kind of processor or
-  with another version of torch, the last digits of the weights differ.
+  `python scripts/train_zoo.py --seed {seed} --steps {steps}` writes; on another kind of
+  processor or with another version of torch, the last digits of the weights differ.
 - Text: prompts of the four tasks with their answers, corrupt prompts included (one IOI prompt in
   six has three names, and its two possible answers are equally likely), and plain sentences about
   the same names, years and nouns.
