@@ -623,3 +623,39 @@ def edge_gradients_by_finite_difference(
             at[shift] = value(moved).item()
         slopes.append((8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * step))
     return torch.tensor(slopes, dtype=gates.dtype)
+
+
+def eap_on_path(
+    model: PreTrainedModel,
+    family: str,
+    graph: Graph,
+    clean: Tensor,
+    corrupt: Tensor,
+    mask: Tensor,
+    metric: Callable[[Tensor], Tensor],
+    positions: list[float],
+) -> Tensor:
+    """`eap_by_hooks`, its gradients averaged over runs between the corrupt (0) and clean (1) input.
+
+    Only what enters the first block moves along the path; the writers' changes are those of the two
+    whole runs, taken through Gemma-2's post-attention norms where the path stands.
+    """
+    now = writers(model, family, clean, mask)
+    other = writers(model, family, corrupt, mask)
+    scores = torch.zeros(graph.n_edges, dtype=model.dtype)
+    for position in positions:
+        entering = position * now["input"] + (1 - position) * other["input"]
+        with changed_input(blocks(model, family)[0], lambda _, x=entering: x.clone()):
+            here = writers(model, family, clean, mask)
+            change = {name: other[name] - now[name] for name in now}
+            for number, layer in enumerate(layers(model, family)):
+                heads = [f"a{number}.h{head}" for head in range(sizes(model, family).n_heads)]
+                total = bias(layer.output) + sum(here[head] for head in heads)
+                for head in heads:
+                    _, change[head] = autograd_jvp(layer.post_attention, total, change[head])
+            for reader in graph.readers:
+                gradient = reader_gradient(model, family, clean, mask, metric, reader)
+                for edge in (e for e in graph.edges if e.endswith(f"->{reader}")):
+                    score = (change[edge.split("->")[0]] * gradient).sum()
+                    scores[graph.edge_index(edge)] += score / len(positions)
+    return scores

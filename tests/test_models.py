@@ -1,0 +1,279 @@
+"""Models by name: folders that load, folders that must not, and the ports found in them."""
+
+import json
+import shutil
+import socket
+import time
+from dataclasses import replace
+from string import ascii_letters
+
+import pytest
+import reference
+import torch
+from conftest import CONFIGS, VOCAB, randomise
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from torch.testing import assert_close
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
+    OPTConfig,
+    PreTrainedTokenizerFast,
+)
+
+from circuitprune.errors import ModelError
+from circuitprune.models import FAMILIES, KV_READERS, Ports, load_model
+from circuitprune.models.families import family_of
+
+
+def save_tokenizer(folder):
+    """Letters, in the one form that the tokenizer classes of all families read."""
+    letters = {letter: i for i, letter in enumerate(ascii_letters)} | {"<unk>": VOCAB - 1}
+    tokenizer = Tokenizer(BPE(letters, [], unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """`saved(family)`: a folder as Hugging Face writes it, and the model in it."""
+    made = {}
+
+    def folder_and_model(family):
+        if family not in made:
+            folder = tmp_path_factory.mktemp(family)
+            model = AutoModelForCausalLM.from_config(CONFIGS[family](), dtype=torch.float32)
+            randomise(model, seed=1)
+            model.eval().save_pretrained(folder)
+            save_tokenizer(folder)
+            made[family] = folder, model
+        return made[family]
+
+    return folder_and_model
+
+
+@pytest.fixture
+def gpt2_copy(saved, tmp_path):
+    """A folder of one's own to spoil."""
+    return shutil.copytree(saved("gpt2")[0], tmp_path / "gpt2")
+
+
+def message_of(name, **kwargs):
+    with pytest.raises(ModelError) as error:
+        load_model(str(name), **kwargs)
+    return str(error.value)
+
+
+# ------------------------------------------------------------------ folders that load
+
+
+def test_a_saved_model_of_every_family_loads(saved, family):
+    folder, original = saved(family)
+    model, tokenizer = load_model(str(folder))
+    assert not model.training and model.dtype == torch.float32
+    assert tokenizer("fH", add_special_tokens=False)["input_ids"] == [5, 33]
+    tokens = torch.tensor([[5, 7, 11, 3]])
+    with torch.no_grad():
+        assert_close(model(tokens).logits, original(tokens).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_the_attention_code_is_the_first_that_the_family_declares(saved, family):
+    model, _ = load_model(str(saved(family)[0]))
+    declared = FAMILIES[model.config.model_type].attention_implementations[0]
+    assert model.config._attn_implementation == declared
+    assert (declared == "eager") == (family == "gemma2")
+
+
+@pytest.mark.parametrize("saved_as", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_the_dtype_is_the_one_asked_for_never_the_checkpoints(saved, tmp_path, saved_as, dtype):
+    _, model = saved("llama")
+    folder = tmp_path / "model"
+    AutoModelForCausalLM.from_config(model.config, dtype=saved_as).save_pretrained(folder)
+    save_tokenizer(folder)
+    loaded, _ = load_model(str(folder), dtype)
+    assert {p.dtype for p in loaded.parameters()} == {getattr(torch, dtype)}
+
+
+def test_an_unknown_dtype_names_the_known_ones(saved):
+    message = message_of(saved("gpt2")[0], dtype="float16")
+    assert message == "model.dtype must be one of float32, float64, bfloat16, got 'float16'"
+
+
+# ------------------------------------------------------------------ folders that must not load
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "a/b/c"])
+def test_a_folder_that_does_not_exist(name):
+    message = message_of(name)
+    assert f"no folder {name!r}" in message and "'zoo/small' or a hub id" in message
+
+
+def test_a_folder_without_a_config(tmp_path):
+    message = message_of(tmp_path)
+    assert str(tmp_path) in message and "has no config.json" in message
+    assert "model.safetensors and tokenizer.json" in message
+
+
+def opt_config():
+    sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16)
+    return OPTConfig(vocab_size=20, word_embed_proj_dim=16, max_position_embeddings=16, **sizes)
+
+
+def bert():
+    sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    return BertModel(BertConfig(vocab_size=20, **sizes))
+
+
+@pytest.mark.parametrize(
+    ("family", "build"),
+    [("opt", lambda: AutoModelForCausalLM.from_config(opt_config())), ("bert", bert)],
+)
+def test_an_undeclared_family_names_the_declared_ones(tmp_path, family, build):
+    build().save_pretrained(tmp_path)
+    message = message_of(tmp_path)
+    assert f"family {family!r} is not declared" in message and "docs/extending.md" in message
+    for declared in FAMILIES:
+        assert declared in message
+
+
+def test_pickled_weights_are_refused(saved, tmp_path):
+    """Reading a pickle runs whatever code it holds."""
+    _, model = saved("gpt2")
+    model.config.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    message = message_of(tmp_path)
+    assert "could not be loaded" in message and "model.safetensors" in message
+
+
+def test_a_config_that_is_no_json(gpt2_copy):
+    (gpt2_copy / "config.json").write_text("{")
+    assert "not a valid JSON" in message_of(gpt2_copy)
+
+
+def test_a_truncated_download_is_a_model_error(gpt2_copy):
+    weights = gpt2_copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert str(gpt2_copy) in message_of(gpt2_copy)
+
+
+def test_weights_that_do_not_fit_the_config_are_a_model_error(gpt2_copy):
+    config = json.loads((gpt2_copy / "config.json").read_text())
+    (gpt2_copy / "config.json").write_text(json.dumps(config | {"n_embd": 64}))
+    assert str(gpt2_copy) in message_of(gpt2_copy)
+
+
+def test_weights_that_lack_a_layer_are_a_model_error(gpt2_copy):
+    """Hugging Face fills the gap with random numbers, so every result would be noise."""
+    config = json.loads((gpt2_copy / "config.json").read_text())
+    (gpt2_copy / "config.json").write_text(json.dumps(config | {"n_layer": 4}))
+    assert str(gpt2_copy) in message_of(gpt2_copy)
+
+
+def test_a_folder_without_a_tokenizer_is_a_model_error(gpt2_copy):
+    for file in gpt2_copy.glob("tokenizer*"):
+        file.unlink()
+    assert "tokenizer.json" in message_of(gpt2_copy)
+
+
+# ------------------------------------------------------------------ hub ids without a hub
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No name resolves, and nothing may be connected to."""
+
+    def unresolved(*args, **kwargs):
+        raise socket.gaierror("Name or service not known")
+
+    def refused(*args, **kwargs):
+        raise AssertionError("a connection was tried")
+
+    for name in ("HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(socket, "getaddrinfo", unresolved)
+    monkeypatch.setattr(socket.socket, "connect", refused)
+
+
+@pytest.mark.parametrize("name", ["no-such-model-here", "nobody/no-such-model-here"])
+def test_a_hub_id_offline_says_what_to_download_and_where_to_put_it(offline, name):
+    start = time.perf_counter()
+    message = message_of(name)
+    assert time.perf_counter() - start < 3, "transformers tried again and again"
+    assert f"hub model {name!r} is neither cached nor reachable" in message
+    assert f"hf download {name} " in message and "*.safetensors" in message
+    assert f"--local-dir models/{name}" in message and f"model.name=models/{name}" in message
+
+
+def test_offline_by_choice_is_said(offline, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "(HF_HUB_OFFLINE is set)" in message_of("nobody/no-such-model-here")
+
+
+def test_a_folder_loads_offline(offline, saved):
+    load_model(str(saved("gpt2")[0]))
+
+
+def test_an_unknown_shipped_model_names_those_there_are():
+    assert "Shipped models: zoo/small" in message_of("zoo/big")
+
+
+# ------------------------------------------------------------------ ports
+
+
+@pytest.mark.parametrize(("family", "kv_readers"), reference.GRAPHS)
+def test_ports_are_the_modules_of_the_family(model, family, kv_readers):
+    ports = Ports(model, kv_readers)
+    assert ports.graph == reference.graph_of(model, family, kv_readers)
+    assert ports.sandwich == (family == "gemma2")
+    assert ports.final_norm is reference.final_norm(model, family)
+    for number, (found, expected) in enumerate(
+        zip(ports.layers, reference.layers(model, family), strict=True)
+    ):
+        assert found.attention is expected.attention and found.output is expected.output
+        assert found.mlp is expected.mlp and found.attention_norm is expected.attention_norm
+        assert (found.attention_post_norm or reference.NO_NORM) is expected.post_attention
+        assert (found.mlp_post_norm or found.mlp) is expected.mlp_end
+        for head in range(ports.graph.n_heads):
+            expected = reference.output_matrix(model, family, number, head)
+            assert_close(ports.head_weight(number)[head], expected)
+
+
+@pytest.mark.parametrize(("family", "kv_readers"), reference.GRAPHS)
+def test_projections_are_the_slices_of_each_reader(model, family, kv_readers):
+    ports, group = Ports(model, kv_readers), reference.sizes(model, family)
+    for number in range(group.n_layers):
+        for port, projection in zip("qkv", ports.readers[number], strict=True):
+            for reader, weight in enumerate(projection.weight):
+                shared = port != "q" and kv_readers == "query_head"
+                index = reader // (group.n_heads // group.n_kv) if shared else reader
+                module, features = reference.projection(model, family, number, port, index)
+                assert_close(weight.T, reference.matrix(module)[features])
+                bias = reference.bias(module)[features]
+                found = (
+                    torch.zeros_like(bias) if projection.bias is None else projection.bias[reader]
+                )
+                assert_close(found, bias)
+
+
+def test_key_value_readers_are_counted_by_their_own_names(tiny_model):
+    assert KV_READERS == ("kv_head", "query_head")
+    model = tiny_model("llama")
+    assert Ports(model).graph.n_kv_readers == 2
+    assert "a0.kv1<k>" in Ports(model, "kv_head").graph.readers
+    assert "a0.h3<k>" in Ports(model, "query_head").graph.readers
+    with pytest.raises(ModelError, match=r"kv_head.*query_head.*got 'head'"):
+        Ports(model, "head")
+
+
+def test_a_module_that_is_not_there_is_named(tiny_model, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "llama", replace(FAMILIES["llama"], output="out_proj"))
+    with pytest.raises(ModelError, match=r"LlamaAttention has no module 'out_proj'"):
+        Ports(tiny_model("llama"))
+
+
+def test_every_declared_family_has_a_tiny_model_under_test():
+    assert {config().model_type for config in CONFIGS.values()} == set(FAMILIES)
+    for name, family in FAMILIES.items():
+        assert family_of(name) is family
