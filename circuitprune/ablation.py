@@ -22,52 +22,101 @@ def record_writers(
     Heads without the output projection's bias, which belongs to no head; in families with a norm
     behind the attention, heads before that norm and MLPs after theirs.
     """
-    graph, dtype = ports.graph, ports.model.dtype
-    n_tokens = tokens.numel()
-    written = torch.empty(
-        graph.n_writers, n_tokens, graph.d_model, dtype=dtype, device=ports.model.device
-    )
-
-    def first_layer(forward: Any) -> Any:
-        def record(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-            written[0] = hidden.flatten(0, 1)
-            return forward(hidden, *args, **kwargs)
-
-        return record
-
-    def output(layer: int, forward: Any) -> Any:
-        def record(values: Tensor) -> Tensor:
-            heads = values.flatten(0, 1).unflatten(1, (graph.n_heads, -1)).transpose(0, 1)
-            first = graph.head_writer(layer, 0)
-            torch.bmm(heads, ports.head_weight(layer), out=written[first : first + graph.n_heads])
-            return forward(values)
-
-        return record
-
-    def mlp(layer: int, forward: Any) -> Any:
-        post_norm = ports.layers[layer].mlp_post_norm
-
-        def record(hidden: Tensor) -> Any:
-            result = forward(hidden)
-            chunk = result[0] if isinstance(result, tuple) else result
-            chunk = chunk if post_norm is None else post_norm(chunk)
-            written[graph.mlp_writer(layer)] = chunk.flatten(0, 1)
-            return result
-
-        return record
-
     norm, last = ports.final_norm, torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
-    changes: list[tuple[nn.Module, str, Any]] = [
-        (ports.first_layer, "forward", first_layer(ports.first_layer.forward)),
-        (norm, "forward", narrow(norm.forward, last)),  # no logits needed
-    ]
-    for layer, layer_ports in enumerate(ports.layers):
-        changes.append((layer_ports.output, "forward", output(layer, layer_ports.output.forward)))
-        changes.append((layer_ports.mlp, "forward", mlp(layer, layer_ports.mlp.forward)))
-    with ports.intercept(changes):
+    written = empty_writers(ports, tokens)
+    no_logits = (norm, "forward", narrow(norm.forward, last))
+    with ports.intercept([*recorders(ports, written), no_logits]):
         ports.run(tokens, mask, last)
-    return written.unflatten(1, tuple(tokens.shape))
+    return written
 
+
+def empty_writers(
+    ports: Ports, tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "writer batch pos d_model"]:
+    """An uninitialised buffer for what the writers of a run write."""
+    graph = ports.graph
+    shape = (graph.n_writers, *tokens.shape, graph.d_model)
+    return torch.empty(shape, dtype=ports.model.dtype, device=ports.model.device)
+
+
+def recorders(
+    ports: Ports, written: Float[Tensor, "writer batch pos d_model"]
+) -> list[tuple[nn.Module, str, Any]]:
+    """Interceptions under which a run, otherwise untouched, fills `written`."""
+    into = written.flatten(1, 2)
+    first = ports.first_layer
+    changes = [(first, "forward", _record_input(first.forward, into[0]))]
+    for layer, modules in enumerate(ports.layers):
+        output, mlp = modules.output, modules.mlp
+        start = ports.graph.head_writer(layer, 0)
+        heads, chunk = (
+            into[start : start + ports.graph.n_heads],
+            into[ports.graph.mlp_writer(layer)],
+        )
+        weight = ports.head_weight(layer)
+        changes.append((output, "forward", _record_heads(output.forward, weight, heads)))
+        changes.append((mlp, "forward", _record_mlp(mlp.forward, modules.mlp_post_norm, chunk)))
+    return changes
+
+
+def _record_input(forward: Any, into: Tensor) -> Any:
+    def first_layer(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        into.copy_(hidden.detach().flatten(0, 1))
+        return forward(hidden, *args, **kwargs)
+
+    return first_layer
+
+
+def _record_heads(forward: Any, weight: Tensor, into: Tensor) -> Any:
+    def output(values: Tensor) -> Tensor:
+        heads = values.detach().flatten(0, 1).unflatten(1, (len(weight), -1)).transpose(0, 1)
+        torch.bmm(heads, weight, out=into)
+        return forward(values)
+
+    return output
+
+
+def _record_mlp(forward: Any, post_norm: nn.Module | None, into: Tensor) -> Any:
+    def mlp(hidden: Tensor) -> Any:
+        result = forward(hidden)
+        chunk = (result[0] if isinstance(result, tuple) else result).detach()
+        into.copy_((chunk if post_norm is None else post_norm(chunk)).flatten(0, 1))
+        return result
+
+    return mlp
+
+
+class StackedWriters:
+    """Recorded writers of several examples, joined only where and when they are read.
+
+    Stands for a `[writer, batch, pos, d_model]` tensor: the engine takes a few writers at a time,
+    so the joined whole, as large as the engine's own buffer, never exists.
+
+    Args:
+        examples: `[writer, length, d_model]` each; shorter ones are padded with zeros, which
+            nothing real reads.
+        n_pos: Length of the batch.
+    """
+
+    def __init__(self, examples: list[Float[Tensor, "writer _ d_model"]], n_pos: int) -> None:
+        n_writers, _, d_model = examples[0].shape
+        self.examples = examples
+        self.shape = torch.Size((n_writers, len(examples), n_pos, d_model))
+
+    def __getitem__(self, writers: slice) -> Float[Tensor, "writer batch pos d_model"]:
+        """Some of the writers, as a tensor."""
+        parts = [example[writers] for example in self.examples]
+        n_pos = self.shape[2]
+        if all(part.shape[1] == n_pos for part in parts):
+            return torch.stack(parts, dim=1)
+        out = parts[0].new_zeros(len(parts[0]), *self.shape[1:])
+        for i, part in enumerate(parts):
+            out[:, i, : part.shape[1]] = part
+        return out
+
+
+Ablated = Float[Tensor, "writer batch pos d_model"] | StackedWriters
+"""What each writer carries when ablated, on a batch."""
 
 ABLATIONS = ("patch", "zero", "mean", "positional-mean")
 

@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace) -> int:
     except CircuitPruneError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns both signals into a SystemExit
         print("interrupted; continue with train.resume=<checkpoints/last.ckpt>", file=sys.stderr)
         return 130
     folder = Path(config.output_dir)

@@ -9,6 +9,7 @@ Hugging Face's own layers run; only what their projections, MLPs and final norm 
 Their residual additions see zeros and are ignored.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from transformers import PreTrainedModel
 
-from circuitprune.ablation import record_writers
+from circuitprune.ablation import Ablated, record_writers
 from circuitprune.errors import GraphError
 from circuitprune.graph import Block
-from circuitprune.models.ports import Ports, narrow
+from circuitprune.models.ports import Ports, Projection, narrow
+from circuitprune.workspace import Workspace
 
 
 class GatedModel:
@@ -41,6 +43,7 @@ class GatedModel:
         self.model = model.eval().requires_grad_(False)
         self.ports = Ports(model, kv_readers)
         self.graph = self.ports.graph
+        self._workspace = Workspace()
 
     @property
     def device(self) -> torch.device:
@@ -57,7 +60,7 @@ class GatedModel:
         gates: Float[Tensor, " edge"],
         tokens: Int[Tensor, "batch pos"],
         mask: Bool[Tensor, "batch pos"],
-        ablated: Float[Tensor, "writer batch pos d_model"],
+        ablated: Ablated,
         last: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch *pos vocab"]:
         """Logits with every edge between its own value (gate 1) and its ablated value (gate 0).
@@ -75,7 +78,7 @@ class GatedModel:
             GraphError: `gates` or `ablated` do not fit the graph.
         """
         self._check(gates, ablated)
-        run = _GatedRun(self.ports, gates, ablated, last)
+        run = _GatedRun(self.ports, gates, ablated, last, self._workspace)
         try:
             with self.ports.intercept(run.changes()):
                 logits = self.ports.run(tokens, mask, last)
@@ -103,7 +106,7 @@ class GatedModel:
         """What each writer wrote on a plain run."""
         return record_writers(self.ports, tokens, mask)
 
-    def _check(self, gates: Tensor, ablated: Tensor) -> None:
+    def _check(self, gates: Tensor, ablated: Ablated) -> None:
         if gates.shape != (self.graph.n_edges,):
             raise GraphError(
                 f"expected {self.graph.n_edges:,} gates, one per edge, got {tuple(gates.shape)}"
@@ -121,31 +124,53 @@ class _GatedRun:
     backward pass every reader of a writer has added to `gradient` before that writer reads it.
     """
 
-    def __init__(self, ports: Ports, gates: Tensor, ablated: Tensor, last: Tensor | None) -> None:
+    def __init__(
+        self,
+        ports: Ports,
+        gates: Tensor,
+        ablated: Ablated,
+        last: Tensor | None,
+        workspace: Workspace,
+    ) -> None:
         self.ports, self.graph, self.last = ports, ports.graph, last
-        self.n_batch, self.n_pos, self.d_model = ablated.shape[1:]
-        self.ablated = ablated.flatten(1, 2)  # [writer, token, d_model]
+        self.differentiable = gates.requires_grad and torch.is_grad_enabled()
+        self.loan = workspace.lend(self)
+        n_writers, self.n_batch, self.n_pos, self.d_model = ablated.shape
+        self.ablated = ablated
         sizes = [block.n_readers * block.n_writers for block in self.graph.blocks]
-        blocks = gates.to(ablated.dtype).split(sizes)
+        gates = gates.to(ports.model.dtype)
+        blocks = gates.split(sizes)
         self.gates = {
             (b.kind, b.layer): g.view(b.n_readers, b.n_writers)
             for b, g in zip(self.graph.blocks, blocks, strict=True)
         }
-        self.delta = ablated.new_empty(self.ablated.shape)
+        token_shape = (self.n_batch * self.n_pos, self.d_model)
+        self.buffer = self.loan.take(n_writers + 1, *token_shape, like=gates)
+        self.base, self.delta = self.buffer[0], self.buffer[1:]
+        widest = self.graph.attention_block(0).n_readers
+        self.scratch = self.loan.take(widest, *token_shape, like=gates)
         self.gradient: Tensor | None = None
-        self.token = torch.zeros((), dtype=ablated.dtype, device=ablated.device)
-        self.base = self.after_attention = self.ablated[0]
-        self.attention_bases: list[Tensor] = []
+        self.reader_gradient: Tensor | None = None
+        self.token = gates.detach().new_zeros(())
+        self.head_sums: list[Tensor] = []
+        self.delayed: Tensor | None = None
         self.pending: dict[nn.Module, Tensor] = {}
 
     def begin_backward(self, _: Tensor) -> None:
         """Start a backward pass with an empty gradient; a graph may be walked more than once."""
-        self.gradient = torch.zeros_like(self.delta)
+        if self.gradient is None:
+            self.gradient = self.loan.take(*self.delta.shape, like=self.delta)
+            self.reader_gradient = self.loan.take(*self.scratch.shape, like=self.delta)
+        self.gradient.zero_()
 
     def close(self) -> None:
-        """Let go of the autograd graph: its nodes hold this run, and a cycle outlives its use."""
+        """Let go of what the backward pass does not need, and of the autograd graph itself.
+
+        Its nodes hold this run, and a cycle would keep the buffers beyond their use.
+        """
         self.token = self.token.detach()
         self.pending.clear()
+        del self.ablated, self.head_sums, self.delayed
 
     # ---------------------------------------------------------------- interception
 
@@ -164,7 +189,8 @@ class _GatedRun:
 
     def _first_layer(self, forward: Any) -> Any:
         def first_layer(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-            torch.sub(hidden.flatten(0, 1), self.ablated[0], out=self.delta[0])
+            self.base.copy_(self._ablated(slice(0, 1))[0])
+            torch.sub(hidden.flatten(0, 1), self.base, out=self.delta[0])
             return forward(hidden, *args, **kwargs)
 
         return first_layer
@@ -180,10 +206,15 @@ class _GatedRun:
 
     def _output(self, layer: int) -> Any:
         def output(values: Tensor) -> Tensor:
-            heads = self.ports.head_weight(layer)
-            first = self.graph.head_writer(layer, 0)
-            self.token = _WriteHeads.apply(self.token, values, self, first, heads)
-            self._advance_base_over_heads(layer)
+            weight = self.ports.head_weight(layer)
+            slots = self._heads(layer)
+            ablated = self._ablated(slots)
+            self.token = _WriteHeads.apply(self.token, values, self, slots, weight, ablated)
+            total = ablated.sum(dim=0)
+            if self.graph.parallel:  # the MLP reads nothing of its own layer, not even the bias
+                self.delayed = total
+            else:
+                self._add_heads_to_base(layer, total)
             return self._nothing()
 
         return output
@@ -191,23 +222,25 @@ class _GatedRun:
     def _mlp(self, layer: int, forward: Any) -> Any:
         ports = self.ports.layers[layer]
 
-        def mlp(hidden: Tensor) -> Tensor:
-            block = self.graph.mlp_block(layer)
-            base = self.base if self.graph.parallel else self.after_attention
-            reader = self._read(block, base)
-            written = _first(forward(ports.mlp_norm(reader).view(hidden.shape)))
+        def mlp(hidden: Tensor) -> Any:
+            reader = self._read(self.graph.mlp_block(layer))
+            result = forward(ports.mlp_norm(reader).view(hidden.shape))
+            written = result[0] if isinstance(result, tuple) else result
             if ports.mlp_post_norm is not None:
                 written = ports.mlp_post_norm(written)
             writer = self.graph.mlp_writer(layer)
-            self.token = _WriteChunk.apply(self.token, written, self, writer)
-            self.base = self.after_attention = self.after_attention + self.ablated[writer]
-            return self._nothing()
+            ablated = self._ablated(slice(writer, writer + 1))[0]
+            self.token = _WriteChunk.apply(self.token, written, self, writer, ablated)
+            if self.delayed is not None:
+                self._add_heads_to_base(layer, self.delayed)
+            self.base += ablated
+            return (self._nothing(), *result[1:]) if isinstance(result, tuple) else self._nothing()
 
         return mlp
 
     def _final_norm(self, forward: Any) -> Any:
         def final_norm(hidden: Tensor) -> Tensor:
-            stream = self._read(self.graph.logits_block, self.base, self.last)
+            stream = self._read(self.graph.logits_block, self.last)
             if self.last is None:
                 return forward(stream.view(hidden.shape))
             return forward(stream[0]).unsqueeze(1).expand_as(hidden)
@@ -218,27 +251,45 @@ class _GatedRun:
 
     def _read_attention(self, layer: int) -> list[Tensor]:
         """What each projection module of a layer returns: q, k, v of every reader's own input."""
-        readers = self._read(self.graph.attention_block(layer), self.base)
-        readers = self.ports.layers[layer].attention_norm(readers)
-        n_kv = self.graph.n_kv_readers
-        qkv = []
-        parts = readers.split([self.graph.n_heads, n_kv, n_kv])
-        for project, part in zip(self.ports.readers[layer], parts, strict=True):
-            heads = project(part).view(-1, self.n_batch, self.n_pos, self.ports.d_head)
-            qkv.append(heads.permute(1, 2, 0, 3))
-        return self.ports.join(layer, qkv)
+        block = self.graph.attention_block(layer)
+        keep = self._worth_keeping(block)
+        into = self.loan.take(*self.scratch.shape, like=self.scratch) if keep else self.scratch
+        readers = self._read(block, into=into)
+        again = None if keep else self._mixer(block)
+        heads = _NormProject.apply(readers, self, layer, again)
+        return [part.unflatten(0, (self.n_batch, self.n_pos)) for part in self.ports.join(heads)]
+
+    def _worth_keeping(self, block: Block) -> bool:
+        """Whether the backward pass should find a block's reader inputs instead of mixing again.
+
+        They are the largest tensors of a step. Mixing few writers again costs less time than
+        keeping the result costs memory; behind post-norms it would cost those norms again.
+        """
+        if not self.differentiable:
+            return False
+        return self.ports.sandwich or block.n_writers > 2 * block.n_readers
+
+    def _mixer(self, block: Block) -> Callable[[], Tensor]:
+        """A function that mixes a block's reader inputs once more, into the scratch buffer."""
+        gates = self.gates[block.kind, block.layer].detach()
+        base = self.base.clone() if self.differentiable else self.base
+
+        def mix() -> Tensor:
+            return _mix(self, gates, base, 0, block.n_writers, None, self.scratch)
+
+        return mix
 
     def _read(
-        self, block: Block, base: Tensor, last: Tensor | None = None
+        self, block: Block, last: Tensor | None = None, into: Tensor | None = None
     ) -> Float[Tensor, "reader token d_model"]:
         """The residual input of every reader of a block."""
         gates = self.gates[block.kind, block.layer]
         if not self.ports.sandwich:
-            return self._mix(gates, base, 0, block.n_writers, last)
-        return self._read_sandwich(gates, block, base, last)
+            return self._mix(gates, None, 0, block.n_writers, last, into)
+        return self._read_sandwich(gates, block, last)
 
     def _read_sandwich(
-        self, gates: Tensor, block: Block, base: Tensor, last: Tensor | None
+        self, gates: Tensor, block: Block, last: Tensor | None
     ) -> Float[Tensor, "reader token d_model"]:
         """As `_read`, each earlier layer's gated head sum passing that layer's own post-norm.
 
@@ -246,42 +297,49 @@ class _GatedRun:
         each layer adds how far this reader's own normed sum is from it.
         """
         linear = gates.clone()
-        for layer in range(len(self.attention_bases)):
-            first = self.graph.head_writer(layer, 0)
-            linear[:, first : first + self.graph.n_heads] = 0
-        stream = self._mix(linear, base, 0, block.n_writers, last)
-        layers = len(self.attention_bases)
-        for layer in range(layers):
-            first = self.graph.head_writer(layer, 0)
-            stop = first + self.graph.n_heads
-            norm, ablated = self._post_norm(layer), self.attention_bases[layer]
-            heads = self._mix(gates[:, first:stop], ablated, first, stop, last)
+        for layer in range(len(self.head_sums)):
+            linear[:, self._heads(layer)] = 0
+        stream = self._mix(linear, None, 0, block.n_writers, last)
+        for layer, ablated in enumerate(self.head_sums):
+            slots, norm = self._heads(layer), self._post_norm(layer)
+            heads = self._mix(gates[:, slots], ablated, slots.start, slots.stop, last)
             stream = stream + norm(heads) - norm(self._at(ablated, last))
         return stream
+
+    def _heads(self, layer: int) -> slice:
+        """The writers that are heads of a layer."""
+        first = self.graph.head_writer(layer, 0)
+        return slice(first, first + self.graph.n_heads)
 
     def _post_norm(self, layer: int) -> nn.Module:
         norm = self.ports.layers[layer].attention_post_norm
         assert norm is not None
         return norm
 
-    def _advance_base_over_heads(self, layer: int) -> None:
-        """Add a layer's ablated heads and its output bias to the base of later readers."""
-        first = self.graph.head_writer(layer, 0)
-        written = self.ablated[first : first + self.graph.n_heads].sum(dim=0)
+    def _ablated(self, writers: slice) -> Float[Tensor, "writer token d_model"]:
+        """What some writers carry when ablated."""
+        return self.ablated[writers].flatten(1, 2)
+
+    def _add_heads_to_base(self, layer: int, written: Tensor) -> None:
+        """Add a layer's ablated head sum and its output bias to the base of later readers."""
         bias = self.ports.attention_bias(layer)
         if bias is not None:
             written = written + bias
         if self.ports.sandwich:
-            self.attention_bases.append(written)
+            self.head_sums.append(written)
             written = self._post_norm(layer)(written)
-        self.after_attention = self.base + written
+        self.base += written
 
     def _mix(
-        self, gates: Tensor, base: Tensor, start: int, stop: int, last: Tensor | None
+        self,
+        gates: Tensor,
+        base: Tensor | None,
+        start: int,
+        stop: int,
+        last: Tensor | None,
+        into: Tensor | None = None,
     ) -> Float[Tensor, "reader token d_model"]:
-        mixed, self.token = _Mix.apply(
-            self.token, gates, self, self._at(base, last), start, stop, last
-        )
+        mixed, self.token = _Mix.apply(self.token, gates, self, base, start, stop, last, into)
         return mixed
 
     def _at(self, chunks: Tensor, last: Tensor | None) -> Tensor:
@@ -296,13 +354,32 @@ class _GatedRun:
         return self.token.detach().expand(self.n_batch, self.n_pos, self.d_model)
 
 
-def _first(output: Any) -> Tensor:
-    """A module's hidden output; mixture-of-experts MLPs return a tuple."""
-    return output[0] if isinstance(output, tuple) else output
+def _mix(
+    run: _GatedRun,
+    gates: Tensor,
+    base: Tensor | None,
+    start: int,
+    stop: int,
+    last: Tensor | None,
+    into: Tensor | None,
+) -> Float[Tensor, "reader token d_model"]:
+    """`base + gates @ delta[start:stop]`, in a fresh tensor or in `into`.
+
+    Without a `base` of its own the mix takes the run's, which lies in front of the deltas in the
+    same buffer, so that a column of ones makes it part of the one matrix product.
+    """
+    out = None if into is None else into.flatten(1)
+    if base is None:
+        gates = torch.cat([torch.ones_like(gates[:, :1]), gates], dim=1)
+        mixed = torch.mm(gates, run._at(run.buffer[: stop + 1], last).flatten(1), out=out)
+    else:
+        delta = run._at(run.delta[start:stop], last).flatten(1)
+        mixed = torch.addmm(run._at(base, last).reshape(1, -1), gates, delta, out=out)
+    return mixed.view(gates.shape[0], -1, run.d_model)
 
 
 class _Mix(Function):
-    """`base + gates @ delta[start:stop]`; the backward adds to the run's one gradient buffer."""
+    """`_mix`, whose backward adds to the run's one gradient buffer."""
 
     @staticmethod
     def forward(
@@ -310,23 +387,22 @@ class _Mix(Function):
         token: Tensor,
         gates: Tensor,
         run: _GatedRun,
-        base: Tensor,
+        base: Tensor | None,
         start: int,
         stop: int,
         last: Tensor | None,
+        into: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        delta = run._at(run.delta[start:stop], last).flatten(1)
         ctx.save_for_backward(gates)
         ctx.run, ctx.start, ctx.stop, ctx.last = run, start, stop, last
         ctx.set_materialize_grads(False)
-        mixed = torch.addmm(base.reshape(1, -1), gates, delta)
-        return mixed.view(gates.shape[0], -1, run.d_model), token.clone()
+        return _mix(run, gates, base, start, stop, last, into), token.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, grad_token: Tensor | None) -> tuple:
         run, (gates,) = ctx.run, ctx.saved_tensors
         if grad is None:
-            return run.token.new_zeros(()), None, None, None, None, None, None
+            return run.token.new_zeros(()), None, None, None, None, None, None, None
         grad = grad.flatten(1)
         delta = run.delta[ctx.start : ctx.stop]
         into = run.gradient[ctx.start : ctx.stop]
@@ -337,7 +413,56 @@ class _Mix(Function):
             rows = torch.arange(run.n_batch, device=grad.device)
             share = (gates.T @ grad).view(-1, run.n_batch, run.d_model)
             into.unflatten(1, (run.n_batch, run.n_pos))[:, rows, ctx.last] += share
-        return run.token.new_zeros(()), grad_gates, None, None, None, None, None
+        return run.token.new_zeros(()), grad_gates, None, None, None, None, None, None
+
+
+class _NormProject(Function):
+    """Each reader's own slice of the q, k and v projections of its own normed input.
+
+    The norm runs on the q, k and v readers in turn and again in the backward pass, so that the
+    normed inputs of all readers never exist at once and no norm keeps its intermediate results.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        readers: Tensor,
+        run: _GatedRun,
+        layer: int,
+        again: Callable[[], Tensor] | None,
+    ) -> Tensor:
+        ctx.run, ctx.layer = run, layer
+        ctx.inputs = again or (lambda: readers)
+        norm, projections = run.ports.layers[layer].attention_norm, run.ports.readers[layer]
+        heads = readers.new_empty(*readers.shape[:2], run.ports.d_head)
+        for slots, projection in _rows(projections):
+            normed = norm(readers[slots])
+            if projection.bias is None:
+                torch.bmm(normed, projection.weight, out=heads[slots])
+            else:
+                bias = projection.bias.unsqueeze(1)
+                torch.baddbmm(bias, normed, projection.weight, out=heads[slots])
+        return heads
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        run, readers = ctx.run, ctx.inputs().detach()
+        norm, into = run.ports.layers[ctx.layer].attention_norm, run.reader_gradient
+        for slots, projection in _rows(run.ports.readers[ctx.layer]):
+            normed_grad = torch.bmm(grad[slots], projection.weight.transpose(1, 2))
+            with torch.enable_grad():
+                part = readers[slots].detach().requires_grad_()
+                (part_grad,) = torch.autograd.grad(norm(part), part, normed_grad)
+            into[slots] = part_grad
+        return into, None, None, None
+
+
+def _rows(projections: tuple[Projection, ...]) -> Iterator[tuple[slice, Projection]]:
+    """Each projection with the rows of its readers in the attention block."""
+    first = 0
+    for projection in projections:
+        yield slice(first, first + len(projection.weight)), projection
+        first += len(projection.weight)
 
 
 class _WriteHeads(Function):
@@ -345,12 +470,16 @@ class _WriteHeads(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, token: Tensor, values: Tensor, run: _GatedRun, first: int, weight: Tensor
+        ctx: Any,
+        token: Tensor,
+        values: Tensor,
+        run: _GatedRun,
+        slots: slice,
+        weight: Tensor,
+        ablated: Tensor,
     ) -> Tensor:
-        n_heads = weight.shape[0]
-        heads = values.flatten(0, 1).unflatten(1, (n_heads, -1)).transpose(0, 1)
-        slots = slice(first, first + n_heads)
-        torch.baddbmm(run.ablated[slots], heads, weight, beta=-1, out=run.delta[slots])
+        heads = values.flatten(0, 1).unflatten(1, (len(weight), -1)).transpose(0, 1)
+        torch.baddbmm(ablated, heads, weight, beta=-1, out=run.delta[slots])
         ctx.run, ctx.slots, ctx.shape = run, slots, values.shape
         ctx.save_for_backward(weight)
         return token.clone()
@@ -359,18 +488,20 @@ class _WriteHeads(Function):
     def backward(ctx: Any, grad_token: Tensor) -> tuple:
         (weight,) = ctx.saved_tensors
         heads = torch.bmm(ctx.run.gradient[ctx.slots], weight.transpose(1, 2))
-        return grad_token, heads.transpose(0, 1).reshape(ctx.shape), None, None, None
+        return grad_token, heads.transpose(0, 1).reshape(ctx.shape), None, None, None, None
 
 
 class _WriteChunk(Function):
     """Store one writer's output minus its ablated value in the run's buffer."""
 
     @staticmethod
-    def forward(ctx: Any, token: Tensor, written: Tensor, run: _GatedRun, writer: int) -> Tensor:
-        torch.sub(written.flatten(0, 1), run.ablated[writer], out=run.delta[writer])
+    def forward(
+        ctx: Any, token: Tensor, written: Tensor, run: _GatedRun, writer: int, ablated: Tensor
+    ) -> Tensor:
+        torch.sub(written.flatten(0, 1), ablated, out=run.delta[writer])
         ctx.run, ctx.writer, ctx.shape = run, writer, written.shape
         return token.clone()
 
     @staticmethod
     def backward(ctx: Any, grad_token: Tensor) -> tuple:
-        return grad_token, ctx.run.gradient[ctx.writer].view(ctx.shape), None, None
+        return grad_token, ctx.run.gradient[ctx.writer].view(ctx.shape), None, None, None

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from circuitprune.ablation import Ablated, empty_writers, recorders
 from circuitprune.data import Batch
 from circuitprune.engine import GatedModel
 from circuitprune.graph import Block
@@ -25,24 +26,44 @@ def edge_scores(
     gated: GatedModel,
     batch: Batch,
     metric: Metric,
-    difference: Float[Tensor, "writer batch pos d_model"],
-    embeddings: Float[Tensor, "batch pos d_model"] | None = None,
+    ablated: Ablated,
 ) -> Float[Tensor, " edge"]:
-    """`sum over examples and positions of <difference[w], d metric / d input of r>` for every edge.
+    """`sum over examples and positions of <ablated[w] - clean[w], d metric / d input of r>`.
+
+    One forward and one backward: the writers are recorded on the run whose gradient is taken.
 
     Args:
         gated: The model.
         batch: Its clean prompts are run.
         metric: Summed over the batch before the backward pass.
+        ablated: What each writer carries when ablated.
+    """
+    difference = empty_writers(gated.ports, batch.clean)
+    with gated.ports.intercept(recorders(gated.ports, difference)):
+        run = _TappedRun(gated, difference, None, batch)
+        logits = run.forward()
+    for writer in range(gated.graph.n_writers):
+        one = slice(writer, writer + 1)
+        torch.sub(ablated[one], difference[one], out=difference[one])
+    return run.backward(metric(logits, batch))
+
+
+def edge_scores_at(
+    gated: GatedModel,
+    batch: Batch,
+    metric: Metric,
+    difference: Float[Tensor, "writer batch pos d_model"],
+    embeddings: Float[Tensor, "batch pos d_model"],
+) -> Float[Tensor, " edge"]:
+    """As `edge_scores`, with gradients at other embeddings and the difference given.
+
+    Args:
+        gated, batch, metric: As above.
         difference: What each writer would carry instead, minus what it carries.
-        embeddings: Replaces what enters layer 0, for paths between two prompts.
+        embeddings: What enters layer 0, a point on a path between two prompts.
     """
     run = _TappedRun(gated, difference, embeddings, batch)
-    with torch.enable_grad():
-        with gated.ports.intercept(run.changes()):
-            logits = gated.ports.run(batch.clean, batch.mask, batch.last)
-        metric(logits, batch).sum().backward(inputs=[run.entrance])
-    return run.scores
+    return run.backward(metric(run.forward(), batch))
 
 
 class _TappedRun:
@@ -60,20 +81,31 @@ class _TappedRun:
         self.embeddings, self.batch = embeddings, batch
         self.scores = difference.new_zeros(self.graph.n_edges)
         self.entrance = difference.new_zeros(())
+        self.streams: dict[nn.Module, Tensor] = {}
         self.heads_of_layer: dict[int, Tensor] = {}
+
+    @torch.enable_grad()
+    def forward(self) -> Float[Tensor, "batch vocab"]:
+        """Answer-position logits with the taps in place."""
+        with self.ports.intercept(self.changes()):
+            return self.ports.run(self.batch.clean, self.batch.mask, self.batch.last)
+
+    def backward(self, values: Float[Tensor, " batch"]) -> Float[Tensor, " edge"]:
+        """The scores, filled by one backward pass of the summed values."""
+        values.sum().backward(inputs=[self.entrance])
+        return self.scores
 
     def changes(self) -> list[tuple[nn.Module, str, Any]]:
         """The forwards to replace: all call Hugging Face's own and listen to its gradients."""
         changes: list[tuple[nn.Module, str, Any]] = [*self.ports.ungrouping()]
         for layer, ports in enumerate(self.ports.layers):
-            streams: list[Tensor] = []
-            norm = ports.attention_norm
-            changes.append((norm, "forward", _remember(norm.forward, streams)))
+            for norm in {ports.attention_norm, ports.mlp_norm}:  # one module in some families
+                changes.append((norm, "forward", self._remember(norm, norm.forward)))
             for position, module in enumerate(ports.projections):
-                tap = self._tap_projection(layer, position, streams)
+                tap = self._tap_projection(layer, position)
                 changes.append((module, "forward", self._listen(position, module.forward, tap)))
-            tap = self._tap_stream(self.graph.mlp_block(layer))
-            changes.append((ports.mlp_norm, "forward", _listen_input(ports.mlp_norm.forward, tap)))
+            tap = self._tap_mlp(layer)
+            changes.append((ports.mlp, "forward", _listen_input(ports.mlp.forward, tap)))
             if ports.attention_post_norm is not None:
                 post = ports.attention_post_norm
                 changes.append((post, "forward", self._keep_heads(layer, post.forward)))
@@ -91,15 +123,20 @@ class _TappedRun:
         return first_layer
 
     def _leave(self, forward: Any) -> Any:
-        tap = self._tap_stream(self.graph.logits_block, at_last=True)
-
         def final_norm(hidden: Tensor) -> Tensor:
             rows = torch.arange(hidden.shape[0], device=hidden.device)
             stream = hidden[rows, self.batch.last]
-            stream.register_hook(tap)
+            stream.register_hook(self._tap_logits)
             return forward(stream).unsqueeze(1).expand_as(hidden)
 
         return final_norm
+
+    def _remember(self, norm: nn.Module, forward: Any) -> Any:
+        def remember(hidden: Tensor) -> Tensor:
+            self.streams[norm] = hidden.detach().flatten(0, 1)
+            return forward(hidden)
+
+        return remember
 
     def _keep_heads(self, layer: int, forward: Any) -> Any:
         def post_norm(heads: Tensor) -> Tensor:
@@ -118,25 +155,32 @@ class _TappedRun:
 
     # ---------------------------------------------------------------- what the taps do
 
-    def _tap_projection(self, layer: int, position: int, streams: list[Tensor]) -> Any:
+    def _tap_projection(self, layer: int, position: int) -> Any:
         """A projection's output gradient, split by reader and taken back through the norm."""
-        block = self.graph.attention_block(layer)
+        block, norm = self.graph.attention_block(layer), self.ports.layers[layer].attention_norm
 
         def tap(grad: Tensor) -> None:
-            norm = self.ports.layers[layer].attention_norm
             for part in self.ports.split(position, grad):
                 weight = self.ports.readers[layer][part.port].weight
                 inputs = torch.bmm(part.values, weight.transpose(1, 2))
                 rows = slice(part.first, part.first + len(weight))
-                self._add(block, rows, _vjp(norm, streams[0], inputs))
+                self._add(block, rows, _vjp(norm, self.streams[norm], inputs))
 
         return tap
 
-    def _tap_stream(self, block: Block, at_last: bool = False) -> Any:
+    def _tap_mlp(self, layer: int) -> Any:
+        """An MLP's input gradient taken back through the norm in front of it."""
+        block, norm = self.graph.mlp_block(layer), self.ports.layers[layer].mlp_norm
+
         def tap(grad: Tensor) -> None:
-            self._add(block, slice(0, 1), grad.reshape(1, -1, self.graph.d_model), at_last)
+            inputs = grad.reshape(1, -1, self.graph.d_model)
+            self._add(block, slice(0, 1), _vjp(norm, self.streams[norm], inputs))
 
         return tap
+
+    def _tap_logits(self, grad: Tensor) -> None:
+        """The gradient at the residual stream in front of the final norm, at answer positions."""
+        self._add(self.graph.logits_block, slice(0, 1), grad.unsqueeze(0), at_last=True)
 
     @torch.no_grad()
     def _add(self, block: Block, rows: slice, grads: Tensor, at_last: bool = False) -> None:
@@ -176,14 +220,6 @@ def _vjp(
     wide = stream.expand_as(grads).detach().requires_grad_()
     (back,) = torch.autograd.grad(norm(wide), wide, grads)
     return back
-
-
-def _remember(forward: Any, streams: list[Tensor]) -> Any:
-    def norm(hidden: Tensor) -> Tensor:
-        streams.append(hidden.detach().flatten(0, 1))
-        return forward(hidden)
-
-    return norm
 
 
 def _listen_input(forward: Any, tap: Any) -> Any:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitprune.ablation import Ablation
+from circuitprune.ablation import Ablated, Ablation, StackedWriters
 from circuitprune.data import Batch
 from circuitprune.engine import GatedModel
 
@@ -29,7 +29,7 @@ class References:
         self._written: dict[int, Float[Tensor, "writer pos d_model"]] = {}
         self._logits: dict[int, Float[Tensor, " vocab"]] = {}
 
-    def ablated(self, batch: Batch) -> Float[Tensor, "writer batch pos d_model"]:
+    def ablated(self, batch: Batch) -> Ablated:
         """What each writer carries on this batch when ablated."""
         if self.ablation.kind != "patch":
             return self.ablation(batch)  # already one value for all examples
@@ -39,7 +39,7 @@ class References:
             batch,
             compute=self.ablation,
             take=lambda written, row: written[:, row, : int(batch.last[row]) + 1].clone(),
-            join=lambda rows: _stack_padded(rows, length),
+            join=lambda examples: StackedWriters(examples, length),
         )
 
     def full_logits(self, batch: Batch) -> Float[Tensor, "batch vocab"]:
@@ -73,16 +73,3 @@ class References:
             store[index] = part
             self.budget -= part.nbytes
         return whole
-
-
-def _stack_padded(
-    rows: list[Float[Tensor, "writer _ d_model"]], length: int
-) -> Float[Tensor, "writer batch pos d_model"]:
-    """Examples side by side, zeros where a shorter one ends: nothing real reads from there."""
-    if all(row.shape[1] == length for row in rows):
-        return torch.stack(rows, dim=1)
-    n_writers, _, d_model = rows[0].shape
-    out = rows[0].new_zeros(n_writers, len(rows), length, d_model)
-    for i, row in enumerate(rows):
-        out[:, i, : row.shape[1]] = row
-    return out

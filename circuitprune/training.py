@@ -135,7 +135,8 @@ class MaskTraining(LightningModule):
         if multipliers:
             groups.append({"params": multipliers, "lr": self.penalty_lr, "maximize": True})
         optimizer = torch.optim.Adam(groups)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
+        # a lambda, since checkpoints would hold the attributes of any other kind of callable
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: self._lr_factor(s))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _lr_factor(self, step: int) -> float:
@@ -145,8 +146,9 @@ class MaskTraining(LightningModule):
         return 1 - (1 - self.lr_end) * min(progress, 1.0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note which model the gates belong to."""
+        """Note which model the gates belong to, and drop the absolute paths of the callbacks."""
         checkpoint["base_model"] = self.fingerprint
+        checkpoint["callbacks"] = {}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse gates of another model, or of a learner of another kind or size."""

@@ -25,7 +25,6 @@ def eap(
     gated = references.gated
 
     def score(batch: Batch) -> Float[Tensor, " edge"]:
-        difference = references.ablated(batch) - gated.record(batch.clean, batch.mask)
-        return edge_scores(gated, batch, metric, difference)
+        return edge_scores(gated, batch, metric, references.ablated(batch))
 
     return mean_over_batches(batches, score)

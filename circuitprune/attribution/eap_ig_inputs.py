@@ -9,7 +9,7 @@ from torch import Tensor
 
 from circuitprune.attribution.base import mean_over_batches
 from circuitprune.data import Batch
-from circuitprune.gradients import Metric, edge_scores
+from circuitprune.gradients import Metric, edge_scores_at
 from circuitprune.references import References
 
 _OFFSET = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
@@ -34,12 +34,13 @@ def eap_ig_inputs(
     gated = references.gated
 
     def score(batch: Batch) -> Float[Tensor, " edge"]:
-        clean, ablated = gated.record(batch.clean, batch.mask), references.ablated(batch)
+        ablated = references.ablated(batch)[:]
+        clean = gated.record(batch.clean, batch.mask)
         difference = ablated - clean
         total = difference.new_zeros(gated.graph.n_edges)
         for k in range(steps):
             embeddings = torch.lerp(ablated[0], clean[0], (k + _OFFSET[rule]) / steps)
-            total += edge_scores(gated, batch, metric, difference, embeddings)
+            total += edge_scores_at(gated, batch, metric, difference, embeddings)
         return total / steps
 
     return mean_over_batches(batches, score)

@@ -26,7 +26,8 @@ def gate_ig(
 
     def score(batch: Batch) -> Float[Tensor, " edge"]:
         ablated = references.ablated(batch)
-        total = ablated.new_zeros(gated.graph.n_edges)
+        precise = torch.promote_types(gated.dtype, torch.float32)
+        total = torch.zeros(gated.graph.n_edges, device=gated.device, dtype=precise)
         for k in range(steps):
             gates = torch.full_like(total, (k + 0.5) / steps).requires_grad_()
             with torch.enable_grad():

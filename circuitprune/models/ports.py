@@ -25,14 +25,6 @@ class Projection:
     weight: Float[Tensor, "head d_model d_head"]
     bias: Float[Tensor, "head d_head"] | None
 
-    def __call__(
-        self, readers: Float[Tensor, "head token d_model"]
-    ) -> Float[Tensor, "head token d_head"]:
-        """Each head's projection of what that head reads."""
-        if self.bias is None:
-            return torch.bmm(readers, self.weight)
-        return torch.baddbmm(self.bias.unsqueeze(1), readers, self.weight)
-
 
 @dataclass(frozen=True)
 class LayerPorts:
@@ -140,13 +132,17 @@ class Ports:
         bias = _bias(self.layers[layer].output)
         return None if bias is None else bias.detach()
 
-    def join(self, layer: int, qkv: list[Float[Tensor, "batch pos _ d_head"]]) -> list[Tensor]:
+    def join(
+        self, heads: Float[Tensor, "reader token d_head"]
+    ) -> list[Float[Tensor, "token width"]]:
         """What each projection module must return so that HF's attention sees these q, k, v."""
-        if self.family.fused == "no":
-            return [part.flatten(2) for part in qkv]
+        tokens = heads.transpose(0, 1)
         if self.family.fused == "blocks":
-            return [torch.cat([part.flatten(2) for part in qkv], dim=-1)]
-        return [torch.stack(qkv, dim=3).flatten(2)]
+            return [tokens.flatten(1)]
+        if self.family.fused == "per_head":
+            return [tokens.unflatten(1, (3, -1)).transpose(1, 2).flatten(1)]
+        n_kv = self.graph.n_kv_readers
+        return [part.flatten(1) for part in tokens.split([self.graph.n_heads, n_kv, n_kv], dim=1)]
 
     def split(self, module: int, output: Float[Tensor, "batch pos width"]) -> list["HeadSlice"]:
         """A projection module's output (or its gradient) by port, heads first; undoes `join`."""

@@ -1,0 +1,33 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/.installed  ## find, verify and export a circuit of the shipped model
+	rm -rf runs/demo
+	$(BIN)/python scripts/train_mask.py configs/ioi.yaml output_dir=runs/demo
+
+test: $(VENV)/.installed-dev  ## the whole test suite
+	$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/.installed-dev  ## what CI runs before the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.installed  ## ratios to a plain forward, GPT-2-small shape; see benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/run.py
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs
