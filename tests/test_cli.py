@@ -1,0 +1,315 @@
+"""The command line: one clear message, the right exit code, and nothing written on bad input."""
+
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_run import contents
+from tiny import pair_rows, save_model, save_pairs, settings, tokenizer
+from transformers import BertConfig, BertModel, OPTConfig, OPTForCausalLM
+
+from circuitprune.cli import main, train_main
+from circuitprune.training import MaskTraining
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's and transformers' advice
+FINISHED, CONFIG, DATA, MODEL, RUN, INTERRUPTED = 0, 2, 4, 5, 1, 130
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """The tiny model, its pairs, and a config file with the settings of a quick run."""
+    folder = tmp_path_factory.mktemp("home")
+    save_model(folder / "model")
+    save_pairs(folder / "pairs.jsonl")
+    (folder / "run.yaml").write_text("# all settings come from the command line\n")
+    return folder
+
+
+@pytest.fixture
+def command(home, tmp_path, capsys):
+    """`command(*overrides)` -> exit code, standard output, standard error; results in tmp_path."""
+
+    def command(*overrides: str, config: Path | str = home / "run.yaml", flags=()):
+        arguments = [str(config), *settings(home), f"output_dir={tmp_path / 'run'}"]
+        capsys.readouterr()
+        code = train_main([*arguments, *overrides, *flags])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+def assert_refused(result: tuple[int, str, str], expected: int, *words: str) -> None:
+    code, out, err = result
+    assert code == expected and out == ""
+    message = err.splitlines()
+    errors = [line for line in message if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_unknown_key(command, tmp_path):
+    result = command("train.stepz=3")
+    assert_refused(result, CONFIG, "'stepz'", "'steps'")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.steps=lots", ["train.steps"]),
+        ("gates.learner=magic", ["topk", "hard_concrete"]),
+        ("train.lr=-1", ["train.lr"]),
+        ("gates.temperature=0", ["gates.temperature"]),
+        ("output_dir=${oc.env:HOME}", ["interpolation"]),
+        ("steps", ["key=value"]),
+    ],
+)
+def test_bad_values(command, tmp_path, override, words):
+    assert_refused(command(override), CONFIG, *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_config(command, tmp_path):
+    path = tmp_path / "absent.yaml"
+    assert_refused(command(config=path), CONFIG, str(path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_broken_config(command, tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text("train: [1\n")
+    assert_refused(command(config=path), CONFIG, str(path), "line 2")
+    assert [p.name for p in tmp_path.iterdir()] == ["broken.yaml"]
+
+
+@pytest.mark.parametrize("flags", [(), ("--dry-run",)])
+def test_missing_model_folder(command, tmp_path, flags):
+    path = tmp_path / "no" / "model"
+    assert_refused(command(f"model.name={path}", flags=flags), MODEL, str(path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_hub_model_out_of_reach(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = command("model.name=nobody/no-such-model")
+    assert_refused(result, MODEL, "nobody/no-such-model", "hf download", "model.name=")
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_shipped_model(command, tmp_path):
+    assert_refused(command("model.name=zoo/smal"), MODEL, "zoo/small")
+
+
+def test_undeclared_family(command, tmp_path):
+    config = OPTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        ffn_dim=16,
+        vocab_size=40,
+        word_embed_proj_dim=16,
+    )
+    OPTForCausalLM(config).save_pretrained(tmp_path / "opt")
+    tokenizer().save_pretrained(tmp_path / "opt")
+    assert_refused(command(f"model.name={tmp_path / 'opt'}"), MODEL, "'opt'", "gpt2", "llama")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_is_not_causal(command, tmp_path):
+    config = BertConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        vocab_size=40,
+    )
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    tokenizer().save_pretrained(tmp_path / "bert")
+    assert_refused(command(f"model.name={tmp_path / 'bert'}"), MODEL, "'bert'", "Declared")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_weights(command, tmp_path):
+    folder = save_model(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    assert_refused(command(f"model.name={folder}"), MODEL, str(folder), "model.safetensors")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_task(command, tmp_path):
+    result = command("task.name=iio", "task.path=null")
+    assert_refused(result, DATA, "'iio'", "'ioi'", "greater_than")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_pairs(command, tmp_path):
+    path = tmp_path / "absent.jsonl"
+    assert_refused(command(f"task.path={path}"), DATA, str(path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bad_line_is_named(command, tmp_path):
+    path = write_rows(tmp_path / "pairs.jsonl", pair_rows()[:5])
+    path.write_text(path.read_text() + "{not json\n")
+    assert_refused(command(f"task.path={path}"), DATA, str(path), "line 6")
+    assert not (tmp_path / "run").exists()
+
+
+def test_misaligned_pairs_are_counted_with_the_reason(command, tmp_path):
+    rows = [{**row, "corrupt": "today " + row["corrupt"]} for row in pair_rows()]
+    path = write_rows(tmp_path / "pairs.jsonl", rows)
+    result = command(f"task.path={path}")
+    assert_refused(result, DATA, "asked for 52, found 0", f"dropped {len(rows)}")
+    assert "clean and corrupt have" in result[2] and "'today', ' the'" in result[2]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_task_the_model_cannot_do(command, tmp_path):
+    result = command("task.min_accuracy=0.99")
+    assert_refused(result, DATA, "cannot do this task", "99.0%", "24 training pairs")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_resume_path_that_is_no_checkpoint(command, home, tmp_path):
+    assert_refused(command("train.resume=absent.ckpt"), RUN, "'absent.ckpt'")
+    result = command(f"train.resume={home / 'pairs.jsonl'}")
+    assert_refused(result, RUN, "pairs.jsonl", "not a readable checkpoint")
+    assert "weights_only" not in result[2]  # torch's advice to load it unsafely
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_output_dir(command, tmp_path):
+    code, out, _ = command("train.steps=2")
+    assert code == FINISHED and str(tmp_path / "run" / "circuits") in out
+    before = contents(tmp_path / "run")
+    assert_refused(command("train.steps=2"), RUN, str(tmp_path / "run"), "finished run")
+    assert contents(tmp_path / "run") == before
+
+
+def test_nothing_is_downloaded_for_a_local_folder(command, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a local model needs no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    code, _, _ = command("train.steps=1")
+    assert code == FINISHED
+
+
+# ---------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_says_how_to_go_on(command, tmp_path, monkeypatch, number):
+    """The exit code is never 0: what runs next must not take half a run for a whole one."""
+    honest = MaskTraining.training_step
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == 5:
+            os.kill(os.getpid(), number)
+        return honest(self, batch, batch_idx)
+
+    before = signal.getsignal(number)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(MaskTraining, "training_step", training_step)
+            code, _, err = command()
+    finally:
+        signal.signal(number, before)  # Lightning leaves its own
+    assert code == INTERRUPTED and "train.resume=" in err and "Traceback" not in err
+    assert not (tmp_path / "run" / "COMPLETE").exists()
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert command(f"train.resume={last}")[0] == FINISHED
+    assert (tmp_path / "run" / "COMPLETE").exists()
+
+
+# ---------------------------------------------------------------- dry run
+
+
+def test_a_dry_run_says_all_and_writes_nothing(command, home, tmp_path):
+    before = contents(home)
+    rows = pair_rows()
+    rows[3]["corrupt"] = "today " + rows[3]["corrupt"]  # misaligned
+    rows[4]["answers"] = [" and then"]  # two tokens
+    path = write_rows(tmp_path / "pairs.jsonl", rows[:54])
+    code, out, err = command(f"task.path={path}", flags=("--dry-run",))
+    assert code == FINISHED and err == ""
+    assert str(home / "model") in out and "family gpt2" in out
+    assert "110 edges by KV head" in out and "110 by query head" in out
+    assert "kept 24 train, 8 val, 20 test" in out
+    assert out.count("dropped 1") == 2
+    assert out.count("    clean ") == out.count("    corrupt ") == 3
+    assert out.count("    answers ") == out.count("    wrong ") == 3
+    assert "' and' ' then' ' the'" in out
+    assert "accuracy" in out and "24 training pairs" in out
+    assert "memory" in out and "GB" in out
+    assert [p.name for p in tmp_path.iterdir()] == ["pairs.jsonl"]
+    assert contents(home) == before
+
+
+def test_a_dry_run_gives_both_counts_of_grouped_models(command, tmp_path):
+    folder = save_model(tmp_path / "llama", "llama")
+    for kv_readers in ("kv_head", "query_head"):
+        chosen = [f"model.name={folder}", f"model.kv_readers={kv_readers}"]
+        code, out, _ = command(*chosen, flags=("--dry-run",))
+        assert code == FINISHED and "family llama" in out
+        counts = {"kv_head": "82 edges by KV head", "query_head": "110 edges by query head"}
+        assert counts[kv_readers] in out and "110 by query head" in out
+
+
+# ---------------------------------------------------------------- as a program
+
+
+def test_both_commands_take_the_same_arguments(home, tmp_path, capsys):
+    arguments = [str(home / "run.yaml"), *settings(home), "--dry-run"]
+    assert train_main(arguments) == 0
+    script = capsys.readouterr().out
+    assert main(["train", *arguments]) == 0
+    assert capsys.readouterr().out == script
+
+
+def run_script(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "train_mask.py"), *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_the_script_from_another_folder(home, tmp_path):
+    """As a user types it: a relative output folder appears where the command runs."""
+    result = run_script(
+        str(home / "run.yaml"), *settings(home), "output_dir=out", "train.steps=2", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out" / "COMPLETE").exists()
+    assert "accuracy" in result.stdout and "out/summary.md" in result.stdout
+    assert "python scripts/train_mask.py" in (tmp_path / "out" / "summary.md").read_text()
+
+
+def test_the_script_exits_with_the_code_of_the_error(home, tmp_path, monkeypatch, capsys):
+    script = ROOT / "scripts" / "train_mask.py"
+    monkeypatch.setattr(sys, "argv", [str(script), str(home / "run.yaml"), "train.stepz=1"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(script), run_name="__main__")
+    assert caught.value.code == CONFIG
+    assert capsys.readouterr().err.startswith("error: ")
