@@ -20,6 +20,7 @@ from circuitprune.config import load_config
 from circuitprune.errors import CircuitPruneError, RunError
 from circuitprune.files import read_tensors
 from circuitprune.graph import Graph
+from circuitprune.objectives import OBJECTIVES
 from circuitprune.preparation import make_setup
 from circuitprune.results import PACKAGES, Frontier
 from circuitprune.selection import select_sizes
@@ -349,7 +350,7 @@ def test_ablations_differ(gpt2_home, tmp_path):
     assert len(empties) == 4
 
 
-@pytest.mark.parametrize("objective", ["kl", "logit_diff", "prob_diff", "faithfulness_gap"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_runs(gpt2_home, tmp_path, objective):
     folder = tmp_path / "run"
     discover(gpt2_home, f"objective={objective}", "train.steps=2", f"output_dir={folder}")
@@ -429,7 +430,7 @@ def test_both_conventions_of_grouped_queries(llama_home, tmp_path, kv_readers, n
     assert abs(frontier["points"][-1]["kl"]) < 1e-5
 
 
-def test_the_reference_cache_changes_no_byte(gpt2_home, finished, tmp_path):
+def test_a_run_without_the_reference_cache_learns_the_same(gpt2_home, finished, tmp_path):
     folder = tmp_path / "run"
     discover(gpt2_home, "cache.max_gb=0", f"output_dir={folder}")
     ours = read_tensors(folder / "gates.safetensors")[0]["ranking"]
