@@ -223,14 +223,16 @@ class _GatedRun:
         ports = self.ports.layers[layer]
 
         def mlp(hidden: Tensor) -> Any:
-            reader = self._read(self.graph.mlp_block(layer))
-            result = forward(ports.mlp_norm(reader).view(hidden.shape))
+            # what the last layer's MLP writes is read by the logits alone, where an answer is
+            last = self.last if layer == self.graph.n_layers - 1 else None
+            reader = self._read(self.graph.mlp_block(layer), last)
+            result = forward(ports.mlp_norm(reader).view(len(hidden), -1, self.d_model))
             written = result[0] if isinstance(result, tuple) else result
             if ports.mlp_post_norm is not None:
                 written = ports.mlp_post_norm(written)
             writer = self.graph.mlp_writer(layer)
             ablated = self._ablated(slice(writer, writer + 1))[0]
-            self.token = _WriteChunk.apply(self.token, written, self, writer, ablated)
+            self.token = _WriteChunk.apply(self.token, written, self, writer, ablated, last)
             if self.delayed is not None:
                 self._add_heads_to_base(layer, self.delayed)
             self.base += ablated
@@ -267,7 +269,7 @@ class _GatedRun:
         """
         if not self.differentiable:
             return False
-        return self.ports.sandwich or block.n_writers > 2 * block.n_readers
+        return self.ports.sandwich or block.n_writers > 3 * block.n_readers
 
     def _mixer(self, block: Block) -> Callable[[], Tensor]:
         """A function that mixes a block's reader inputs once more, into the scratch buffer."""
@@ -349,6 +351,14 @@ class _GatedRun:
         rows = torch.arange(self.n_batch, device=last.device)
         return chunks.unflatten(-2, (self.n_batch, self.n_pos))[..., rows, last, :]
 
+    def _put(self, chunks: Tensor, last: Tensor | None, values: Tensor) -> None:
+        """Store values at the answer positions of `[..., token, d_model]`, or everywhere."""
+        if last is None:
+            chunks.copy_(values)
+            return
+        rows = torch.arange(self.n_batch, device=last.device)
+        chunks.unflatten(-2, (self.n_batch, self.n_pos))[..., rows, last, :] = values
+
     def _nothing(self) -> Tensor:
         """What Hugging Face's residual addition gets instead of a branch's output."""
         return self.token.detach().expand(self.n_batch, self.n_pos, self.d_model)
@@ -410,9 +420,8 @@ class _Mix(Function):
         if ctx.last is None:
             into.flatten(1).addmm_(gates.T, grad)
         else:
-            rows = torch.arange(run.n_batch, device=grad.device)
             share = (gates.T @ grad).view(-1, run.n_batch, run.d_model)
-            into.unflatten(1, (run.n_batch, run.n_pos))[:, rows, ctx.last] += share
+            run._put(into, ctx.last, run._at(into, ctx.last) + share)
         return run.token.new_zeros(()), grad_gates, None, None, None, None, None, None
 
 
@@ -492,16 +501,24 @@ class _WriteHeads(Function):
 
 
 class _WriteChunk(Function):
-    """Store one writer's output minus its ablated value in the run's buffer."""
+    """Store one writer's output minus its ablated value in the run's buffer, perhaps at `last`."""
 
     @staticmethod
     def forward(
-        ctx: Any, token: Tensor, written: Tensor, run: _GatedRun, writer: int, ablated: Tensor
+        ctx: Any,
+        token: Tensor,
+        written: Tensor,
+        run: _GatedRun,
+        writer: int,
+        ablated: Tensor,
+        last: Tensor | None,
     ) -> Tensor:
-        torch.sub(written.flatten(0, 1), ablated, out=run.delta[writer])
-        ctx.run, ctx.writer, ctx.shape = run, writer, written.shape
+        difference = written.flatten(0, 1) - run._at(ablated, last)
+        run._put(run.delta[writer], last, difference)
+        ctx.run, ctx.writer, ctx.shape, ctx.last = run, writer, written.shape, last
         return token.clone()
 
     @staticmethod
     def backward(ctx: Any, grad_token: Tensor) -> tuple:
-        return grad_token, ctx.run.gradient[ctx.writer].view(ctx.shape), None, None, None
+        written = ctx.run._at(ctx.run.gradient[ctx.writer], ctx.last)
+        return grad_token, written.view(ctx.shape), None, None, None, None

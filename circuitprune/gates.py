@@ -54,7 +54,7 @@ def _threshold(scores: Edges, k: float, temperature: float) -> Tensor:
     """The tau at which the sigmoids sum to k, by bisection to the precision of the dtype."""
     margin = temperature * (math.log(len(scores)) + 20)
     low, high = scores.min() - margin, scores.max() + margin
-    for _ in range(60):
+    for _ in range(48):
         middle = (low + high) / 2
         too_many = torch.sigmoid((scores - middle) / temperature).sum() > k
         low, high = torch.where(too_many, middle, low), torch.where(too_many, high, middle)

@@ -81,6 +81,9 @@ class _TappedRun:
         self.embeddings, self.batch = embeddings, batch
         self.scores = difference.new_zeros(self.graph.n_edges)
         self.entrance = difference.new_zeros(())
+        widest = self.graph.attention_block(0).n_readers
+        self.inputs = difference.new_empty(widest, *self.difference.shape[1:])
+        self.filled = 0
         self.streams: dict[nn.Module, Tensor] = {}
         self.heads_of_layer: dict[int, Tensor] = {}
 
@@ -164,7 +167,11 @@ class _TappedRun:
                 weight = self.ports.readers[layer][part.port].weight
                 inputs = torch.bmm(part.values, weight.transpose(1, 2))
                 rows = slice(part.first, part.first + len(weight))
-                self._add(block, rows, _vjp(norm, self.streams[norm], inputs))
+                self.inputs[rows] = _vjp(norm, self.streams[norm], inputs)
+                self.filled += len(weight)
+            if self.filled == block.n_readers:  # q, k and v may come from one module or from three
+                self._add(block, self.inputs)
+                self.filled = 0
 
         return tap
 
@@ -174,19 +181,19 @@ class _TappedRun:
 
         def tap(grad: Tensor) -> None:
             inputs = grad.reshape(1, -1, self.graph.d_model)
-            self._add(block, slice(0, 1), _vjp(norm, self.streams[norm], inputs))
+            self._add(block, _vjp(norm, self.streams[norm], inputs))
 
         return tap
 
     def _tap_logits(self, grad: Tensor) -> None:
         """The gradient at the residual stream in front of the final norm, at answer positions."""
-        self._add(self.graph.logits_block, slice(0, 1), grad.unsqueeze(0), at_last=True)
+        self._add(self.graph.logits_block, grad.unsqueeze(0), at_last=True)
 
     @torch.no_grad()
-    def _add(self, block: Block, rows: slice, grads: Tensor, at_last: bool = False) -> None:
-        """Contract the gradients at some readers of a block with its writers' differences."""
+    def _add(self, block: Block, grads: Tensor, at_last: bool = False) -> None:
+        """Contract the gradients at the readers of a block with its writers' differences."""
         writers = slice(0, block.n_writers)
-        view = self.graph.block_view(self.scores, block)[rows]
+        view = self.graph.block_view(self.scores, block)
         view += grads.flatten(1) @ self._at(self.difference[writers], at_last).flatten(1).T
         if not self.ports.sandwich:
             return

@@ -183,7 +183,10 @@ class Ports:
         call = dict(input_ids=tokens, attention_mask=padded, use_cache=False)
         if last is None:
             return self.model(**call).logits
-        return self.model(**call, logits_to_keep=1).logits[:, -1]
+        # an index, not a count: HF then copies the position, and the unembedding is one plain
+        # product; on the stride-0 view of `narrow` it would be a batched one, ten times slower
+        keep = torch.tensor([tokens.shape[1] - 1], device=tokens.device)
+        return self.model(**call, logits_to_keep=keep).logits[:, -1]
 
     @contextmanager
     def intercept(self, changes: list[tuple[nn.Module, str, Any]]) -> Iterator[None]:
