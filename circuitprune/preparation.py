@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from circuitprune.ablation import make_ablation
+from circuitprune.ablation import Ablation, make_ablation
 from circuitprune.config import RunConfig
-from circuitprune.data import PairData, prepare
+from circuitprune.data import SPLITS, PairData, prepare
 from circuitprune.engine import GatedModel
 from circuitprune.errors import ConfigError, DataError
 from circuitprune.metrics import TASK_METRICS, TaskMetric
@@ -68,7 +68,7 @@ def make_setup(config: RunConfig) -> Setup:
     batches = data.batches("train", config.verify.batch_size)
     on_device = [batch.to(device) for batch in batches]
     ablation = make_ablation(config.ablation, gated.ports, on_device)
-    references = References(gated, ablation, config.cache.max_gb)
+    references = _references(gated, ablation, data, config)
     metric_name = _metric_name(config.task.metric, data)
     task_metric = TASK_METRICS[metric_name]
     full = evaluate_full(references, batches, task_metric)
@@ -80,6 +80,19 @@ def make_setup(config: RunConfig) -> Setup:
             "Use another model or task, or lower task.min_accuracy."
         )
     return Setup(config, gated, tokenizer, data, references, task_metric, metric_name, full)
+
+
+def _references(
+    gated: GatedModel, ablation: Ablation, data: PairData, config: RunConfig
+) -> References:
+    """References with the pairs that training visits in them, held-out prompts checked to fit."""
+    train, val, test = (data.batches(name, config.verify.batch_size) for name in SPLITS)
+    if ablation.kind != "patch":
+        for batch in (*val, *test):
+            ablation(batch)  # a view: costs nothing, and refuses prompts that are too long
+    references = References(gated, ablation, config.cache.max_gb)
+    references.fill([*train, *val])
+    return references
 
 
 def _device(name: str) -> torch.device:

@@ -1,6 +1,7 @@
 """The runs that training and verification compare with, computed once and kept within a budget."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -10,12 +11,15 @@ from circuitprune.ablation import Ablated, Ablation, StackedWriters
 from circuitprune.data import Batch
 from circuitprune.engine import GatedModel
 
+Joined = TypeVar("Joined")
+
 
 class References:
     """Ablated writers and the full model's answer logits of every example, cached by its index.
 
     Mask training visits each pair many times while neither run changes. What does not fit in
-    `max_gb` is computed again each time; results are the same either way.
+    `max_gb` is computed again each time; results are the same either way up to rounding, which
+    depends on the batch that an example is computed in. `fill` fixes those batches.
 
     Args:
         gated: The model under study.
@@ -28,6 +32,18 @@ class References:
         self.budget = int(max_gb * 1e9)
         self._written: dict[int, Float[Tensor, "writer pos d_model"]] = {}
         self._logits: dict[int, Float[Tensor, " vocab"]] = {}
+
+    def fill(self, batches: Iterable[Batch]) -> None:
+        """Cache the runs of these batches, the logits first, until the budget is spent.
+
+        Done before anything else, this makes later results the same to the bit whoever asks first:
+        a resumed run, which skips the attribution, sees the bytes of an uninterrupted one.
+        """
+        batches = list(batches)
+        for run in (self.full_logits, self.ablated):
+            for batch in batches:
+                if self.budget > 0:
+                    run(batch.to(self.gated.device))
 
     def ablated(self, batch: Batch) -> Ablated:
         """What each writer carries on this batch when ablated."""
@@ -58,8 +74,8 @@ class References:
         batch: Batch,
         compute: Callable[[Batch], Tensor],
         take: Callable[[Tensor, int], Tensor],
-        join: Callable[[list[Tensor]], Tensor],
-    ) -> Tensor:
+        join: Callable[[list[Tensor]], Joined],
+    ) -> Tensor | Joined:
         indices = batch.index.tolist()
         if all(index in store for index in indices):
             return join([store[index] for index in indices])
@@ -69,6 +85,7 @@ class References:
                 continue
             part = take(whole, row)
             if part.nbytes > self.budget:
+                self.budget = 0  # closed: what is kept must not depend on who asks next
                 break
             store[index] = part
             self.budget -= part.nbytes

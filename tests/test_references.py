@@ -159,3 +159,39 @@ def test_constants_take_no_memory(gated, counts, kind):
             ablated, make_ablation(kind, gated.ports, [batch_of([0, 1, 2])])(batch_of(rows))
         )
     assert stored_bytes(refs) == 0
+
+
+def asked_last(gated, counts, max_gb) -> list[tuple]:
+    """One batch after others asked first, in two ways, and which examples are kept then."""
+    seen = []
+    for others in ([[5, 0], [3, 1, 2]], [[1, 4]]):
+        refs = references(gated, counts, max_gb)
+        refs.fill([batch_of([0, 1, 2, 3]), batch_of([4, 5])])
+        for rows in others:
+            refs.ablated(batch_of(rows))[:]
+            refs.full_logits(batch_of(rows))
+        asked = batch_of([2, 5, 0])
+        seen.append((refs.ablated(asked)[:], refs.full_logits(asked), set(refs._written)))
+    return seen
+
+
+@pytest.mark.parametrize("examples", [0.0, 0.5, 1.5, 2.7, 3.2, 100.0])
+def test_after_filling_no_byte_depends_on_who_asked_first(gated, counts, examples):
+    first, second = asked_last(gated, counts, examples * bytes_of(0) / 1e9)
+    assert torch.equal(
+        first[0][:, batch_of([2, 5, 0]).mask], second[0][:, batch_of([2, 5, 0]).mask]
+    )
+    assert torch.equal(first[1], second[1]) and first[2] == second[2]
+
+
+def test_filling_leaves_nothing_to_compute(gated, counts):
+    refs = references(gated, counts)
+    refs.fill([batch_of([0, 1, 2]), batch_of([3, 4, 5])])
+    for rows in ([0, 4], [5, 1, 2, 3]):
+        assert_right(refs, batch_of(rows), gated)
+    assert counts["patch"] == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_filling_with_no_budget_computes_nothing(gated, counts):
+    references(gated, counts, max_gb=0.0).fill([batch_of([0, 1])])
+    assert counts == {"patch": [], "plain": []}

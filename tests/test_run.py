@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import quick_config, save_model, save_pairs, settings
+from tiny import pair_rows, quick_config, save_model, save_pairs, settings
 
 from circuitprune import run
 from circuitprune.circuit import Circuit
 from circuitprune.cli import train_main
 from circuitprune.config import load_config
-from circuitprune.errors import CircuitPruneError, RunError
+from circuitprune.errors import CircuitPruneError, DataError, RunError
 from circuitprune.files import read_tensors
 from circuitprune.graph import Graph
 from circuitprune.objectives import OBJECTIVES
@@ -43,6 +43,7 @@ PROMISED = {
     "COMPLETE",
 }
 SIZES = [0.05, 0.2, 0.5, 1.0]
+BYTES = {"gates.safetensors", "frontier.json", "edges.csv"}
 
 
 def make_home(folder: Path, family: str) -> Path:
@@ -350,6 +351,24 @@ def test_ablations_differ(gpt2_home, tmp_path):
     assert len(empties) == 4
 
 
+def test_a_prompt_too_long_for_positional_means_is_refused_at_set_up(gpt2_home, tmp_path):
+    """One prompt of 9 tokens among those of 8: refused unless it falls to the training side."""
+    rows = pair_rows()
+    long = next(row for row in rows if row["clean"].startswith("today"))
+    rest = [row for row in rows if not row["clean"].startswith("today")]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rest[:51], long]))
+    messages = []
+    for seed in range(6):
+        chosen = [f"task.path={path}", "ablation=positional-mean", f"task.seed={seed}"]
+        try:
+            make_setup(quick_config(gpt2_home, *chosen))
+        except DataError as error:
+            messages.append(str(error))
+    assert 0 < len(messages) < 6
+    assert all("knows 8 positions" in text and "has 9 tokens" in text for text in messages)
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_runs(gpt2_home, tmp_path, objective):
     folder = tmp_path / "run"
@@ -468,13 +487,22 @@ def interrupt_at(monkeypatch, step: int) -> None:
     monkeypatch.setattr(MaskTraining, "training_step", training_step)
 
 
-@pytest.mark.parametrize(("learner", "at"), [("topk", 7), ("hard_concrete", 5)])
+@pytest.mark.parametrize(
+    ("chosen", "at"),
+    [
+        (["gates.learner=topk"], 7),
+        (["gates.learner=hard_concrete"], 5),
+        (["init.method=none"], 6),
+        (["task.n_test=0", "verify.batch_size=3"], 2),
+        (["cache.max_gb=2e-4"], 7),  # half of the reference runs
+        (["cache.max_gb=2e-4", "init.method=none", "verify.batch_size=5"], 3),
+    ],
+)
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
-    gpt2_home, tmp_path, monkeypatch, capsys, learner, at
+    gpt2_home, tmp_path, monkeypatch, capsys, chosen, at
 ):
     def arguments(name: str) -> list[str]:
-        chosen = [*settings(gpt2_home), f"gates.learner={learner}"]
-        return [str(empty), *chosen, f"output_dir={tmp_path / name}"]
+        return [str(empty), *settings(gpt2_home), *chosen, f"output_dir={tmp_path / name}"]
 
     empty = tmp_path / "empty.yaml"
     empty.write_text("")
@@ -494,7 +522,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     assert contents(tmp_path / "cut") == before
 
     assert train_main([*arguments("cut"), f"train.resume={last}"]) == 0
-    for name in ("scores.safetensors", "gates.safetensors", "frontier.json", "edges.csv"):
+    for name in sorted({"scores.safetensors"} & set(os.listdir(tmp_path / "whole")) | BYTES):
         whole, resumed = tmp_path / "whole" / name, tmp_path / "cut" / name
         assert resumed.read_bytes() == whole.read_bytes(), name
     assert (tmp_path / "cut" / "COMPLETE").exists()
