@@ -11,6 +11,7 @@ import pytest
 import reference
 import torch
 from conftest import CONFIGS, VOCAB, randomise
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from torch.testing import assert_close
@@ -77,9 +78,9 @@ def test_a_saved_model_of_every_family_loads(saved, family):
         assert_close(model(tokens).logits, original(tokens).logits, rtol=1e-4, atol=1e-4)
 
 
-def test_the_attention_code_is_the_first_that_the_family_declares(saved, family):
+def test_the_attention_code_is_what_the_family_declares(saved, family):
     model, _ = load_model(str(saved(family)[0]))
-    declared = FAMILIES[model.config.model_type].attention_implementations[0]
+    declared = FAMILIES[model.config.model_type].attention_implementation
     assert model.config._attn_implementation == declared
     assert (declared == "eager") == (family == "gemma2")
 
@@ -161,20 +162,56 @@ def test_a_truncated_download_is_a_model_error(gpt2_copy):
 def test_weights_that_do_not_fit_the_config_are_a_model_error(gpt2_copy):
     config = json.loads((gpt2_copy / "config.json").read_text())
     (gpt2_copy / "config.json").write_text(json.dumps(config | {"n_embd": 64}))
-    assert str(gpt2_copy) in message_of(gpt2_copy)
+    message = message_of(gpt2_copy)
+    assert str(gpt2_copy) in message and "of another shape than its config.json says" in message
+    assert "transformer.h.0.attn.c_attn.bias" in message and "more are of" in message
 
 
 def test_weights_that_lack_a_layer_are_a_model_error(gpt2_copy):
     """Hugging Face fills the gap with random numbers, so every result would be noise."""
     config = json.loads((gpt2_copy / "config.json").read_text())
     (gpt2_copy / "config.json").write_text(json.dumps(config | {"n_layer": 4}))
-    assert str(gpt2_copy) in message_of(gpt2_copy)
+    message = message_of(gpt2_copy)
+    assert str(gpt2_copy) in message and "transformer.h.3.attn.c_attn.bias" in message
+    assert "and 9 more are missing from its weights" in message
 
 
-def test_a_folder_without_a_tokenizer_is_a_model_error(gpt2_copy):
-    for file in gpt2_copy.glob("tokenizer*"):
+def test_an_embedding_that_is_not_tied_must_be_there(saved, tmp_path):
+    folder = shutil.copytree(saved("llama")[0], tmp_path / "llama")
+    weights = load_file(folder / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "lm_head.weight is missing from its weights" in message_of(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    load_model(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["LlamaForSequenceClassification", "LlamaModel", "BertModel"])
+def test_a_config_that_names_no_causal_model(saved, tmp_path, kind):
+    folder = shutil.copytree(saved("llama")[0], tmp_path / "llama")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": [kind]}))
+    assert f"is a {kind}, not a causal language model" in message_of(folder)
+    del config["architectures"]
+    (folder / "config.json").write_text(json.dumps(config))
+    load_model(str(folder))
+
+
+def test_a_report_of_weights_is_not_printed_over_the_message(gpt2_copy, capsys):
+    config = json.loads((gpt2_copy / "config.json").read_text())
+    (gpt2_copy / "config.json").write_text(json.dumps(config | {"n_layer": 4}))
+    message_of(gpt2_copy)
+    assert "REPORT" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_folder_without_a_tokenizer_is_a_model_error(saved, tmp_path, family):
+    """For some families transformers makes an empty one."""
+    folder = shutil.copytree(saved(family)[0], tmp_path / family)
+    for file in folder.glob("tokenizer*"):
         file.unlink()
-    assert "tokenizer.json" in message_of(gpt2_copy)
+    assert "tokenizer.json" in message_of(folder)
 
 
 # ------------------------------------------------------------------ hub ids without a hub

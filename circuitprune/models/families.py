@@ -42,8 +42,8 @@ class Family:
     mlp_post_norm: str | None = None
     parallel: Callable[[PretrainedConfig], bool] = _sequential
     """Whether the MLP reads the block's input instead of the attention's result."""
-    attention_implementations: tuple[str, ...] = ("sdpa", "eager")
-    """Attention code of transformers that is right for the family, the fastest first."""
+    attention_implementation: str = "sdpa"
+    """Attention code of transformers: the fastest that is right for the family."""
 
 
 LLAMA = Family()
@@ -71,7 +71,7 @@ GEMMA2 = replace(
     attention_post_norm="post_attention_layernorm",
     mlp_norm="pre_feedforward_layernorm",
     mlp_post_norm="post_feedforward_layernorm",
-    attention_implementations=("eager",),  # sdpa drops the soft cap of the attention scores
+    attention_implementation="eager",  # sdpa drops the soft cap of the attention scores
 )
 
 FAMILIES: dict[str, Family] = {

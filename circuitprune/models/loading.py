@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -14,6 +15,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as hf_logging
 
 from circuitprune.errors import ModelError
@@ -34,33 +36,75 @@ def load_model(
         revision: Commit or tag of a hub id.
 
     Raises:
-        ModelError: no such model, not a causal language model, an undeclared family, or weights
-            that are only available as pickle. The message says what to download and where to.
+        ModelError: no such model, not a causal language model, an undeclared family, weights
+            that are incomplete or only available as pickle, or no tokenizer. The message says
+            what to download and where to.
     """
     if dtype not in DTYPES:
         raise ModelError(f"model.dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     source = _source(name)
-    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()  # no report of weights: see _refuse
     hub: dict[str, Any] = {"revision": revision} if revision else {}
     hub["local_files_only"] = not Path(source).is_dir() and not _hub_reachable()
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
-        family = family_of(config.get_text_config().model_type)
-        model = AutoModelForCausalLM.from_pretrained(
-            source,
-            config=config,
-            dtype=DTYPES[dtype],
-            attn_implementation=family.attention_implementations[0],
-            trust_remote_code=False,
-            use_safetensors=True,
-            **hub,
-        )
+        model = _load(name, source, DTYPES[dtype], hub)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(_explain(name, source, error)) from error
+    if not tokenizer("a b", add_special_tokens=False)["input_ids"]:
+        raise ModelError(
+            f"model {name!r} has no usable tokenizer: it encodes 'a b' to nothing, as one without "
+            "a vocabulary does; add the model's own tokenizer.json"
+        )
     return model.eval(), tokenizer
+
+
+def _load(name: str, source: str, dtype: torch.dtype, hub: dict[str, Any]) -> PreTrainedModel:
+    """The causal language model of a source, every weight of it from there."""
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
+    family = family_of(config.get_text_config().model_type)
+    if config.architectures and not set(config.architectures) & _causal():
+        raise ModelError(
+            f"model {name!r} is a {', '.join(config.architectures)}, not a causal language model "
+            "such as LlamaForCausalLM; pass one that predicts the next token"
+        )
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source,
+        config=config,
+        dtype=dtype,
+        attn_implementation=family.attention_implementation,
+        trust_remote_code=False,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # reported, and refused below by name
+        output_loading_info=True,
+        **hub,
+    )
+    model, report = loaded
+    mismatched = [key for key, *_ in report["mismatched_keys"]]
+    _refuse(name, sorted(report["missing_keys"]), "missing from its weights")
+    _refuse(name, sorted(mismatched), "of another shape than its config.json says")
+    return model
+
+
+def _causal() -> set[str]:
+    """Class names of all causal language models that transformers knows."""
+    found: set[str] = set()
+    for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        found |= {names} if isinstance(names, str) else set(names)
+    return found
+
+
+def _refuse(name: str, keys: list[str], what: str) -> None:
+    """Hugging Face fills such weights with random numbers, so every result would be noise."""
+    if keys:
+        shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+        raise ModelError(
+            f"model {name!r} is incomplete: {shown} {'is' if len(keys) == 1 else 'are'} {what}; "
+            "expected config.json and model.safetensors of one model: fetch both again"
+        )
 
 
 def _hub_reachable() -> bool:
