@@ -2,26 +2,25 @@
 
 Every reader r sees `base[r] + sum_w gate[w, r] * delta[w]`, where `delta[w]` is what writer w
 wrote in this run minus what it carries when ablated, and `base[r]` is the ablated residual stream
-at r with the biases that belong to no writer. All deltas live in one buffer
-`[writer, token * d_model]`, so the inputs of one block's readers are a single matrix product.
+at r with the biases that belong to no writer. `mixing.py` holds the arithmetic of it.
 
 Hugging Face's own layers run; only what their projections, MLPs and final norm see is replaced.
 Their residual additions see zeros and are ignored.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.autograd import Function
 from transformers import PreTrainedModel
 
 from circuitprune.ablation import Ablated, record_writers
 from circuitprune.errors import GraphError
 from circuitprune.graph import Block
-from circuitprune.models.ports import Ports, Projection, narrow
+from circuitprune.mixing import Stream, mixed, norm_project
+from circuitprune.models.ports import Ports, narrow
 from circuitprune.workspace import Workspace
 
 
@@ -85,7 +84,7 @@ class GatedModel:
         finally:
             run.close()
         if logits.requires_grad:
-            logits.register_hook(run.begin_backward)
+            logits.register_hook(run.stream.begin_backward)
         return logits
 
     @torch.no_grad()
@@ -118,11 +117,7 @@ class GatedModel:
 
 
 class _GatedRun:
-    """State of one gated forward and, through the autograd functions below, of its backward.
-
-    The functions are ordered by a token: a scalar that each takes and returns, so that in the
-    backward pass every reader of a writer has added to `gradient` before that writer reads it.
-    """
+    """One gated forward: what Hugging Face's modules are replaced by, in the order they run."""
 
     def __init__(
         self,
@@ -134,8 +129,6 @@ class _GatedRun:
     ) -> None:
         self.ports, self.graph, self.last = ports, ports.graph, last
         self.differentiable = gates.requires_grad and torch.is_grad_enabled()
-        self.loan = workspace.lend(self)
-        n_writers, self.n_batch, self.n_pos, self.d_model = ablated.shape
         self.ablated = ablated
         sizes = [block.n_readers * block.n_writers for block in self.graph.blocks]
         gates = gates.to(ports.model.dtype)
@@ -144,31 +137,19 @@ class _GatedRun:
             (b.kind, b.layer): g.view(b.n_readers, b.n_writers)
             for b, g in zip(self.graph.blocks, blocks, strict=True)
         }
-        token_shape = (self.n_batch * self.n_pos, self.d_model)
-        self.buffer = self.loan.take(n_writers + 1, *token_shape, like=gates)
-        self.base, self.delta = self.buffer[0], self.buffer[1:]
         widest = self.graph.attention_block(0).n_readers
-        self.scratch = self.loan.take(widest, *token_shape, like=gates)
-        self.gradient: Tensor | None = None
-        self.reader_gradient: Tensor | None = None
-        self.token = gates.detach().new_zeros(())
+        self.stream = Stream(ablated.shape, widest, gates, workspace)
+        self.n_batch, self.n_pos, self.d_model = ablated.shape[1:]
         self.head_sums: list[Tensor] = []
         self.delayed: Tensor | None = None
         self.pending: dict[nn.Module, Tensor] = {}
-
-    def begin_backward(self, _: Tensor) -> None:
-        """Start a backward pass with an empty gradient; a graph may be walked more than once."""
-        if self.gradient is None:
-            self.gradient = self.loan.take(*self.delta.shape, like=self.delta)
-            self.reader_gradient = self.loan.take(*self.scratch.shape, like=self.delta)
-        self.gradient.zero_()
 
     def close(self) -> None:
         """Let go of what the backward pass does not need, and of the autograd graph itself.
 
         Its nodes hold this run, and a cycle would keep the buffers beyond their use.
         """
-        self.token = self.token.detach()
+        self.stream.token = self.stream.token.detach()
         self.pending.clear()
         del self.ablated, self.head_sums, self.delayed
 
@@ -189,8 +170,8 @@ class _GatedRun:
 
     def _first_layer(self, forward: Any) -> Any:
         def first_layer(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-            self.base.copy_(self._ablated(slice(0, 1))[0])
-            torch.sub(hidden.flatten(0, 1), self.base, out=self.delta[0])
+            self.stream.base.copy_(self._ablated(slice(0, 1))[0])
+            torch.sub(hidden.flatten(0, 1), self.stream.base, out=self.stream.delta[0])
             return forward(hidden, *args, **kwargs)
 
         return first_layer
@@ -209,7 +190,7 @@ class _GatedRun:
             weight = self.ports.head_weight(layer)
             slots = self._heads(layer)
             ablated = self._ablated(slots)
-            self.token = _WriteHeads.apply(self.token, values, self, slots, weight, ablated)
+            self.stream.write_heads(values, slots, weight, ablated)
             total = ablated.sum(dim=0)
             if self.graph.parallel:  # the MLP reads nothing of its own layer, not even the bias
                 self.delayed = total
@@ -232,10 +213,10 @@ class _GatedRun:
                 written = ports.mlp_post_norm(written)
             writer = self.graph.mlp_writer(layer)
             ablated = self._ablated(slice(writer, writer + 1))[0]
-            self.token = _WriteChunk.apply(self.token, written, self, writer, ablated, last)
+            self.stream.write(written, writer, ablated, last)
             if self.delayed is not None:
                 self._add_heads_to_base(layer, self.delayed)
-            self.base += ablated
+            self.stream.base += ablated
             return (self._nothing(), *result[1:]) if isinstance(result, tuple) else self._nothing()
 
         return mlp
@@ -255,10 +236,11 @@ class _GatedRun:
         """What each projection module of a layer returns: q, k, v of every reader's own input."""
         block = self.graph.attention_block(layer)
         keep = self._worth_keeping(block)
-        into = self.loan.take(*self.scratch.shape, like=self.scratch) if keep else self.scratch
+        into = self.stream.room_for_readers() if keep else self.stream.scratch
         readers = self._read(block, into=into)
         again = None if keep else self._mixer(block)
-        heads = _NormProject.apply(readers, self, layer, again)
+        norm, projections = self.ports.layers[layer].attention_norm, self.ports.readers[layer]
+        heads = norm_project(readers, self.stream, norm, projections, again)
         return [part.unflatten(0, (self.n_batch, self.n_pos)) for part in self.ports.join(heads)]
 
     def _worth_keeping(self, block: Block) -> bool:
@@ -274,10 +256,10 @@ class _GatedRun:
     def _mixer(self, block: Block) -> Callable[[], Tensor]:
         """A function that mixes a block's reader inputs once more, into the scratch buffer."""
         gates = self.gates[block.kind, block.layer].detach()
-        base = self.base.clone() if self.differentiable else self.base
+        base = self.stream.base.clone() if self.differentiable else self.stream.base
 
         def mix() -> Tensor:
-            return _mix(self, gates, base, 0, block.n_writers, None, self.scratch)
+            return mixed(self.stream, gates, base, 0, block.n_writers, None, self.stream.scratch)
 
         return mix
 
@@ -287,7 +269,7 @@ class _GatedRun:
         """The residual input of every reader of a block."""
         gates = self.gates[block.kind, block.layer]
         if not self.ports.sandwich:
-            return self._mix(gates, None, 0, block.n_writers, last, into)
+            return self.stream.mix(gates, None, 0, block.n_writers, last, into)
         return self._read_sandwich(gates, block, last)
 
     def _read_sandwich(
@@ -301,11 +283,11 @@ class _GatedRun:
         linear = gates.clone()
         for layer in range(len(self.head_sums)):
             linear[:, self._heads(layer)] = 0
-        stream = self._mix(linear, None, 0, block.n_writers, last)
+        stream = self.stream.mix(linear, None, 0, block.n_writers, last)
         for layer, ablated in enumerate(self.head_sums):
             slots, norm = self._heads(layer), self._post_norm(layer)
-            heads = self._mix(gates[:, slots], ablated, slots.start, slots.stop, last)
-            stream = stream + norm(heads) - norm(self._at(ablated, last))
+            heads = self.stream.mix(gates[:, slots], ablated, slots.start, slots.stop, last)
+            stream = stream + norm(heads) - norm(self.stream.at(ablated, last))
         return stream
 
     def _heads(self, layer: int) -> slice:
@@ -330,195 +312,8 @@ class _GatedRun:
         if self.ports.sandwich:
             self.head_sums.append(written)
             written = self._post_norm(layer)(written)
-        self.base += written
-
-    def _mix(
-        self,
-        gates: Tensor,
-        base: Tensor | None,
-        start: int,
-        stop: int,
-        last: Tensor | None,
-        into: Tensor | None = None,
-    ) -> Float[Tensor, "reader token d_model"]:
-        mixed, self.token = _Mix.apply(self.token, gates, self, base, start, stop, last, into)
-        return mixed
-
-    def _at(self, chunks: Tensor, last: Tensor | None) -> Tensor:
-        """The answer positions of `[..., token, d_model]`; everything when `last` is None."""
-        if last is None:
-            return chunks
-        rows = torch.arange(self.n_batch, device=last.device)
-        return chunks.unflatten(-2, (self.n_batch, self.n_pos))[..., rows, last, :]
-
-    def _put(self, chunks: Tensor, last: Tensor | None, values: Tensor) -> None:
-        """Store values at the answer positions of `[..., token, d_model]`, or everywhere."""
-        if last is None:
-            chunks.copy_(values)
-            return
-        rows = torch.arange(self.n_batch, device=last.device)
-        chunks.unflatten(-2, (self.n_batch, self.n_pos))[..., rows, last, :] = values
+        self.stream.base += written
 
     def _nothing(self) -> Tensor:
         """What Hugging Face's residual addition gets instead of a branch's output."""
-        return self.token.detach().expand(self.n_batch, self.n_pos, self.d_model)
-
-
-def _mix(
-    run: _GatedRun,
-    gates: Tensor,
-    base: Tensor | None,
-    start: int,
-    stop: int,
-    last: Tensor | None,
-    into: Tensor | None,
-) -> Float[Tensor, "reader token d_model"]:
-    """`base + gates @ delta[start:stop]`, in a fresh tensor or in `into`.
-
-    Without a `base` of its own the mix takes the run's, which lies in front of the deltas in the
-    same buffer, so that a column of ones makes it part of the one matrix product.
-    """
-    out = None if into is None else into.flatten(1)
-    if base is None:
-        gates = torch.cat([torch.ones_like(gates[:, :1]), gates], dim=1)
-        mixed = torch.mm(gates, run._at(run.buffer[: stop + 1], last).flatten(1), out=out)
-    else:
-        delta = run._at(run.delta[start:stop], last).flatten(1)
-        mixed = torch.addmm(run._at(base, last).reshape(1, -1), gates, delta, out=out)
-    return mixed.view(gates.shape[0], -1, run.d_model)
-
-
-class _Mix(Function):
-    """`_mix`, whose backward adds to the run's one gradient buffer."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        token: Tensor,
-        gates: Tensor,
-        run: _GatedRun,
-        base: Tensor | None,
-        start: int,
-        stop: int,
-        last: Tensor | None,
-        into: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(gates)
-        ctx.run, ctx.start, ctx.stop, ctx.last = run, start, stop, last
-        ctx.set_materialize_grads(False)
-        return _mix(run, gates, base, start, stop, last, into), token.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, grad_token: Tensor | None) -> tuple:
-        run, (gates,) = ctx.run, ctx.saved_tensors
-        if grad is None:
-            return run.token.new_zeros(()), None, None, None, None, None, None, None
-        grad = grad.flatten(1)
-        delta = run.delta[ctx.start : ctx.stop]
-        into = run.gradient[ctx.start : ctx.stop]
-        grad_gates = grad @ run._at(delta, ctx.last).flatten(1).T
-        if ctx.last is None:
-            into.flatten(1).addmm_(gates.T, grad)
-        else:
-            share = (gates.T @ grad).view(-1, run.n_batch, run.d_model)
-            run._put(into, ctx.last, run._at(into, ctx.last) + share)
-        return run.token.new_zeros(()), grad_gates, None, None, None, None, None, None
-
-
-class _NormProject(Function):
-    """Each reader's own slice of the q, k and v projections of its own normed input.
-
-    The norm runs on the q, k and v readers in turn and again in the backward pass, so that the
-    normed inputs of all readers never exist at once and no norm keeps its intermediate results.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        readers: Tensor,
-        run: _GatedRun,
-        layer: int,
-        again: Callable[[], Tensor] | None,
-    ) -> Tensor:
-        ctx.run, ctx.layer = run, layer
-        ctx.inputs = again or (lambda: readers)
-        norm, projections = run.ports.layers[layer].attention_norm, run.ports.readers[layer]
-        heads = readers.new_empty(*readers.shape[:2], run.ports.d_head)
-        for slots, projection in _rows(projections):
-            normed = norm(readers[slots])
-            if projection.bias is None:
-                torch.bmm(normed, projection.weight, out=heads[slots])
-            else:
-                bias = projection.bias.unsqueeze(1)
-                torch.baddbmm(bias, normed, projection.weight, out=heads[slots])
-        return heads
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple:
-        run, readers = ctx.run, ctx.inputs().detach()
-        norm, into = run.ports.layers[ctx.layer].attention_norm, run.reader_gradient
-        for slots, projection in _rows(run.ports.readers[ctx.layer]):
-            normed_grad = torch.bmm(grad[slots], projection.weight.transpose(1, 2))
-            with torch.enable_grad():
-                part = readers[slots].detach().requires_grad_()
-                (part_grad,) = torch.autograd.grad(norm(part), part, normed_grad)
-            into[slots] = part_grad
-        return into, None, None, None
-
-
-def _rows(projections: tuple[Projection, ...]) -> Iterator[tuple[slice, Projection]]:
-    """Each projection with the rows of its readers in the attention block."""
-    first = 0
-    for projection in projections:
-        yield slice(first, first + len(projection.weight)), projection
-        first += len(projection.weight)
-
-
-class _WriteHeads(Function):
-    """Store each head's output minus its ablated value in the run's buffer."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        token: Tensor,
-        values: Tensor,
-        run: _GatedRun,
-        slots: slice,
-        weight: Tensor,
-        ablated: Tensor,
-    ) -> Tensor:
-        heads = values.flatten(0, 1).unflatten(1, (len(weight), -1)).transpose(0, 1)
-        torch.baddbmm(ablated, heads, weight, beta=-1, out=run.delta[slots])
-        ctx.run, ctx.slots, ctx.shape = run, slots, values.shape
-        ctx.save_for_backward(weight)
-        return token.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad_token: Tensor) -> tuple:
-        (weight,) = ctx.saved_tensors
-        heads = torch.bmm(ctx.run.gradient[ctx.slots], weight.transpose(1, 2))
-        return grad_token, heads.transpose(0, 1).reshape(ctx.shape), None, None, None, None
-
-
-class _WriteChunk(Function):
-    """Store one writer's output minus its ablated value in the run's buffer, perhaps at `last`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        token: Tensor,
-        written: Tensor,
-        run: _GatedRun,
-        writer: int,
-        ablated: Tensor,
-        last: Tensor | None,
-    ) -> Tensor:
-        difference = written.flatten(0, 1) - run._at(ablated, last)
-        run._put(run.delta[writer], last, difference)
-        ctx.run, ctx.writer, ctx.shape, ctx.last = run, writer, written.shape, last
-        return token.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad_token: Tensor) -> tuple:
-        written = ctx.run._at(ctx.run.gradient[ctx.writer], ctx.last)
-        return grad_token, written.view(ctx.shape), None, None, None, None
+        return self.stream.token.detach().expand(self.n_batch, self.n_pos, self.d_model)

@@ -39,13 +39,13 @@ def edge_scores(
         ablated: What each writer carries when ablated.
     """
     difference = empty_writers(gated.ports, batch.clean)
+    run = _TappedRun(gated, difference, None, batch)
     with gated.ports.intercept(recorders(gated.ports, difference)):
-        run = _TappedRun(gated, difference, None, batch)
         logits = run.forward()
     for writer in range(gated.graph.n_writers):
         one = slice(writer, writer + 1)
         torch.sub(ablated[one], difference[one], out=difference[one])
-    return run.backward(metric(logits, batch))
+    return run.backward(logits, metric)
 
 
 def edge_scores_at(
@@ -63,7 +63,7 @@ def edge_scores_at(
         embeddings: What enters layer 0, a point on a path between two prompts.
     """
     run = _TappedRun(gated, difference, embeddings, batch)
-    return run.backward(metric(run.forward(), batch))
+    return run.backward(run.forward(), metric)
 
 
 class _TappedRun:
@@ -93,9 +93,12 @@ class _TappedRun:
         with self.ports.intercept(self.changes()):
             return self.ports.run(self.batch.clean, self.batch.mask, self.batch.last)
 
-    def backward(self, values: Float[Tensor, " batch"]) -> Float[Tensor, " edge"]:
-        """The scores, filled by one backward pass of the summed values."""
-        values.sum().backward(inputs=[self.entrance])
+    @torch.enable_grad()
+    def backward(
+        self, logits: Float[Tensor, "batch vocab"], metric: Metric
+    ) -> Float[Tensor, " edge"]:
+        """The scores, filled by one backward pass of the summed metric."""
+        metric(logits, self.batch).sum().backward(inputs=[self.entrance])
         return self.scores
 
     def changes(self) -> list[tuple[nn.Module, str, Any]]:

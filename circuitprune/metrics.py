@@ -7,17 +7,22 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
 from circuitprune.errors import MetricError
 
 Logits = Float[Tensor, "example vocab"]
-Tokens = Int[Tensor, "example set"]
+Tokens = Int[Tensor, "example _"]
 PerExample = Float[Tensor, " example"]
 
 TaskMetric = Callable[[Logits, Tokens, Tokens], PerExample]
+
+
+def _precise(logits: Logits) -> Logits:
+    """At least float32: half-precision logits are exact there, their softmax is not."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _gather(values: Float[Tensor, "example vocab"], tokens: Tokens) -> tuple[Tensor, Tensor]:
@@ -36,8 +41,8 @@ def logit_diff(logits: Logits, answers: Tokens, wrong: Tokens) -> PerExample:
     Raises:
         MetricError: an example has no wrong token to compare with.
     """
-    right, n_right = _gather(logits, answers)
-    bad, n_bad = _gather(logits, wrong)
+    right, n_right = _gather(_precise(logits), answers)
+    bad, n_bad = _gather(_precise(logits), wrong)
     if bool((n_bad == 0).any()):
         raise MetricError(
             "logit_diff compares right with wrong answers, but some examples have no wrong answer; "
@@ -51,31 +56,37 @@ def prob_diff(logits: Logits, answers: Tokens, wrong: Tokens) -> PerExample:
 
     The greater-than metric of Hanna et al. 2023 (arXiv 2305.00586).
     """
-    probs = logits.softmax(dim=-1)
+    probs = _precise(logits).softmax(dim=-1)
     return _gather(probs, answers)[0].sum(1) - _gather(probs, wrong)[0].sum(1)
 
 
 def answer_prob(logits: Logits, answers: Tokens, wrong: Tokens) -> PerExample:
     """Probability of the right set; in [0, 1]."""
-    return _gather(logits.softmax(dim=-1), answers)[0].sum(1)
+    return _gather(_precise(logits).softmax(dim=-1), answers)[0].sum(1)
 
 
 def cross_entropy(logits: Logits, answers: Tokens, wrong: Tokens) -> PerExample:
     """Minus log probability of the right set, in nats; lower is better."""
-    log_probs = logits.log_softmax(dim=-1).gather(1, answers.clamp(min=0))
+    log_probs = _precise(logits).log_softmax(dim=-1).gather(1, answers.clamp(min=0))
     return -log_probs.masked_fill(answers < 0, -torch.inf).logsumexp(dim=1)
 
 
 def accuracy(logits: Logits, answers: Tokens, wrong: Tokens) -> PerExample:
-    """1 where the best right token beats every wrong one or, if none is given, every other one."""
-    best = logits.gather(1, answers.clamp(min=0)).masked_fill(answers < 0, -torch.inf).amax(1)
-    if wrong.shape[1] == 0:
-        rival = torch.full_like(best, -torch.inf)
-    else:
-        rival = logits.gather(1, wrong.clamp(min=0)).masked_fill(wrong < 0, -torch.inf).amax(1)
-    rival = torch.where(rival == -torch.inf, logits.amax(1), rival)
-    top_is_right = (logits.argmax(1, keepdim=True) == answers).any(1)
-    return ((best > rival) | (top_is_right & (best >= rival))).to(logits.dtype)
+    """1 where the best right token beats every wrong one or, if none is given, every other one.
+
+    A tie is not a win.
+    """
+    right, bad = _members(logits, answers), _members(logits, wrong)
+    rivals = torch.where(bad.any(dim=1, keepdim=True), bad, ~right)
+    best = logits.masked_fill(~right, -torch.inf).amax(1)
+    return (best > logits.masked_fill(~rivals, -torch.inf).amax(1)).to(logits.dtype)
+
+
+def _members(logits: Logits, tokens: Tokens) -> Bool[Tensor, "example vocab"]:
+    """Which tokens of the vocabulary belong to each example's set."""
+    n_examples, n_vocab = logits.shape
+    member = torch.zeros(n_examples, n_vocab + 1, dtype=torch.bool, device=logits.device)
+    return member.scatter(1, tokens % (n_vocab + 1), True)[:, :-1]  # padding is the extra column
 
 
 def kl_divergence(full: Logits, circuit: Logits) -> PerExample:
@@ -83,7 +94,7 @@ def kl_divergence(full: Logits, circuit: Logits) -> PerExample:
 
     Zero when the distributions agree, whatever the task; lower is better.
     """
-    full_log, circuit_log = full.log_softmax(dim=-1), circuit.log_softmax(dim=-1)
+    full_log, circuit_log = _precise(full).log_softmax(-1), _precise(circuit).log_softmax(-1)
     return (full_log.exp() * (full_log - circuit_log)).sum(dim=-1)
 
 
@@ -148,8 +159,10 @@ class CircuitEvaluation(Metric):
 
     def update(self, circuit: Logits, full: Logits, answers: Tokens, wrong: Tokens) -> None:
         """Add one batch of answer-position logits."""
-        if not bool(torch.isfinite(circuit).all()):
-            raise MetricError("the gated model returned NaN or infinite logits")
+        for whose, logits in (("gated", circuit), ("full", full)):
+            if not bool(torch.isfinite(logits).all()):
+                raise MetricError(f"the {whose} model returned NaN or infinite logits")
+        circuit, full = _precise(circuit), _precise(full)
         values = (
             kl_divergence(full, circuit),
             self.task_metric(circuit, answers, wrong),

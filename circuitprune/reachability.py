@@ -13,8 +13,13 @@ def live_edges(graph: Graph, mask: Bool[Tensor, " edge"]) -> Bool[Tensor, " edge
     An edge (w, r) is live if w is reached from `input` and the node of r reaches `logits`. A head
     is reached through any of its q, k and v readers; a shared KV reader stands for all its heads.
     """
+    return mask & joinable_edges(graph, mask)
+
+
+def joinable_edges(graph: Graph, mask: Bool[Tensor, " edge"]) -> Bool[Tensor, " edge"]:
+    """Edges that are live, or would be by themselves if they were kept too."""
     reached = _reached_writers(graph, mask)[graph.edge_writer.to(mask.device)]
-    return mask & reached & _useful_readers(graph, mask)[graph.edge_reader.to(mask.device)]
+    return reached & _useful_readers(graph, mask)[graph.edge_reader.to(mask.device)]
 
 
 def kept_nodes(graph: Graph, mask: Bool[Tensor, " edge"]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from circuitprune.errors import GraphError
 from circuitprune.graph import Graph
-from circuitprune.reachability import live_edges
+from circuitprune.reachability import joinable_edges, live_edges
 
 Method = Literal["top_n", "top_n_raw", "greedy"]
 
@@ -28,8 +28,8 @@ def select(
 ) -> Bool[Tensor, " edge"]:
     """The mask of the best circuit of at most `n_edges` live edges; every kept edge is live.
 
-    The k best edges are taken, with the largest k whose live edges are within `n_edges`. One edge
-    can bring others to life, so the result may be smaller than asked.
+    The k best edges are taken, with the largest k whose live edges are within `n_edges`, and what
+    is left of the budget goes to the next best edges between live nodes: see `select_ranked`.
 
     Args:
         graph: The graph of the scores.
@@ -94,9 +94,11 @@ def rank(
 
 
 def select_ranked(graph: Graph, order: Int[Tensor, " edge"], n_edges: int) -> Bool[Tensor, " edge"]:
-    """The live edges of the longest prefix of `order` that has at most `n_edges` of them.
+    """The live edges of the longest prefix of `order` with at most `n_edges`, filled up in order.
 
-    Taking one more edge never kills another, so the number only grows and bisection finds it.
+    Taking one more edge never kills another, so the number of live edges only grows and bisection
+    finds the prefix. The edge after it would bring too many others to life at once; what is left
+    of the budget goes to the next best edges between nodes that are live already.
     """
     fits, over = 0, len(order) + 1
     while over - fits > 1:
@@ -105,7 +107,10 @@ def select_ranked(graph: Graph, order: Int[Tensor, " edge"], n_edges: int) -> Bo
             fits = middle
         else:
             over = middle
-    return live_edges(graph, _first(order, fits))
+    live = live_edges(graph, _first(order, fits))
+    ready = order[(joinable_edges(graph, live) & ~live)[order]]
+    live[ready[: n_edges - int(live.sum())]] = True
+    return live
 
 
 def _greedy_order(graph: Graph, scores: Float[Tensor, " edge"]) -> list[int]:

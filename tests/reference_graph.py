@@ -77,9 +77,11 @@ def trim(graph, names):
 
 
 def top_n(graph, ranking, n_edges):
-    """The largest trimmed prefix of a ranking that has at most n_edges edges."""
+    """The largest trimmed prefix of at most n_edges edges, then the next edges live beside it."""
     sizes = [trim(graph, ranking[:k]) for k in range(len(ranking) + 1)]
-    return [names for names in sizes if len(names) <= n_edges][-1]
+    prefix = [names for names in sizes if len(names) <= n_edges][-1]
+    beside = [n for n in ranking if n not in prefix and n in trim(graph, [*prefix, n])]
+    return prefix | set(beside[: n_edges - len(prefix)])
 
 
 def greedy_ranking(graph, scores):

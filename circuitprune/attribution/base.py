@@ -42,7 +42,8 @@ def mean_over_batches(
                 "use model.dtype=float32 or a metric that is finite on them"
             )
         total = scores.double() if total is None else total + scores.double()
-        count, dtype = count + len(batch), scores.dtype
+        count = count + len(batch)
+        dtype = torch.promote_types(scores.dtype, torch.float32)
     if total is None:
         raise DataError("attribution needs pairs, but was given no batches")
     return (total / count).to(dtype)
