@@ -325,4 +325,8 @@ def _train_rules(train: TrainConfig) -> list[tuple[bool, str]]:
         (train.lr is None or train.lr > 0, f"train.lr must be positive, got {train.lr}"),
         (train.lr_warmup >= 0, f"train.lr_warmup must be >= 0, got {train.lr_warmup}"),
         (train.lr_end >= 0, f"train.lr_end must be >= 0, got {train.lr_end}"),
+        (
+            "precision" not in train.trainer,
+            "train.trainer.precision is not taken: model.dtype decides, and gates stay in float32",
+        ),
     ]

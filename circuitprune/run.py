@@ -11,12 +11,13 @@ from jaxtyping import Bool, Float
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from circuitprune.attribution import METHODS
 from circuitprune.config import RunConfig, flatten, to_yaml
 from circuitprune.data import Batch
-from circuitprune.errors import RunError
+from circuitprune.errors import ConfigError, RunError
 from circuitprune.files import read_tensors, write_atomic, write_json, write_tensors
 from circuitprune.gates import (
     HardConcrete,
@@ -48,14 +49,12 @@ def discover(config: RunConfig, say: Print = print, command: str = "") -> Fronti
     Raises:
         CircuitPruneError: anything a user can mend; nothing existing is overwritten.
     """
-    folder = _claim(config)
-    setup = make_setup(config)
+    folder = Path(config.output_dir)
+    setup, trainer, logger = _prepare(config)
     say(describe(setup))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "config.yaml", to_yaml(config))
-    write_json(folder / "versions.json", versions(setup.gated.model))
+    _open(folder, setup)
     initial = initial_scores(setup, folder, say)
-    module, logger = train(setup, initial, folder, say)
+    module = train(setup, initial, trainer, logger, say)
     final = module.learner.ranking().float().cpu()
     write_tensors(
         folder / "gates.safetensors",
@@ -74,38 +73,65 @@ def discover(config: RunConfig, say: Print = print, command: str = "") -> Fronti
 
 def dry_run(config: RunConfig) -> str:
     """Everything that can be said before training: the model, the pairs, accuracy and memory."""
-    _claim(config)
-    setup = make_setup(config)
+    setup, _, _ = _prepare(config)
     return "\n".join([describe(setup), "", pairs_text(setup, 3), "", memory_text(setup)])
 
 
-def _claim(config: RunConfig) -> Path:
-    """The output folder, if it may be written."""
-    folder = Path(config.output_dir)
+def _prepare(config: RunConfig) -> tuple[Setup, Trainer, TensorBoardLogger]:
+    """Everything that can be refused, made and checked; nothing is written."""
+    folder, resume = Path(config.output_dir), config.train.resume
+    try:
+        _claim(folder, resume)
+    except OSError as error:
+        raise _unusable(folder, error) from None
+    checkpoint = None if resume is None else _checkpoint(Path(resume))
+    setup = make_setup(config)
+    logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+    trainer = make_trainer(setup, folder, logger)
+    if checkpoint is not None:
+        make_module(setup, None).on_load_checkpoint(checkpoint)  # refuses another model's
+    return setup, trainer, logger
+
+
+def _claim(folder: Path, resume: str | None) -> None:
+    """Refuse an output folder that holds anything but, for a resumed run, an unfinished run."""
+    name = repr(str(folder))
     if (folder / "COMPLETE").exists():
         raise RunError(
-            f"output_dir {config.output_dir!r} holds a finished run; choose another output_dir or "
-            "move it away"
+            f"output_dir {name} holds a finished run; choose another output_dir or move it away"
         )
     if folder.exists() and not folder.is_dir():
-        raise RunError(f"output_dir {config.output_dir!r} is a file")
-    if config.train.resume is not None:
-        if not Path(config.train.resume).is_file():
-            raise RunError(f"train.resume: no checkpoint {config.train.resume!r}")
-        _step_of(Path(config.train.resume))  # unreadable: say so before anything is written
-    elif folder.is_dir() and any(folder.iterdir()):
-        last = folder / "checkpoints" / "last.ckpt"
-        hint = f"; continue it with train.resume={last}" if last.exists() else ""
-        raise RunError(
-            f"output_dir {config.output_dir!r} is not empty (an interrupted run?){hint}, or choose "
-            "another output_dir"
-        )
-    return folder
+        raise RunError(f"output_dir {name} is a file; choose another output_dir")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    is_run = (folder / "config.yaml").is_file() and (folder / "versions.json").is_file()
+    if resume is not None and is_run:
+        return
+    last = folder / "checkpoints" / "last.ckpt"
+    hint = f" (an interrupted run?); continue it with train.resume={last}" if last.exists() else ""
+    raise RunError(f"output_dir {name} is not empty{hint}, or choose another output_dir")
+
+
+def _open(folder: Path, setup: Setup) -> None:
+    """Make the output folder and the first files in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "config.yaml", to_yaml(setup.config))
+        write_json(folder / "versions.json", versions(setup.gated.model))
+    except OSError as error:
+        raise _unusable(folder, error) from None
+
+
+def _unusable(folder: Path, error: OSError) -> RunError:
+    return RunError(
+        f"output_dir {str(folder)!r} cannot be used: {error.strerror}; choose a folder that you "
+        "may write to"
+    )
 
 
 def attribution_metric(setup: Setup) -> Metric:
     """What the initial attribution explains, by `init.metric`."""
-    name = setup.config.init.metric
+    name: str = setup.config.init.metric
     if name == "auto":
         name = "kl" if setup.config.init.method == "gate_ig" else setup.metric_name
     if name == "kl":
@@ -179,27 +205,46 @@ def make_module(setup: Setup, initial: Float[Tensor, " edge"] | None) -> MaskTra
 
 
 def train(
-    setup: Setup, initial: Float[Tensor, " edge"] | None, folder: Path, say: Print
-) -> tuple[MaskTraining, TensorBoardLogger]:
+    setup: Setup,
+    initial: Float[Tensor, " edge"] | None,
+    trainer: Trainer,
+    logger: TensorBoardLogger,
+    say: Print,
+) -> MaskTraining:
     """Learn the gates with Lightning, or continue from a checkpoint."""
     config = setup.config
     module = make_module(setup, initial)
-    logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
     logger.experiment.add_text("config", f"```yaml\n{to_yaml(config)}\n```")
     logger.experiment.add_text("pairs", pairs_text(setup, 3))
     if config.train.steps > 0:
         say(f"Training {config.gates.learner} gates for {config.train.steps} steps")
-        trainer = make_trainer(setup, folder, logger)
         if config.train.resume is not None:
             setup.data.start_step = _step_of(Path(config.train.resume))
         trainer.fit(module, datamodule=setup.data, ckpt_path=config.train.resume, weights_only=True)
-        trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
-    return module, logger
+        trainer.save_checkpoint(Path(config.output_dir) / "checkpoints" / "last.ckpt")
+    return module
 
 
 def make_trainer(setup: Setup, folder: Path, logger: TensorBoardLogger) -> Trainer:
-    """A Trainer for `train.steps` steps; `train.trainer` overrides any of its options."""
+    """A Trainer for `train.steps` steps; `train.trainer` overrides any of its options.
+
+    Raises:
+        ConfigError: options that Lightning does not know or cannot follow.
+    """
     _quiet()
+    options = _trainer_options(setup, folder) | {"logger": logger}
+    try:
+        return Trainer(**{**options, **setup.config.train.trainer})
+    except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
+        if not setup.config.train.trainer:
+            raise
+        raise ConfigError(
+            f"train.trainer={setup.config.train.trainer} is not what Lightning's Trainer takes: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def _trainer_options(setup: Setup, folder: Path) -> dict[str, Any]:
     train, validates = setup.config.train, bool(setup.data.splits["val"])
     callbacks: list[Callback] = [
         ModelCheckpoint(
@@ -212,22 +257,21 @@ def make_trainer(setup: Setup, folder: Path, logger: TensorBoardLogger) -> Train
     ]
     if train.progress:
         callbacks.append(RichProgressBar(leave=True))
-    options: dict[str, Any] = {
+    return {
         "max_steps": train.steps,
+        "max_epochs": 1,  # the training loader never ends
         "accelerator": "cuda" if setup.gated.device.type == "cuda" else "cpu",
         "devices": 1,
-        "val_check_interval": min(train.val_every, train.steps) if validates else None,
+        "val_check_interval": max(1, min(train.val_every, train.steps)) if validates else None,
         "check_val_every_n_epoch": None if validates else 1,
         "limit_val_batches": 1.0 if validates else 0,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 10,
-        "logger": logger,
         "callbacks": callbacks,
         "enable_progress_bar": train.progress,
         "enable_model_summary": False,
         "use_distributed_sampler": False,
     }
-    return Trainer(**{**options, **train.trainer})
 
 
 def verify(setup: Setup, ranking: Float[Tensor, " edge"]) -> Frontier:
@@ -287,15 +331,26 @@ def _empty(setup: Setup, split: str) -> Evidence:
     return evaluate(setup.references, {"": mask}, batches, setup.task_metric)[""]
 
 
+def _checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint that Lightning wrote for `MaskTraining`."""
+    if not path.is_file():
+        raise RunError(f"train.resume: no checkpoint {str(path)!r}")
+    try:
+        found = torch.load(path, weights_only=True, map_location="cpu")
+        readable = {"global_step", "state_dict", "optimizer_states", "base_model"} <= set(found)
+    except Exception:  # torch raises whatever a broken zip file or pickle leads to
+        readable = False
+    if not readable:
+        raise RunError(
+            f"train.resume: {str(path)!r} is not a readable checkpoint of this package; pass the "
+            "checkpoints/last.ckpt of an interrupted run"
+        )
+    return found
+
+
 def _step_of(checkpoint: Path) -> int:
     """The global step at which a checkpoint was written."""
-    try:
-        return int(torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"])
-    except Exception as error:
-        raise RunError(
-            f"train.resume: {str(checkpoint)!r} is not a readable checkpoint of this package; pass "
-            "the checkpoints/last.ckpt of an interrupted run"
-        ) from error
+    return int(_checkpoint(checkpoint)["global_step"])
 
 
 def _log_final(logger: TensorBoardLogger, config: RunConfig, frontier: Frontier) -> None:
@@ -311,4 +366,5 @@ def _quiet() -> None:
     """Silence Lightning's advice that does not apply: data in memory needs no workers."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning 2.6 on torch 2.13
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

@@ -164,6 +164,7 @@ def test_an_unknown_choice_lists_the_allowed_ones(override, allowed):
         "train.lr=.nan",
         "train.lr_warmup=-1",
         "train.lr_end=-0.1",
+        "train.trainer={precision: 16-mixed}",
         "task.n_train=0",
         "task.n_val=-1",
         "task.n_test=-1",

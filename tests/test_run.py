@@ -17,7 +17,7 @@ from circuitprune import run
 from circuitprune.circuit import Circuit
 from circuitprune.cli import train_main
 from circuitprune.config import load_config
-from circuitprune.errors import CircuitPruneError, DataError, RunError
+from circuitprune.errors import CircuitPruneError, ConfigError, DataError, RunError
 from circuitprune.files import read_tensors
 from circuitprune.graph import Graph
 from circuitprune.objectives import OBJECTIVES
@@ -553,6 +553,76 @@ def test_a_file_in_place_of_the_folder_is_refused(gpt2_home, tmp_path):
     with pytest.raises(RunError, match="is a file"):
         discover(gpt2_home, f"output_dir={tmp_path / 'run'}")
     assert (tmp_path / "run").read_text() == "a file"
+
+
+@pytest.fixture
+def interrupted(gpt2_home, tmp_path, monkeypatch) -> Path:
+    """The folder of a run that stopped at step 7."""
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 7)
+        with pytest.raises(RuntimeError, match="power cut"):
+            discover(gpt2_home, f"output_dir={tmp_path / 'cut'}")
+    return tmp_path / "cut"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("gates.learner=hard_concrete", "this config's learner needs"),
+        ("model.name={llama}", "gates belong to model"),
+        ("train.trainer={max_stepz: 3}", "train.trainer"),
+        ("task.min_accuracy=0.99", "cannot do this task"),
+    ],
+)
+def test_a_refused_resume_overwrites_nothing(gpt2_home, llama_home, interrupted, override, message):
+    before = contents(interrupted)
+    last = interrupted / "checkpoints" / "last.ckpt"
+    chosen = [f"output_dir={interrupted}", f"train.resume={last}"]
+    with pytest.raises(CircuitPruneError, match=message):
+        discover(gpt2_home, *chosen, override.replace("{llama}", str(llama_home / "model")))
+    assert contents(interrupted) == before
+
+
+def test_a_resume_into_a_folder_of_other_things_is_refused(gpt2_home, interrupted, tmp_path):
+    last = interrupted / "checkpoints" / "last.ckpt"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.yaml").write_text("my: own")
+    with pytest.raises(RunError, match="not empty, or choose another"):
+        discover(gpt2_home, f"output_dir={tmp_path / 'mine'}", f"train.resume={last}")
+    assert contents(tmp_path / "mine") == {"config.yaml": b"my: own"}
+
+
+def test_a_checkpoint_of_another_program_is_refused(gpt2_home, tmp_path):
+    torch.save({"global_step": 3, "state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(RunError, match=r"other\.ckpt' is not a readable checkpoint"):
+        discover(
+            gpt2_home, f"output_dir={tmp_path / 'run'}", f"train.resume={tmp_path / 'other.ckpt'}"
+        )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("{max_stepz: 3}", "max_stepz"),
+        ("{accelerator: abacus}", "abacus"),
+        ("{devices: -7}", "-7"),
+        ("{precision: 16-mixed}", "model.dtype decides"),
+    ],
+)
+def test_trainer_options_that_lightning_refuses_are_named(gpt2_home, tmp_path, options, message):
+    with pytest.raises(ConfigError, match=rf"train\.trainer.*{message}"):
+        discover(gpt2_home, f"train.trainer={options}", f"output_dir={tmp_path / 'run'}")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("folder", ["/proc/x/y", "{tmp}/file/run", "{tmp}/" + "x" * 300])
+def test_a_folder_that_cannot_be_made_is_refused(gpt2_home, tmp_path, folder):
+    (tmp_path / "file").write_text("a file")
+    folder = folder.replace("{tmp}", str(tmp_path))
+    with pytest.raises(RunError, match=rf"output_dir '{folder}' cannot be used: "):
+        discover(gpt2_home, f"output_dir={folder}")
+    assert contents(tmp_path) == {"file": b"a file"}
 
 
 @pytest.mark.parametrize(
