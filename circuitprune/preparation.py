@@ -1,6 +1,6 @@
 """The objects of a run, made and checked from its config before anything is trained or written."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -117,13 +117,14 @@ def _metric_name(name: str, data: PairData) -> str:
 def describe(setup: Setup) -> str:
     """The first screen of a run."""
     config, graph = setup.config, setup.gated.graph
+    by_kv_head = replace(graph, n_kv_readers=setup.gated.ports.n_kv_heads)
     family = setup.gated.model.config.get_text_config().model_type
+    used = "KV head" if config.model.kv_readers == "kv_head" else "query head"
     lines = [
         f"model     {config.model.name} (family {family}, {config.model.dtype}, "
         f"{setup.gated.model.config._attn_implementation} attention, {setup.gated.device})",
-        f"graph     {graph.n_layers} layers, {graph.n_heads} heads, {graph.n_edges:,} edges by "
-        f"{'KV head' if config.model.kv_readers == 'kv_head' else 'query head'}, "
-        f"{graph.n_edges_ungrouped:,} by query head",
+        f"graph     {graph.n_layers} layers, {graph.n_heads} heads, {by_kv_head.n_edges:,} edges "
+        f"by KV head, {graph.n_edges_ungrouped:,} by query head; readers here by {used}",
         f"task      {config.task.name}, ablation {config.ablation}, metric {setup.metric_name}",
         *(f"pairs     {line.strip()}" for line in setup.data.report.summary().splitlines()),
         f"full      accuracy {setup.full['accuracy']:.1%}, {setup.metric_name} "
@@ -145,7 +146,7 @@ def pairs_text(setup: Setup, n: int) -> str:
 
 
 def memory_text(setup: Setup) -> str:
-    """An upper estimate of what one training step holds, in GB."""
+    """An upper estimate of what one training step holds."""
     graph, config = setup.gated.graph, setup.config
     size = torch.finfo(setup.gated.dtype).bits // 8
     longest = max(len(example.clean) for example in setup.data.splits["train"])
@@ -159,6 +160,10 @@ def memory_text(setup: Setup) -> str:
         * (3 * graph.n_writers + graph.n_readers + 3 * graph.readers_per_layer)
     )
     return (
-        f"memory    about {(weights + cached + step) / 1e9:.2f} GB: weights {weights / 1e9:.2f}, "
-        f"cached references {cached / 1e9:.2f}, a training step {step / 1e9:.2f}"
+        f"memory    about {_bytes(weights + cached + step)}: weights {_bytes(weights)}, "
+        f"cached references {_bytes(cached)}, a training step {_bytes(step)}"
     )
+
+
+def _bytes(number: int | float) -> str:
+    return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
