@@ -61,7 +61,9 @@ class TaskConfig:
 class InitConfig:
     """Attribution that initialises the gates."""
 
-    method: Literal["gate_ig", "eap", "eap_ig_inputs", "none"] = "gate_ig"
+    method: Literal[
+        "gate_ig", "eap", "eap_ig_inputs", "eap_ig_inputs_right", "eap_ig_inputs_midpoint", "none"
+    ] = "gate_ig"
     """`none` starts from all gates alike."""
     steps: int = 5
     """Points of the integrated methods."""

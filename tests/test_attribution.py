@@ -235,7 +235,17 @@ def test_methods_are_attributions_that_leave_the_model_without_gradients(tiny_mo
 
 
 def test_methods_by_name():
-    assert {"eap": eap, "eap_ig_inputs": eap_ig_inputs, "gate_ig": gate_ig} == METHODS
+    rules = {f"eap_ig_inputs_{rule}" for rule in ("right", "midpoint")}
+    assert set(METHODS) == {"eap", "eap_ig_inputs", "gate_ig"} | rules
+    assert METHODS["eap"] is eap and METHODS["gate_ig"] is gate_ig
+    assert METHODS["eap_ig_inputs"] is eap_ig_inputs
+
+
+@pytest.mark.parametrize("rule", ["right", "midpoint"])
+def test_methods_of_the_other_riemann_rules(tiny_model, rule):
+    references = patched(tiny_model("gpt2"))
+    scores = METHODS[f"eap_ig_inputs_{rule}"](references, [pairs()], by_logit_diff, 3)
+    assert_close(scores, eap_ig_inputs(references, [pairs()], by_logit_diff, 3, rule))
 
 
 # ------------------------------------------------------------------ numbers of another program

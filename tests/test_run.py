@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import CONFIGS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import pair_rows, quick_config, save_model, save_pairs, settings
+from tiny import pair_rows, quick_config, save_model, save_pairs, settings, tokenizer
+from transformers import AutoModelForCausalLM
 
 from circuitprune import run
+from circuitprune.attribution import METHODS
 from circuitprune.circuit import Circuit
 from circuitprune.cli import train_main
 from circuitprune.config import load_config
@@ -323,7 +326,7 @@ def test_pictures_texts_and_hyper_parameters_are_logged(events):
 # ---------------------------------------------------------------- every option
 
 
-@pytest.mark.parametrize("method", ["gate_ig", "eap", "eap_ig_inputs", "none"])
+@pytest.mark.parametrize("method", [*METHODS, "none"])
 def test_every_initialisation_runs(gpt2_home, tmp_path, method):
     folder = tmp_path / "run"
     discover(gpt2_home, f"init.method={method}", "train.steps=1", f"output_dir={folder}")
@@ -447,6 +450,20 @@ def test_both_conventions_of_grouped_queries(llama_home, tmp_path, kv_readers, n
         assert circuit.n_edges_ungrouped == p["n_edges_ungrouped"] <= 110
     assert len((folder / "edges.csv").read_text().splitlines()) == n_edges + 1
     assert abs(frontier["points"][-1]["kl"]) < 1e-5
+
+
+def test_norms_behind_the_attention_are_noted(gpt2_home, finished, tmp_path):
+    """Other programs norm the sum of all heads once, for all readers."""
+    model = AutoModelForCausalLM.from_config(CONFIGS["gemma2"](), dtype=torch.float32)
+    model.save_pretrained(tmp_path / "gemma2")
+    tokenizer().save_pretrained(tmp_path / "gemma2")
+    folder = tmp_path / "run"
+    chosen = [f"model.name={tmp_path / 'gemma2'}", f"output_dir={folder}", "train.steps=0"]
+    discover(gpt2_home, *chosen)
+    assert strict(folder / "frontier.json")["post_norms"] == "per_reader"
+    for file in (folder / "circuits").iterdir():
+        assert Circuit.load(file).provenance["post_norms"] == "per_reader"
+    assert "post_norms" not in strict(finished / "frontier.json")
 
 
 def test_a_run_without_the_reference_cache_learns_the_same(gpt2_home, finished, tmp_path):

@@ -6,7 +6,11 @@ metric when that one edge is ablated in the full model. Negative: the edge helps
 
 from circuitprune.attribution.base import Attribution
 from circuitprune.attribution.eap import eap
-from circuitprune.attribution.eap_ig_inputs import eap_ig_inputs
+from circuitprune.attribution.eap_ig_inputs import (
+    eap_ig_inputs,
+    eap_ig_inputs_midpoint,
+    eap_ig_inputs_right,
+)
 from circuitprune.attribution.gate_ig import gate_ig
 
 __all__ = ["METHODS", "Attribution", "eap", "eap_ig_inputs", "gate_ig"]
@@ -14,6 +18,8 @@ __all__ = ["METHODS", "Attribution", "eap", "eap_ig_inputs", "gate_ig"]
 METHODS: dict[str, Attribution] = {
     "eap": eap,
     "eap_ig_inputs": eap_ig_inputs,
+    "eap_ig_inputs_right": eap_ig_inputs_right,
+    "eap_ig_inputs_midpoint": eap_ig_inputs_midpoint,
     "gate_ig": gate_ig,
 }
 """Methods by the name that `init.method` takes."""

@@ -44,3 +44,17 @@ def eap_ig_inputs(
         return total / steps
 
     return mean_over_batches(batches, score)
+
+
+def eap_ig_inputs_right(
+    references: References, batches: Iterable[Batch], metric: Metric, steps: int = 5
+) -> Float[Tensor, " edge"]:
+    """`eap_ig_inputs` by the right sum."""
+    return eap_ig_inputs(references, batches, metric, steps, rule="right")
+
+
+def eap_ig_inputs_midpoint(
+    references: References, batches: Iterable[Batch], metric: Metric, steps: int = 5
+) -> Float[Tensor, " edge"]:
+    """`eap_ig_inputs` by the midpoint sum."""
+    return eap_ig_inputs(references, batches, metric, steps, rule="midpoint")
