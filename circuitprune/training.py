@@ -164,10 +164,13 @@ class MaskTraining(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Cut a hard circuit of each size from the present ranking."""
+        self._cut()
+        self._evaluations = {name: CircuitEvaluation(self.task_metric) for name in self._masks}
+
+    def _cut(self) -> None:
         graph, ranking = self.references.gated.graph, self.learner.ranking().cpu()
         masks = select_sizes(graph, ranking, self.sizes, self.selection)
         self._masks = {f"{size:g}": mask for size, mask in masks.items()}
-        self._evaluations = {name: CircuitEvaluation(self.task_metric) for name in self._masks}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Run each circuit on one batch, as the verifier does."""
@@ -190,6 +193,12 @@ class MaskTraining(LightningModule):
             if name == self._shown_size():
                 self.log("val_kl", evidence["kl"], prog_bar=True, logger=False)
         if isinstance(self.logger, TensorBoardLogger):
+            self._draw(self.logger)
+
+    def on_train_end(self) -> None:
+        """Draw the final gates too: without validation pairs nothing else would."""
+        if isinstance(self.logger, TensorBoardLogger):
+            self._cut()
             self._draw(self.logger)
 
     def _reference_ends(self) -> tuple[Evidence, Evidence]:

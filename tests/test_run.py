@@ -410,6 +410,9 @@ def test_without_validation_pairs(gpt2_home, tmp_path):
     found.Reload()
     assert "train/loss" in found.Tags()["scalars"]
     assert not [tag for tag in found.Tags()["scalars"] if tag.startswith("val_")]
+    assert len(found.Tags()["histograms"]) == 5
+    (tag,) = found.Tags()["images"]
+    assert [image.step for image in found.Images(tag)] == [12]
     assert (folder / "COMPLETE").exists()
 
 
