@@ -15,7 +15,7 @@ test: $(VENV)/.installed-dev  ## the whole test suite
 check: $(VENV)/.installed-dev  ## what CI runs before the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/mypy
 
 bench: $(VENV)/.installed  ## ratios to a plain forward, GPT-2-small shape; see benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/run.py

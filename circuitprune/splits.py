@@ -72,7 +72,7 @@ def _units(examples: Sequence[Example], by: str) -> list[list[Example]]:
         return key
 
     def keys(example: Example) -> list[object]:
-        shared = [example.clean, frozenset((example.clean, example.corrupt))]
+        shared: list[object] = [example.clean, frozenset((example.clean, example.corrupt))]
         return [*shared, example.pair.group] if by == "group" else shared
 
     for example in examples:
