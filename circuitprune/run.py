@@ -17,8 +17,9 @@ from torch import Tensor
 from circuitprune.attribution import METHODS
 from circuitprune.config import RunConfig, flatten, to_yaml
 from circuitprune.data import Batch
-from circuitprune.errors import ConfigError, RunError
-from circuitprune.files import read_tensors, write_atomic, write_json, write_tensors
+from circuitprune.errors import ConfigError
+from circuitprune.files import read_tensors, write_atomic, write_tensors
+from circuitprune.folder import claim, create, read_checkpoint, step_of, unusable
 from circuitprune.gates import (
     HardConcrete,
     Learner,
@@ -31,7 +32,7 @@ from circuitprune.gradients import Metric
 from circuitprune.metrics import TASK_METRICS, kl_divergence
 from circuitprune.objectives import make_objective
 from circuitprune.preparation import Setup, describe, make_setup, memory_text, pairs_text
-from circuitprune.results import Frontier, Point, fingerprint, versions, write_results
+from circuitprune.results import Frontier, Point, fingerprint, write_results
 from circuitprune.selection import select_sizes, select_threshold
 from circuitprune.sparsity import DensitySchedule, make_penalty
 from circuitprune.training import MaskTraining
@@ -52,7 +53,7 @@ def discover(config: RunConfig, say: Print = print, command: str = "") -> Fronti
     folder = Path(config.output_dir)
     setup, trainer, logger = _prepare(config)
     say(describe(setup))
-    _open(folder, setup)
+    create(folder, to_yaml(config), setup.gated.model)
     initial = initial_scores(setup, folder, say)
     module = train(setup, initial, trainer, logger, say)
     final = module.learner.ranking().float().cpu()
@@ -81,52 +82,16 @@ def _prepare(config: RunConfig) -> tuple[Setup, Trainer, TensorBoardLogger]:
     """Everything that can be refused, made and checked; nothing is written."""
     folder, resume = Path(config.output_dir), config.train.resume
     try:
-        _claim(folder, resume)
+        claim(folder, resume)
     except OSError as error:
-        raise _unusable(folder, error) from None
-    checkpoint = None if resume is None else _checkpoint(Path(resume))
+        raise unusable(folder, error) from None
+    checkpoint = None if resume is None else read_checkpoint(Path(resume))
     setup = make_setup(config)
     logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
     trainer = make_trainer(setup, folder, logger)
     if checkpoint is not None:
         make_module(setup, None).on_load_checkpoint(checkpoint)  # refuses another model's
     return setup, trainer, logger
-
-
-def _claim(folder: Path, resume: str | None) -> None:
-    """Refuse an output folder that holds anything but, for a resumed run, an unfinished run."""
-    name = repr(str(folder))
-    if (folder / "COMPLETE").exists():
-        raise RunError(
-            f"output_dir {name} holds a finished run; choose another output_dir or move it away"
-        )
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"output_dir {name} is a file; choose another output_dir")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    is_run = (folder / "config.yaml").is_file() and (folder / "versions.json").is_file()
-    if resume is not None and is_run:
-        return
-    last = folder / "checkpoints" / "last.ckpt"
-    hint = f" (an interrupted run?); continue it with train.resume={last}" if last.exists() else ""
-    raise RunError(f"output_dir {name} is not empty{hint}, or choose another output_dir")
-
-
-def _open(folder: Path, setup: Setup) -> None:
-    """Make the output folder and the first files in it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "config.yaml", to_yaml(setup.config))
-        write_json(folder / "versions.json", versions(setup.gated.model))
-    except OSError as error:
-        raise _unusable(folder, error) from None
-
-
-def _unusable(folder: Path, error: OSError) -> RunError:
-    return RunError(
-        f"output_dir {str(folder)!r} cannot be used: {error.strerror}; choose a folder that you "
-        "may write to"
-    )
 
 
 def attribution_metric(setup: Setup) -> Metric:
@@ -169,7 +134,7 @@ def make_learner(
     if gates.learner == "topk":
         scores = torch.zeros(n_edges) if initial is None else normal_scores(importance)
         k_max = gates.k_max * n_edges
-        return TopK(scores, gates.k_min, k_max, gates.temperature, gates.straight_through)
+        return TopK(scores, gates.k_min, k_max, gates.temperature, gates.mask)
     if initial is None:  # alike: ranks of equal scores would be an order of their own
         return HardConcrete(log_alpha_for(torch.full((n_edges,), gates.init_density)))
     return HardConcrete(calibrated_log_alpha(importance, gates.init_density))
@@ -219,7 +184,7 @@ def train(
     if config.train.steps > 0:
         say(f"Training {config.gates.learner} gates for {config.train.steps} steps")
         if config.train.resume is not None:
-            setup.data.start_step = _step_of(Path(config.train.resume))
+            setup.data.start_step = step_of(Path(config.train.resume))
         trainer.fit(module, datamodule=setup.data, ckpt_path=config.train.resume, weights_only=True)
         trainer.save_checkpoint(Path(config.output_dir) / "checkpoints" / "last.ckpt")
     return module
@@ -330,28 +295,6 @@ def _empty(setup: Setup, split: str) -> Evidence:
     mask = torch.zeros(setup.gated.graph.n_edges, dtype=torch.bool)
     batches = setup.data.batches(split, setup.config.verify.batch_size)
     return evaluate(setup.references, {"": mask}, batches, setup.task_metric)[""]
-
-
-def _checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint that Lightning wrote for `MaskTraining`."""
-    if not path.is_file():
-        raise RunError(f"train.resume: no checkpoint {str(path)!r}")
-    try:
-        found = torch.load(path, weights_only=True, map_location="cpu")
-        readable = {"global_step", "state_dict", "optimizer_states", "base_model"} <= set(found)
-    except Exception:  # torch raises whatever a broken zip file or pickle leads to
-        readable = False
-    if not readable:
-        raise RunError(
-            f"train.resume: {str(path)!r} is not a readable checkpoint of this package; pass the "
-            "checkpoints/last.ckpt of an interrupted run"
-        )
-    return found
-
-
-def _step_of(checkpoint: Path) -> int:
-    """The global step at which a checkpoint was written."""
-    return int(_checkpoint(checkpoint)["global_step"])
 
 
 def _log_final(logger: TensorBoardLogger, config: RunConfig, frontier: Frontier) -> None:

@@ -42,6 +42,7 @@ ORDER = [
     "verification",
     "training",
     "results",
+    "folder",
     "config",
     "preparation",
     "run",

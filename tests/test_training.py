@@ -17,6 +17,7 @@ from circuitprune.ablation import make_ablation
 from circuitprune.batches import Batch
 from circuitprune.engine import GatedModel
 from circuitprune.errors import ConfigError, NonFiniteError, RunError
+from circuitprune.folder import step_of
 from circuitprune.gates import HardConcrete, Learner, TopK, calibrated_log_alpha
 from circuitprune.metrics import kl_divergence, logit_diff
 from circuitprune.objectives import OBJECTIVES, make_objective
@@ -71,7 +72,7 @@ def fit(module: MaskTraining, setup: Setup, root: Path, *callbacks: Callback, **
     validates = bool(setup.data.splits["val"])
     resume = options.pop("resume", None)
     if resume is not None:
-        setup.data.start_step = run._step_of(resume)
+        setup.data.start_step = step_of(resume)
     trainer = Trainer(
         **{
             "max_steps": STEPS,
@@ -384,13 +385,11 @@ def test_an_unknown_objective_lists_the_known():
         make_objective("guess", logit_diff, 1.0)
 
 
-@pytest.mark.parametrize("straight_through", [True, False])
-def test_topk_finds_circuits_that_beat_every_random_one(references, straight_through):
+@pytest.mark.parametrize("mask", ["mixed", "straight_through", "sigmoid"])
+def test_topk_finds_circuits_that_beat_every_random_one(references, mask):
     graph, batch = references.gated.graph, pairs()
     generator = torch.Generator().manual_seed(0)
-    learner = TopK(
-        torch.randn(graph.n_edges, generator=generator), straight_through=straight_through
-    )
+    learner = TopK(torch.randn(graph.n_edges, generator=generator), mask=mask)
     start = learner.ranking().clone()
     descend(references, learner, batch, 80, 0.1)
     for n_edges in (graph.n_edges // 10, graph.n_edges // 3):
