@@ -80,8 +80,8 @@ class GatesConfig:
     """`topk` orders all edges in one run; `hard_concrete` aims at one density."""
     temperature: float = 0.5
     """topk: width of the soft top-k, in standard deviations of the initial scores."""
-    straight_through: bool = True
-    """topk: hard gates forward, soft gradient backward; false: soft both ways."""
+    mask: Literal["mixed", "straight_through", "sigmoid"] = "mixed"
+    """topk: what the forward pass sees: the hard top-k, its soft form, or a random mix of both."""
     k_min: float = 8.0
     """topk: smallest budget, in edges."""
     k_max: float = 1.0

@@ -18,6 +18,7 @@ Edges = Float[Tensor, " edge"]
 LEFT, RIGHT = -0.1, 1.1
 """The interval a hard-concrete sample is stretched to before it is clamped to [0, 1]."""
 HARD_CONCRETE_TEMPERATURE = 2 / 3
+MASKS = ("mixed", "straight_through", "sigmoid")
 _SHIFT = HARD_CONCRETE_TEMPERATURE * math.log(-LEFT / RIGHT)
 """`log_alpha` minus the logit of P(gate > 0)."""
 
@@ -67,15 +68,23 @@ class TopK(nn.Module):
     """One score per edge; each step keeps a random budget of the best.
 
     The budget is log-uniform in [k_min, k_max], so one run learns an order of *all* edges, sparse
-    and dense, and needs no sparsity penalty. With `straight_through` the forward pass sees the hard
-    top-k that is verified later and the gradient that of `soft_top_k`; without it, soft gates.
+    and dense, and needs no sparsity penalty. The forward pass sees, by `mask`:
+
+    - `sigmoid`: the gates of `soft_top_k`, which leave every edge a little open;
+    - `straight_through`: the hard top-k that is verified later, with the gradient of `soft_top_k`;
+    - `mixed`: `h * hard + (1 - h) * soft` with a new h, uniform in [0, 1], at each step. Hard masks
+      alone are unstable on serial circuits: with one link of a path closed, the others have no
+      gradient. Soft masks alone order the dense end worse, where no edge is ever quite closed.
 
     Args:
         scores: Initial scores, larger is kept earlier.
         k_min: Smallest budget, in edges.
         k_max: Largest budget, in edges; default all.
         temperature: Of `soft_top_k`.
-        straight_through: Hard gates in the forward pass.
+        mask: `mixed`, `straight_through` or `sigmoid`.
+
+    Raises:
+        ConfigError: budgets or temperature out of range, or another mask.
     """
 
     def __init__(
@@ -84,7 +93,7 @@ class TopK(nn.Module):
         k_min: float = 8,
         k_max: float | None = None,
         temperature: float = 0.5,
-        straight_through: bool = True,
+        mask: str = "mixed",
     ) -> None:
         super().__init__()
         n_edges = len(scores)
@@ -98,22 +107,30 @@ class TopK(nn.Module):
             raise ConfigError(f"gates.temperature must be positive, got {temperature}")
         self.scores = nn.Parameter(scores.clone())
         self.k_min, self.k_max = float(k_min), float(k_max)
-        self.temperature, self.straight_through = temperature, straight_through
+        if mask not in MASKS:
+            raise ConfigError(f"gates.mask must be one of {', '.join(MASKS)}, got {mask!r}")
+        self.temperature, self.mask = temperature, mask
 
     def budget(self, seed: int, step: int) -> float:
         """The number of edges that this step keeps."""
         u = torch.rand((), generator=noise_generator(seed, step)).item()
         return math.exp(math.log(self.k_min) + u * math.log(self.k_max / self.k_min))
 
+    def hardness(self, seed: int, step: int) -> float:
+        """The weight of the hard mask in this step's gates, in [0, 1]."""
+        if self.mask == "mixed":
+            return torch.rand(2, generator=noise_generator(seed, step))[1].item()
+        return float(self.mask == "straight_through")
+
     def sample(self, seed: int, step: int) -> Edges:
         """This step's gates."""
         k = self.budget(seed, step)
         soft = soft_top_k(self.scores, min(k, len(self.scores) - 0.5), self.temperature)
-        if not self.straight_through:
-            return soft
         hard = torch.zeros_like(soft)
         hard[self.scores.detach().topk(max(1, round(k))).indices] = 1
-        return hard + (soft - soft.detach())  # in this order exactly `hard`
+        h = self.hardness(seed, step)
+        hard = hard + (soft - soft.detach())  # in this order exactly 0 or 1
+        return h * hard + (1 - h) * soft
 
     def ranking(self) -> Edges:
         """The trained order: keep larger values first."""

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from circuitprune.errors import ConfigError
 from circuitprune.gates import (
     HARD_CONCRETE_TEMPERATURE,
+    MASKS,
     HardConcrete,
     TopK,
     calibrated_log_alpha,
@@ -184,7 +185,7 @@ def test_k_min_is_lowered_to_a_small_graph():
 
 
 def test_straight_through_gates_are_the_hard_top_k():
-    gates = TopK(random_scores(60).float(), k_min=3.0, temperature=0.5)
+    gates = TopK(random_scores(60).float(), k_min=3.0, mask="straight_through")
     sizes = []
     for step in range(40):
         k = round(gates.budget(0, step))
@@ -197,7 +198,7 @@ def test_straight_through_gates_are_the_hard_top_k():
 
 def test_straight_through_gates_are_exactly_0_or_1():
     """Training sees the circuit that is verified later, to the last bit."""
-    gates = TopK(random_scores(60).float(), k_min=3.0)
+    gates = TopK(random_scores(60).float(), k_min=3.0, mask="straight_through")
     for step in range(40):
         sample = gates.sample(0, step).detach()
         assert_close(sample, sample.round(), rtol=0, atol=0)
@@ -206,19 +207,36 @@ def test_straight_through_gates_are_exactly_0_or_1():
 def test_straight_through_gradient_is_that_of_the_soft_gates():
     scores, weight = random_scores(30), random_scores(30, seed=1)
     grads = []
-    for straight_through in (True, False):
-        gates = TopK(scores, k_min=3.0, temperature=0.7, straight_through=straight_through)
+    for mask in ("straight_through", "sigmoid", "mixed"):
+        gates = TopK(scores, k_min=3.0, temperature=0.7, mask=mask)
         (gates.sample(0, 5) @ weight).backward()
         grads.append(gates.scores.grad)
     by_hand = scores.clone().requires_grad_()
     (soft_top_k(by_hand, gates.budget(0, 5), 0.7) @ weight).backward()
     assert_close(grads[0], grads[1])
+    assert_close(grads[0], grads[2])
     assert_close(grads[0], by_hand.grad)
     assert by_hand.grad.abs().max() > 1e-2
 
 
+def test_mixed_gates_lie_between_the_hard_and_the_soft_ones():
+    scores = random_scores(60)
+    kinds = {mask: TopK(scores, k_min=3.0, mask=mask) for mask in MASKS}
+    weights = []
+    for step in range(40):
+        mixed, hard, soft = (kinds[m].sample(0, step).detach() for m in MASKS)
+        weights.append(kinds["mixed"].hardness(0, step))
+        assert_close(mixed, torch.lerp(soft, hard, weights[-1]))
+    assert min(weights) < 0.1 and max(weights) > 0.9
+
+
+def test_an_unknown_mask_lists_the_known():
+    with pytest.raises(ConfigError, match="mixed, straight_through, sigmoid"):
+        TopK(random_scores(5), k_min=1.0, mask="hard")
+
+
 def test_soft_gates_sum_to_their_budget():
-    gates = TopK(random_scores(50), k_min=2.0, straight_through=False)
+    gates = TopK(random_scores(50), k_min=2.0, mask="sigmoid")
     for step in range(10):
         sample = gates.sample(4, step)
         assert_close(sample.sum().item(), gates.budget(4, step), rtol=1e-9, atol=1e-9)
@@ -226,7 +244,7 @@ def test_soft_gates_sum_to_their_budget():
 
 
 def test_the_largest_budget_is_within_reach():
-    gates = TopK(random_scores(20), k_min=20.0, k_max=20.0)
+    gates = TopK(random_scores(20), k_min=20.0, k_max=20.0, mask="straight_through")
     assert_close(gates.sample(0, 0).detach(), torch.ones(20).double())
 
 
@@ -256,7 +274,7 @@ def test_noise_leaves_the_global_generator_alone(learner):
 
 def test_noise_differs_between_steps_and_seeds(learner):
     if isinstance(learner, TopK):
-        learner.straight_through = False  # hard gates of close budgets may agree
+        learner.mask = "sigmoid"  # hard gates of close budgets may agree
     samples = [learner.sample(seed, step) for seed in range(4) for step in range(4)]
     for i, one in enumerate(samples):
         for other in samples[:i]:
