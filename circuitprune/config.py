@@ -96,7 +96,7 @@ class GatesConfig:
     """hard_concrete: how density is priced."""
     penalty_weight: float = 10.0
     """hard_concrete, fixed: nats per unit of density above the target."""
-    penalty_lr: float = 0.2
+    penalty_lr: float = 0.8
     """hard_concrete, lagrangian: learning rate of the multipliers."""
 
 

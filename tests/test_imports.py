@@ -30,6 +30,7 @@ ORDER = [
     "models",
     "workspace",
     "ablation",
+    "mixing",
     "engine",
     "selfcheck",
     "references",
