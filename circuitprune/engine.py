@@ -251,7 +251,7 @@ class _GatedRun:
         """
         if not self.differentiable:
             return False
-        return self.ports.sandwich or block.n_writers > 3 * block.n_readers
+        return self.ports.sandwich or block.n_writers > 2.75 * block.n_readers
 
     def _mixer(self, block: Block) -> Callable[[], Tensor]:
         """A function that mixes a block's reader inputs once more, into the scratch buffer."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from circuitprune.ablation import Ablated, empty_writers, recorders
 from circuitprune.data import Batch
@@ -153,28 +154,32 @@ class _TappedRun:
 
     def _listen(self, position: int, forward: Any, tap: Any) -> Any:
         def projection(hidden: Tensor) -> Tensor:
-            output = self.ports.widen(position, forward(hidden))
-            output.register_hook(tap)
-            return output
+            return _Tapped.apply(hidden, lambda x: self.ports.widen(position, forward(x)), tap)
 
         return projection
 
     # ---------------------------------------------------------------- what the taps do
 
     def _tap_projection(self, layer: int, position: int) -> Any:
-        """A projection's output gradient, split by reader and taken back through the norm."""
+        """A projection's output gradient, split by reader and taken back through the norm.
+
+        Returns the gradient of the projection's shared input, the sum over its readers.
+        """
         block, norm = self.graph.attention_block(layer), self.ports.layers[layer].attention_norm
 
-        def tap(grad: Tensor) -> None:
+        def tap(grad: Tensor) -> Tensor:
+            total = torch.zeros_like(self.inputs[0])
             for part in self.ports.split(position, grad):
                 weight = self.ports.readers[layer][part.port].weight
-                inputs = torch.bmm(part.values, weight.transpose(1, 2))
-                rows = slice(part.first, part.first + len(weight))
-                self.inputs[rows] = _vjp(norm, self.streams[norm], inputs)
+                inputs = self.inputs[part.first : part.first + len(weight)]
+                torch.bmm(part.values, weight.transpose(1, 2), out=inputs)
+                total += inputs.sum(dim=0)
+                inputs.copy_(_vjp(norm, self.streams[norm], inputs))
                 self.filled += len(weight)
             if self.filled == block.n_readers:  # q, k and v may come from one module or from three
                 self._add(block, self.inputs)
                 self.filled = 0
+            return total.view(*self.batch.clean.shape, -1)
 
         return tap
 
@@ -218,6 +223,19 @@ class _TappedRun:
         n_batch, n_pos = self.batch.clean.shape
         rows = torch.arange(n_batch, device=chunks.device)
         return chunks.unflatten(-2, (n_batch, n_pos))[..., rows, self.batch.last, :]
+
+
+class _Tapped(Function):
+    """A frozen projection whose backward pass is the tap's: it sees each reader apart anyway."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, compute: Any, tap: Any) -> Tensor:
+        ctx.tap = tap
+        return compute(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        return ctx.tap(grad), None, None
 
 
 @torch.enable_grad()

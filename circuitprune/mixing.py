@@ -213,10 +213,10 @@ class _NormProject(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple:
         readers, into = ctx.inputs().detach(), ctx.stream.reader_gradient
         for slots, projection in _rows(ctx.projections):
-            normed_grad = torch.bmm(grad[slots], projection.weight.transpose(1, 2))
+            torch.bmm(grad[slots], projection.weight.transpose(1, 2), out=into[slots])
             with torch.enable_grad():
                 part = readers[slots].detach().requires_grad_()
-                (part_grad,) = torch.autograd.grad(ctx.norm(part), part, normed_grad)
+                (part_grad,) = torch.autograd.grad(ctx.norm(part), part, into[slots])
             into[slots] = part_grad
         return into, None, None, None, None
 
