@@ -234,14 +234,36 @@ class _GatedRun:
 
     def _read_attention(self, layer: int) -> list[Tensor]:
         """What each projection module of a layer returns: q, k, v of every reader's own input."""
-        block = self.graph.attention_block(layer)
-        keep = self._worth_keeping(block)
-        into = self.stream.room_for_readers() if keep else self.stream.scratch
-        readers = self._read(block, into=into)
-        again = None if keep else self._mixer(block)
-        norm, projections = self.ports.layers[layer].attention_norm, self.ports.readers[layer]
-        heads = norm_project(readers, self.stream, norm, projections, again)
+        if self.last is not None and layer == self.graph.n_layers - 1 and not self.ports.sandwich:
+            heads = self._read_last_attention(layer, self.last)
+        else:
+            block = self.graph.attention_block(layer)
+            keep = self._worth_keeping(block)
+            into = self.stream.room_for_readers() if keep else self.stream.scratch
+            readers = self._read(block, into=into)
+            again = None if keep else self._mixer(block)
+            norm, projections = self.ports.layers[layer].attention_norm, self.ports.readers[layer]
+            heads = norm_project(readers, self.stream, norm, projections, again)
         return [part.unflatten(0, (self.n_batch, self.n_pos)) for part in self.ports.join(heads)]
+
+    def _read_last_attention(
+        self, layer: int, last: Tensor
+    ) -> Float[Tensor, "reader token d_head"]:
+        """q, k and v of the last layer; a query matters only where an answer is, elsewhere it is 0.
+
+        What other positions attend to is read by nobody: the logits see the answer positions alone.
+        """
+        block, n_heads = self.graph.attention_block(layer), self.graph.n_heads
+        gates, norm = self.gates["attention", layer], self.ports.layers[layer].attention_norm
+        q, k, v = self.ports.readers[layer]
+        answers = self.stream.mix(gates[:n_heads], None, 0, block.n_writers, last)
+        answers = norm_project(answers, self.stream, norm, (q,), None)
+        into = self.stream.room_for_readers()[n_heads:]
+        readers = self.stream.mix(gates[n_heads:], None, 0, block.n_writers, None, into)
+        keys_values = norm_project(readers, self.stream, norm, (k, v), None)
+        rows = torch.arange(self.n_batch, device=last.device) * self.n_pos + last
+        queries = answers.new_zeros(n_heads, self.n_batch * self.n_pos, self.ports.d_head)
+        return torch.cat([queries.index_copy(1, rows, answers), keys_values])
 
     def _worth_keeping(self, block: Block) -> bool:
         """Whether the backward pass should find a block's reader inputs instead of mixing again.

@@ -211,7 +211,8 @@ class _NormProject(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
-        readers, into = ctx.inputs().detach(), ctx.stream.reader_gradient
+        readers, shared = ctx.inputs().detach(), ctx.stream.reader_gradient
+        into = shared if shared.shape == readers.shape else torch.empty_like(readers)
         for slots, projection in _rows(ctx.projections):
             torch.bmm(grad[slots], projection.weight.transpose(1, 2), out=into[slots])
             with torch.enable_grad():
