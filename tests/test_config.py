@@ -204,9 +204,13 @@ def test_all_problems_are_told_at_once(write):
 
 
 def test_the_edges_of_the_ranges_are_allowed():
-    load_config(None, ["train.steps=0", "task.n_val=0", "task.n_test=0", "cache.max_gb=0"])
-    load_config(None, ["verify.sizes=[1.0]", "gates.warmup=0", "gates.k_max=1"])
-    load_config(None, ["verify.selection=threshold", "verify.thresholds=[-0.5,0]"])
+    config = load_config(None, ["train.steps=0", "task.n_val=0", "task.n_test=0", "cache.max_gb=0"])
+    assert (config.train.steps, config.task.n_val, config.task.n_test) == (0, 0, 0)
+    assert config.cache.max_gb == 0
+    config = load_config(None, ["verify.sizes=[1.0]", "gates.warmup=0", "gates.k_max=1"])
+    assert (config.verify.sizes, config.gates.warmup, config.gates.k_max) == ([1.0], 0, 1)
+    config = load_config(None, ["verify.selection=threshold", "verify.thresholds=[-0.5,0]"])
+    assert config.verify.thresholds == [-0.5, 0]
 
 
 @pytest.mark.parametrize("item", ["train.steps", "=3", "train.steps:3"])

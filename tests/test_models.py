@@ -249,7 +249,8 @@ def test_offline_by_choice_is_said(offline, monkeypatch):
 
 
 def test_a_folder_loads_offline(offline, saved):
-    load_model(str(saved("gpt2")[0]))
+    model, tokenizer = load_model(str(saved("gpt2")[0]))
+    assert model.config.model_type == "gpt2" and len(tokenizer) > 0
 
 
 def test_an_unknown_shipped_model_names_those_there_are():
