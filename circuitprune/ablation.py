@@ -15,17 +15,21 @@ from circuitprune.models.ports import Ports, narrow
 
 @torch.no_grad()
 def record_writers(
-    ports: Ports, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]
+    ports: Ports,
+    tokens: Int[Tensor, "batch pos"],
+    mask: Bool[Tensor, "batch pos"],
+    subtract_from: Float[Tensor, "writer batch pos d_model"] | None = None,
 ) -> Float[Tensor, "writer batch pos d_model"]:
     """What each writer adds to the residual stream on a plain run, in the order of the graph.
 
     Heads without the output projection's bias, which belongs to no head; in families with a norm
-    behind the attention, heads before that norm and MLPs after theirs.
+    behind the attention, heads before that norm and MLPs after theirs. With `subtract_from`, that
+    tensor minus it, in place.
     """
     norm, last = ports.final_norm, torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
-    written = empty_writers(ports, tokens)
+    written = empty_writers(ports, tokens) if subtract_from is None else subtract_from
     no_logits = (norm, "forward", narrow(norm.forward, last))
-    with ports.intercept([*recorders(ports, written), no_logits]):
+    with ports.intercept([*recorders(ports, written, subtract_from is not None), no_logits]):
         ports.run(tokens, mask, last)
     return written
 
@@ -40,47 +44,59 @@ def empty_writers(
 
 
 def recorders(
-    ports: Ports, written: Float[Tensor, "writer batch pos d_model"]
+    ports: Ports, written: Float[Tensor, "writer batch pos d_model"], subtract: bool = False
 ) -> list[tuple[nn.Module, str, Any]]:
-    """Interceptions under which a run, otherwise untouched, fills `written`."""
+    """Interceptions under which a run, otherwise untouched, fills `written`.
+
+    With `subtract`, it is subtracted from what is there.
+    """
     into = written.flatten(1, 2)
     first = ports.first_layer
-    changes = [(first, "forward", _record_input(first.forward, into[0]))]
+    changes = [(first, "forward", _record_input(first.forward, written[0], subtract))]
     for layer, modules in enumerate(ports.layers):
-        output, mlp = modules.output, modules.mlp
-        start = ports.graph.head_writer(layer, 0)
-        heads, chunk = (
-            into[start : start + ports.graph.n_heads],
-            into[ports.graph.mlp_writer(layer)],
-        )
-        weight = ports.head_weight(layer)
-        changes.append((output, "forward", _record_heads(output.forward, weight, heads)))
-        changes.append((mlp, "forward", _record_mlp(mlp.forward, modules.mlp_post_norm, chunk)))
+        output, mlp, start = modules.output, modules.mlp, ports.graph.head_writer(layer, 0)
+        heads = into[start : start + ports.graph.n_heads]
+        chunk = written[ports.graph.mlp_writer(layer)]
+        record = _record_heads(output.forward, ports.head_weight(layer), heads, subtract)
+        changes.append((output, "forward", record))
+        record = _record_mlp(mlp.forward, modules.mlp_post_norm, chunk, subtract)
+        changes.append((mlp, "forward", record))
     return changes
 
 
-def _record_input(forward: Any, into: Tensor) -> Any:
+def _put(into: Tensor, chunk: Tensor, subtract: bool) -> None:
+    """Store `[batch, pos, d_model]`; what was computed at one position goes to all."""
+    if subtract:
+        into -= chunk
+    else:
+        into.copy_(chunk)
+
+
+def _record_input(forward: Any, into: Tensor, subtract: bool) -> Any:
     def first_layer(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        into.copy_(hidden.detach().flatten(0, 1))
+        _put(into, hidden.detach(), subtract)
         return forward(hidden, *args, **kwargs)
 
     return first_layer
 
 
-def _record_heads(forward: Any, weight: Tensor, into: Tensor) -> Any:
+def _record_heads(forward: Any, weight: Tensor, into: Tensor, subtract: bool) -> Any:
     def output(values: Tensor) -> Tensor:
         heads = values.detach().flatten(0, 1).unflatten(1, (len(weight), -1)).transpose(0, 1)
-        torch.bmm(heads, weight, out=into)
+        if subtract:
+            into.baddbmm_(heads, weight, alpha=-1)
+        else:
+            torch.bmm(heads, weight, out=into)
         return forward(values)
 
     return output
 
 
-def _record_mlp(forward: Any, post_norm: nn.Module | None, into: Tensor) -> Any:
+def _record_mlp(forward: Any, post_norm: nn.Module | None, into: Tensor, subtract: bool) -> Any:
     def mlp(hidden: Tensor) -> Any:
         result = forward(hidden)
         chunk = (result[0] if isinstance(result, tuple) else result).detach()
-        into.copy_((chunk if post_norm is None else post_norm(chunk)).flatten(0, 1))
+        _put(into, chunk if post_norm is None else post_norm(chunk), subtract)
         return result
 
     return mlp
@@ -105,13 +121,21 @@ class StackedWriters:
 
     def __getitem__(self, writers: slice) -> Float[Tensor, "writer batch pos d_model"]:
         """Some of the writers, as a tensor."""
+        first = self.examples[0]
+        out = first.new_empty(len(first[writers]), *self.shape[1:])
+        return self.into(writers, out)
+
+    def into(
+        self, writers: slice, out: Float[Tensor, "writer batch pos d_model"]
+    ) -> Float[Tensor, "writer batch pos d_model"]:
+        """Some of the writers, in a tensor that is there already."""
         parts = [example[writers] for example in self.examples]
         n_pos = self.shape[2]
         if all(part.shape[1] == n_pos for part in parts):
-            return torch.stack(parts, dim=1)
-        out = parts[0].new_zeros(len(parts[0]), *self.shape[1:])
+            return torch.stack(parts, dim=1, out=out)
         for i, part in enumerate(parts):
             out[:, i, : part.shape[1]] = part
+            out[:, i, part.shape[1] :] = 0
         return out
 
 

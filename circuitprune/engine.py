@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 from circuitprune.ablation import Ablated, record_writers
 from circuitprune.errors import GraphError
 from circuitprune.graph import Block
-from circuitprune.mixing import Stream, mixed, norm_project
+from circuitprune.mixing import Stream, mixed
 from circuitprune.models.ports import Ports, narrow
+from circuitprune.projecting import norm_project
 from circuitprune.workspace import Workspace
 
 
@@ -42,7 +43,7 @@ class GatedModel:
         self.model = model.eval().requires_grad_(False)
         self.ports = Ports(model, kv_readers)
         self.graph = self.ports.graph
-        self._workspace = Workspace()
+        self.workspace = Workspace()
 
     @property
     def device(self) -> torch.device:
@@ -77,7 +78,7 @@ class GatedModel:
             GraphError: `gates` or `ablated` do not fit the graph.
         """
         self._check(gates, ablated)
-        run = _GatedRun(self.ports, gates, ablated, last, self._workspace)
+        run = _GatedRun(self.ports, gates, ablated, last, self.workspace)
         try:
             with self.ports.intercept(run.changes()):
                 logits = self.ports.run(tokens, mask, last)
@@ -104,6 +105,15 @@ class GatedModel:
     ) -> Float[Tensor, "writer batch pos d_model"]:
         """What each writer wrote on a plain run."""
         return record_writers(self.ports, tokens, mask)
+
+    def subtract(
+        self,
+        from_: Float[Tensor, "writer batch pos d_model"],
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"],
+    ) -> None:
+        """Takes what each writer wrote on a plain run off a tensor, in place."""
+        record_writers(self.ports, tokens, mask, subtract_from=from_)
 
     def _check(self, gates: Tensor, ablated: Ablated) -> None:
         if gates.shape != (self.graph.n_edges,):
@@ -138,10 +148,15 @@ class _GatedRun:
             for b, g in zip(self.graph.blocks, blocks, strict=True)
         }
         widest = self.graph.attention_block(0).n_readers
-        self.stream = Stream(ablated.shape, widest, gates, workspace)
+        n_dense = self.graph.n_writers
+        if last is not None:
+            n_dense = self.graph.attention_block(self.graph.n_layers - 1).n_writers
+        self.stream = Stream(ablated.shape, last, n_dense, widest, gates, workspace)
         self.n_batch, self.n_pos, self.d_model = ablated.shape[1:]
         self.head_sums: list[Tensor] = []
         self.delayed: Tensor | None = None
+        self.mlp_input: Tensor | None = None
+        self.written: Tensor
         self.pending: dict[nn.Module, Tensor] = {}
 
     def close(self) -> None:
@@ -151,7 +166,7 @@ class _GatedRun:
         """
         self.stream.token = self.stream.token.detach()
         self.pending.clear()
-        del self.ablated, self.head_sums, self.delayed
+        del self.ablated, self.head_sums, self.delayed, self.mlp_input
 
     # ---------------------------------------------------------------- interception
 
@@ -190,8 +205,8 @@ class _GatedRun:
             weight = self.ports.head_weight(layer)
             slots = self._heads(layer)
             ablated = self._ablated(slots)
-            self.stream.write_heads(values, slots, weight, ablated)
             total = ablated.sum(dim=0)
+            self.stream.write_heads(values, slots, weight, ablated, self._narrow(layer))
             if self.graph.parallel:  # the MLP reads nothing of its own layer, not even the bias
                 self.delayed = total
             else:
@@ -204,26 +219,25 @@ class _GatedRun:
         ports = self.ports.layers[layer]
 
         def mlp(hidden: Tensor) -> Any:
-            # what the last layer's MLP writes is read by the logits alone, where an answer is
-            last = self.last if layer == self.graph.n_layers - 1 else None
-            reader = self._read(self.graph.mlp_block(layer), last)
+            narrow = self._narrow(layer)
+            reader = self._read_mlp(layer, narrow)
             result = forward(ports.mlp_norm(reader).view(len(hidden), -1, self.d_model))
             written = result[0] if isinstance(result, tuple) else result
             if ports.mlp_post_norm is not None:
                 written = ports.mlp_post_norm(written)
             writer = self.graph.mlp_writer(layer)
             ablated = self._ablated(slice(writer, writer + 1))[0]
-            self.stream.write(written, writer, ablated, last)
             if self.delayed is not None:
                 self._add_heads_to_base(layer, self.delayed)
             self.stream.base += ablated
+            self.stream.write(written, writer, ablated, narrow)
             return (self._nothing(), *result[1:]) if isinstance(result, tuple) else self._nothing()
 
         return mlp
 
     def _final_norm(self, forward: Any) -> Any:
         def final_norm(hidden: Tensor) -> Tensor:
-            stream = self._read(self.graph.logits_block, self.last)
+            stream = self._read(self.graph.logits_block, self.last is not None)
             if self.last is None:
                 return forward(stream.view(hidden.shape))
             return forward(stream[0]).unsqueeze(1).expand_as(hidden)
@@ -234,17 +248,22 @@ class _GatedRun:
 
     def _read_attention(self, layer: int) -> list[Tensor]:
         """What each projection module of a layer returns: q, k, v of every reader's own input."""
-        if self.last is not None and layer == self.graph.n_layers - 1 and not self.ports.sandwich:
+        if self.last is not None and self._narrow(layer) and not self.ports.sandwich:
             heads = self._read_last_attention(layer, self.last)
         else:
             block = self.graph.attention_block(layer)
             keep = self._worth_keeping(block)
-            into = self.stream.room_for_readers() if keep else self.stream.scratch
-            readers = self._read(block, into=into)
+            room = self.stream.room_for_readers
+            into = room(block.n_readers + 1) if keep else self.stream.scratch
+            readers = self._read_with_mlp(layer, slice(0, block.n_readers), False, into)
             again = None if keep else self._mixer(block)
             norm, projections = self.ports.layers[layer].attention_norm, self.ports.readers[layer]
             heads = norm_project(readers, self.stream, norm, projections, again)
         return [part.unflatten(0, (self.n_batch, self.n_pos)) for part in self.ports.join(heads)]
+
+    def _narrow(self, layer: int) -> bool:
+        """Whether what a layer writes is read by the logits alone, where an answer is."""
+        return self.last is not None and layer == self.graph.n_layers - 1
 
     def _read_last_attention(
         self, layer: int, last: Tensor
@@ -256,14 +275,43 @@ class _GatedRun:
         block, n_heads = self.graph.attention_block(layer), self.graph.n_heads
         gates, norm = self.gates["attention", layer], self.ports.layers[layer].attention_norm
         q, k, v = self.ports.readers[layer]
-        answers = self.stream.mix(gates[:n_heads], None, 0, block.n_writers, last)
-        answers = norm_project(answers, self.stream, norm, (q,), None)
-        into = self.stream.room_for_readers()[n_heads:]
-        readers = self.stream.mix(gates[n_heads:], None, 0, block.n_writers, None, into)
+        into = self.stream.room_for_readers(block.n_readers - n_heads)
+        readers = self.stream.mix(gates[n_heads:], None, 0, block.n_writers, into=into)
         keys_values = norm_project(readers, self.stream, norm, (k, v), None)
+        # behind the keys and values, so that its gradients come first: with those of the logits
+        answers = self._read_with_mlp(layer, slice(0, n_heads), True, None)
+        answers = norm_project(answers, self.stream, norm, (q,), None)
         rows = torch.arange(self.n_batch, device=last.device) * self.n_pos + last
         queries = answers.new_zeros(n_heads, self.n_batch * self.n_pos, self.ports.d_head)
         return torch.cat([queries.index_copy(1, rows, answers), keys_values])
+
+    def _read_with_mlp(
+        self, layer: int, rows: slice, narrow: bool, into: Tensor | None
+    ) -> Float[Tensor, "reader token d_model"]:
+        """Inputs of an attention block's readers, and what its MLP reads of the same writers.
+
+        One row more of a product that reads every writer costs far less than reading them again.
+        """
+        block, mlp = self.graph.attention_block(layer), self.gates["mlp", layer]
+        gates = self.gates["attention", layer][rows]
+        if self.ports.sandwich:
+            return self._read_sandwich(gates, block, narrow)
+        both = torch.cat([gates, mlp[:, : block.n_writers]])
+        readers, self.mlp_input = self.stream.mix_two(
+            both, None, 0, block.n_writers, narrow, into, len(gates)
+        )
+        return readers
+
+    def _read_mlp(self, layer: int, narrow: bool) -> Float[Tensor, "1 token d_model"]:
+        """The input of an MLP: the share that was read with the attention, and its own heads."""
+        gates, shared = self.gates["mlp", layer], self.mlp_input
+        if shared is None:
+            return self._read(self.graph.mlp_block(layer), narrow)
+        if self.graph.parallel:
+            return shared.clone()  # the buffer it lies in is used again, and the norm keeps it
+        heads = self._heads(layer)
+        shared = shared + self.stream.at(self.written, narrow)
+        return self.stream.mix(gates[:, heads], shared, heads.start, heads.stop, narrow)
 
     def _worth_keeping(self, block: Block) -> bool:
         """Whether the backward pass should find a block's reader inputs instead of mixing again.
@@ -273,29 +321,28 @@ class _GatedRun:
         """
         if not self.differentiable:
             return False
-        return self.ports.sandwich or block.n_writers > 2.75 * block.n_readers
+        return self.ports.sandwich or block.n_writers > 2.4 * block.n_readers
 
     def _mixer(self, block: Block) -> Callable[[], Tensor]:
         """A function that mixes a block's reader inputs once more, into the scratch buffer."""
-        gates = self.gates[block.kind, block.layer].detach()
-        base = self.stream.base.clone() if self.differentiable else self.stream.base
+        gates, stream = self.gates[block.kind, block.layer].detach(), self.stream
+        base = stream.base.clone() if self.differentiable else stream.base
 
         def mix() -> Tensor:
-            return mixed(self.stream, gates, base, 0, block.n_writers, None, self.stream.scratch)
+            stream.base.copy_(base)  # the run is over: nothing else reads it
+            return mixed(stream, gates, None, 0, block.n_writers, False, stream.scratch)
 
         return mix
 
-    def _read(
-        self, block: Block, last: Tensor | None = None, into: Tensor | None = None
-    ) -> Float[Tensor, "reader token d_model"]:
-        """The residual input of every reader of a block."""
+    def _read(self, block: Block, narrow: bool) -> Float[Tensor, "reader token d_model"]:
+        """The residual input of every reader of a block, at all positions or at the answers."""
         gates = self.gates[block.kind, block.layer]
         if not self.ports.sandwich:
-            return self.stream.mix(gates, None, 0, block.n_writers, last, into)
-        return self._read_sandwich(gates, block, last)
+            return self.stream.mix(gates, None, 0, block.n_writers, narrow)
+        return self._read_sandwich(gates, block, narrow)
 
     def _read_sandwich(
-        self, gates: Tensor, block: Block, last: Tensor | None
+        self, gates: Tensor, block: Block, narrow: bool
     ) -> Float[Tensor, "reader token d_model"]:
         """As `_read`, each earlier layer's gated head sum passing that layer's own post-norm.
 
@@ -305,11 +352,12 @@ class _GatedRun:
         linear = gates.clone()
         for layer in range(len(self.head_sums)):
             linear[:, self._heads(layer)] = 0
-        stream = self.stream.mix(linear, None, 0, block.n_writers, last)
+        stream = self.stream.mix(linear, None, 0, block.n_writers, narrow)
         for layer, ablated in enumerate(self.head_sums):
             slots, norm = self._heads(layer), self._post_norm(layer)
-            heads = self.stream.mix(gates[:, slots], ablated, slots.start, slots.stop, last)
-            stream = stream + norm(heads) - norm(self.stream.at(ablated, last))
+            ablated = self.stream.at(ablated, narrow).unsqueeze(0)
+            heads = self.stream.mix(gates[:, slots], ablated, slots.start, slots.stop, narrow)
+            stream = stream + norm(heads) - norm(ablated)
         return stream
 
     def _heads(self, layer: int) -> slice:
@@ -323,8 +371,14 @@ class _GatedRun:
         return norm
 
     def _ablated(self, writers: slice) -> Float[Tensor, "writer token d_model"]:
-        """What some writers carry when ablated."""
-        return self.ablated[writers].flatten(1, 2)
+        """What some writers carry when ablated; lent until their own place in the stream is used.
+
+        That place is where examples that are kept apart are joined.
+        """
+        if isinstance(self.ablated, Tensor):
+            return self.ablated[writers].flatten(1, 2)
+        out = self.stream.delta[writers].unflatten(1, (self.n_batch, self.n_pos))
+        return self.ablated.into(writers, out).flatten(1, 2)
 
     def _add_heads_to_base(self, layer: int, written: Tensor) -> None:
         """Add a layer's ablated head sum and its output bias to the base of later readers."""
@@ -335,6 +389,7 @@ class _GatedRun:
             self.head_sums.append(written)
             written = self._post_norm(layer)(written)
         self.stream.base += written
+        self.written = written
 
     def _nothing(self) -> Tensor:
         """What Hugging Face's residual addition gets instead of a branch's output."""

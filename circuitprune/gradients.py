@@ -14,10 +14,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from circuitprune.ablation import Ablated, empty_writers, recorders
+from circuitprune.ablation import recorders
 from circuitprune.data import Batch
 from circuitprune.engine import GatedModel
 from circuitprune.graph import Block
+from circuitprune.models.norms import ClosedNorm, closed_form, pull_back
 
 Metric = Callable[[Float[Tensor, "batch vocab"], Batch], Float[Tensor, " batch"]]
 """Per-example worth of answer-position logits."""
@@ -27,7 +28,7 @@ def edge_scores(
     gated: GatedModel,
     batch: Batch,
     metric: Metric,
-    ablated: Ablated,
+    ablated: Float[Tensor, "writer batch pos d_model"],
 ) -> Float[Tensor, " edge"]:
     """`sum over examples and positions of <ablated[w] - clean[w], d metric / d input of r>`.
 
@@ -37,15 +38,11 @@ def edge_scores(
         gated: The model.
         batch: Its clean prompts are run.
         metric: Summed over the batch before the backward pass.
-        ablated: What each writer carries when ablated.
+        ablated: What each writer carries when ablated; is overwritten with the difference.
     """
-    difference = empty_writers(gated.ports, batch.clean)
-    run = _TappedRun(gated, difference, None, batch)
-    with gated.ports.intercept(recorders(gated.ports, difference)):
+    run = TappedRun(gated, ablated, None, batch)
+    with gated.ports.intercept(recorders(gated.ports, ablated, subtract=True)):
         logits = run.forward()
-    for writer in range(gated.graph.n_writers):
-        one = slice(writer, writer + 1)
-        torch.sub(ablated[one], difference[one], out=difference[one])
     return run.backward(logits, metric)
 
 
@@ -63,27 +60,37 @@ def edge_scores_at(
         difference: What each writer would carry instead, minus what it carries.
         embeddings: What enters layer 0, a point on a path between two prompts.
     """
-    run = _TappedRun(gated, difference, embeddings, batch)
+    run = TappedRun(gated, difference, embeddings, batch)
     return run.backward(run.forward(), metric)
 
 
-class _TappedRun:
-    """A plain forward whose backward fills `scores`, block by block."""
+class TappedRun:
+    """A plain forward whose backward fills `scores`, block by block.
+
+    Args:
+        gated: The model.
+        difference: What each writer would carry instead, minus what it carries.
+        entering: What enters layer `start`; None at layer 0: the clean prompts' embeddings.
+        batch: Whose clean prompts are run.
+        start: The first layer that runs; those before it are passed over.
+    """
 
     def __init__(
         self,
         gated: GatedModel,
-        difference: Tensor,
-        embeddings: Tensor | None,
+        difference: Float[Tensor, "writer batch pos d_model"],
+        entering: Float[Tensor, "batch pos d_model"] | None,
         batch: Batch,
+        start: int = 0,
     ) -> None:
         self.ports, self.graph = gated.ports, gated.graph
         self.difference = difference.flatten(1, 2)
-        self.embeddings, self.batch = embeddings, batch
+        self.entering, self.batch, self.start = entering, batch, start
         self.scores = difference.new_zeros(self.graph.n_edges)
         self.entrance = difference.new_zeros(())
         widest = self.graph.attention_block(0).n_readers
-        self.inputs = difference.new_empty(widest, *self.difference.shape[1:])
+        loan = gated.workspace.lend(self)
+        self.inputs = loan.take(widest, *self.difference.shape[1:], like=difference)
         self.filled = 0
         self.streams: dict[nn.Module, Tensor] = {}
         self.heads_of_layer: dict[int, Tensor] = {}
@@ -100,6 +107,7 @@ class _TappedRun:
     ) -> Float[Tensor, " edge"]:
         """The scores, filled by one backward pass of the summed metric."""
         metric(logits, self.batch).sum().backward(inputs=[self.entrance])
+        self.streams.clear()  # they hold the graph, which holds this run
         return self.scores
 
     def changes(self) -> list[tuple[nn.Module, str, Any]]:
@@ -109,21 +117,21 @@ class _TappedRun:
             for norm in {ports.attention_norm, ports.mlp_norm}:  # one module in some families
                 changes.append((norm, "forward", self._remember(norm, norm.forward)))
             for position, module in enumerate(ports.projections):
-                tap = self._tap_projection(layer, position)
-                changes.append((module, "forward", self._listen(position, module.forward, tap)))
-            tap = self._tap_mlp(layer)
-            changes.append((ports.mlp, "forward", _listen_input(ports.mlp.forward, tap)))
+                listen = self._listen(layer, position, module.forward)
+                changes.append((module, "forward", listen))
+            changes.append((ports.mlp, "forward", self._listen_mlp(layer, ports.mlp.forward)))
             if ports.attention_post_norm is not None:
                 post = ports.attention_post_norm
                 changes.append((post, "forward", self._keep_heads(layer, post.forward)))
-        first, final = self.ports.first_layer, self.ports.final_norm
+        first, final = self.ports.blocks[self.start], self.ports.final_norm
+        changes += [(block, "forward", pass_over) for block in self.ports.blocks[: self.start]]
         changes.append((first, "forward", self._enter(first.forward)))
         changes.append((final, "forward", self._leave(final.forward)))
         return changes
 
     def _enter(self, forward: Any) -> Any:
         def first_layer(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-            hidden = hidden if self.embeddings is None else self.embeddings
+            hidden = hidden if self.entering is None else self.entering
             self.entrance = hidden.detach().requires_grad_()
             return forward(self.entrance, *args, **kwargs)
 
@@ -140,7 +148,7 @@ class _TappedRun:
 
     def _remember(self, norm: nn.Module, forward: Any) -> Any:
         def remember(hidden: Tensor) -> Tensor:
-            self.streams[norm] = hidden.detach().flatten(0, 1)
+            self.streams[norm] = hidden
             return forward(hidden)
 
         return remember
@@ -152,30 +160,62 @@ class _TappedRun:
 
         return post_norm
 
-    def _listen(self, position: int, forward: Any, tap: Any) -> Any:
+    def _listen(self, layer: int, position: int, forward: Any) -> Any:
+        norm = self.ports.layers[layer].attention_norm
+        # told apart now: while the run lasts, the norm's own forward is replaced
+        closed, tap = closed_form(norm), self._tap_projection(layer, position)
+
         def projection(hidden: Tensor) -> Tensor:
-            return _Tapped.apply(hidden, lambda x: self.ports.widen(position, forward(x)), tap)
+            output = self.ports.widen(position, forward(hidden.detach()))
+            return _Tapped.apply(self.streams[norm], output, lambda *grads: tap(closed, *grads))
 
         return projection
 
+    def _listen_mlp(self, layer: int, forward: Any) -> Any:
+        """In the last layer only where an answer is: nothing reads the rest."""
+        tap = self._tap_mlp(layer)
+
+        def mlp(hidden: Tensor) -> Any:
+            hidden = hidden.view_as(hidden)  # this use alone: the stream itself goes on elsewhere
+            hidden.register_hook(tap)
+            if layer < self.graph.n_layers - 1:
+                return forward(hidden)
+            rows = torch.arange(len(hidden), device=hidden.device)
+            result = forward(hidden[rows, self.batch.last].unsqueeze(1))
+            if isinstance(result, tuple):
+                return (result[0].expand_as(hidden), *result[1:])
+            return result.expand_as(hidden)
+
+        return mlp
+
     # ---------------------------------------------------------------- what the taps do
 
+    @torch.no_grad()
     def _tap_projection(self, layer: int, position: int) -> Any:
         """A projection's output gradient, split by reader and taken back through the norm.
 
-        Returns the gradient of the projection's shared input, the sum over its readers.
+        Returns the gradient at the residual stream in front of the norm, the sum over its readers.
         """
         block, norm = self.graph.attention_block(layer), self.ports.layers[layer].attention_norm
 
-        def tap(grad: Tensor) -> Tensor:
-            total = torch.zeros_like(self.inputs[0])
-            for part in self.ports.split(position, grad):
-                weight = self.ports.readers[layer][part.port].weight
-                inputs = self.inputs[part.first : part.first + len(weight)]
-                torch.bmm(part.values, weight.transpose(1, 2), out=inputs)
+        def tap(closed: ClosedNorm | None, grad: Tensor, output: Tensor) -> Tensor:
+            stream = self.streams[norm].detach().flatten(0, 1)
+            found = None if closed is None else closed.statistics(stream.unsqueeze(0))
+            total = torch.zeros_like(stream)
+            parts = zip(
+                self.ports.split(position, grad), self.ports.split(position, output), strict=True
+            )
+            for part, made in parts:
+                projection = self.ports.readers[layer][part.port]
+                inputs = self.inputs[part.first : part.first + len(projection.weight)]
+                if closed is None or found is None:
+                    torch.bmm(part.values, projection.weight.transpose(1, 2), out=inputs)
+                    inputs.copy_(_vjp(norm, stream, inputs))
+                else:
+                    x = stream.unsqueeze(0)
+                    pull_back(closed, projection, made.values, x, found, part.values, inputs)
                 total += inputs.sum(dim=0)
-                inputs.copy_(_vjp(norm, self.streams[norm], inputs))
-                self.filled += len(weight)
+                self.filled += len(projection.weight)
             if self.filled == block.n_readers:  # q, k and v may come from one module or from three
                 self._add(block, self.inputs)
                 self.filled = 0
@@ -189,7 +229,8 @@ class _TappedRun:
 
         def tap(grad: Tensor) -> None:
             inputs = grad.reshape(1, -1, self.graph.d_model)
-            self._add(block, _vjp(norm, self.streams[norm], inputs))
+            stream = self.streams[norm].detach().flatten(0, 1)
+            self._add(block, _vjp(norm, stream, inputs))
 
         return tap
 
@@ -225,17 +266,26 @@ class _TappedRun:
         return chunks.unflatten(-2, (n_batch, n_pos))[..., rows, self.batch.last, :]
 
 
+def pass_over(
+    hidden: Float[Tensor, "batch pos d_model"], *_: object, **__: object
+) -> Float[Tensor, "batch pos d_model"]:
+    """A layer's forward that does nothing."""
+    return hidden
+
+
 class _Tapped(Function):
-    """A frozen projection whose backward pass is the tap's: it sees each reader apart anyway."""
+    """A frozen projection of a normed stream whose backward pass is the tap's."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, compute: Any, tap: Any) -> Tensor:
+    def forward(ctx: Any, stream: Tensor, output: Tensor, tap: Any) -> Tensor:
         ctx.tap = tap
-        return compute(hidden)
+        ctx.save_for_backward(output)
+        return output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
-        return ctx.tap(grad), None, None
+        (output,) = ctx.saved_tensors
+        return ctx.tap(grad, output), None, None
 
 
 @torch.enable_grad()
@@ -248,12 +298,3 @@ def _vjp(
     wide = stream.expand_as(grads).detach().requires_grad_()
     (back,) = torch.autograd.grad(norm(wide), wide, grads)
     return back
-
-
-def _listen_input(forward: Any, tap: Any) -> Any:
-    def module(hidden: Tensor) -> Tensor:
-        hidden = hidden.view_as(hidden)  # this use alone: the stream itself goes on elsewhere
-        hidden.register_hook(tap)
-        return forward(hidden)
-
-    return module

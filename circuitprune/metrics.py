@@ -138,6 +138,31 @@ def faithfulness(
     return (circuit - empty) / span
 
 
+EVIDENCE_NAMES = ("kl", "metric", "accuracy", "exact_match")
+"""What is known of a circuit: nats, the task metric's unit, and two fractions."""
+
+
+def evidence_values(
+    circuit: Logits, full: Logits, answers: Tokens, wrong: Tokens, task_metric: TaskMetric
+) -> Float[Tensor, "name example"]:
+    """The numbers of `EVIDENCE_NAMES` for each example, in float64, from answer-position logits.
+
+    Raises:
+        MetricError: NaN or infinite logits.
+    """
+    for whose, logits in (("gated", circuit), ("full", full)):
+        if not bool(torch.isfinite(logits).all()):
+            raise MetricError(f"the {whose} model returned NaN or infinite logits")
+    circuit, full = _precise(circuit), _precise(full)
+    values = (
+        kl_divergence(full, circuit),
+        task_metric(circuit, answers, wrong),
+        accuracy(circuit, answers, wrong),
+        exact_match(full, circuit),
+    )
+    return torch.stack([value.double() for value in values])
+
+
 class CircuitEvaluation(Metric):
     """Means of every evidence metric over any number of batches: sums and counts in float64.
 
@@ -146,7 +171,7 @@ class CircuitEvaluation(Metric):
     """
 
     full_state_update = False
-    names = ("kl", "metric", "accuracy", "exact_match")
+    names = EVIDENCE_NAMES
 
     def __init__(self, task_metric: TaskMetric = logit_diff, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -159,17 +184,8 @@ class CircuitEvaluation(Metric):
 
     def update(self, circuit: Logits, full: Logits, answers: Tokens, wrong: Tokens) -> None:
         """Add one batch of answer-position logits."""
-        for whose, logits in (("gated", circuit), ("full", full)):
-            if not bool(torch.isfinite(logits).all()):
-                raise MetricError(f"the {whose} model returned NaN or infinite logits")
-        circuit, full = _precise(circuit), _precise(full)
-        values = (
-            kl_divergence(full, circuit),
-            self.task_metric(circuit, answers, wrong),
-            accuracy(circuit, answers, wrong),
-            exact_match(full, circuit),
-        )
-        self.sums += torch.stack([v.double().sum() for v in values])
+        values = evidence_values(circuit, full, answers, wrong, self.task_metric)
+        self.sums += torch.stack([each.sum() for each in values])
         self.count += len(circuit)
 
     def compute(self) -> dict[str, float]:

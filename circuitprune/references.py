@@ -58,6 +58,13 @@ class References:
             join=lambda examples: StackedWriters(examples, length),
         )
 
+    def ablated_copy(self, batch: Batch) -> Float[Tensor, "writer batch pos d_model"]:
+        """As `ablated`, in a tensor of the caller's own."""
+        ablated = self.ablated(batch)
+        if isinstance(ablated, StackedWriters):
+            return ablated[:]
+        return ablated if self.ablation.kind == "patch" else ablated.clone()
+
     def full_logits(self, batch: Batch) -> Float[Tensor, "batch vocab"]:
         """The untouched model's logits at the answer positions of the clean prompts."""
         return self._cached(

@@ -3,27 +3,23 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
 from circuitprune.errors import ModelError
 from circuitprune.graph import Graph
 from circuitprune.models.families import Family, family_of
+from circuitprune.models.norms import Projection
 
 KV_READERS = ("kv_head", "query_head")
-
-
-@dataclass(frozen=True)
-class Projection:
-    """The slice of a projection that belongs to the q, k or v readers of one layer."""
-
-    weight: Float[Tensor, "head d_model d_head"]
-    bias: Float[Tensor, "head d_head"] | None
 
 
 @dataclass(frozen=True)
@@ -70,6 +66,7 @@ class Ports:
         self.final_norm = _find(model, self.family.final_norm)
         layers = list(_find(model, self.family.layers).children())
         self.layers = tuple(_layer_ports(layer, self.family) for layer in layers)
+        self.blocks = tuple(layers)
         self.first_layer = layers[0]
         n_heads = config.num_attention_heads
         n_kv_heads = getattr(config, "num_key_value_heads", None) or n_heads
@@ -82,6 +79,7 @@ class Ports:
             parallel=bool(self.family.parallel(config)),
             d_model=config.hidden_size,
         )
+        self.gelus = [m for m in model.modules() if isinstance(m, NewGELUActivation)]
         self.readers = [self._projections_of(layer) for layer in range(len(self.layers))]
 
     @property
@@ -181,16 +179,22 @@ class Ports:
         """
         padded = None if bool(mask.all()) else mask.long()
         call = dict(input_ids=tokens, attention_mask=padded, use_cache=False)
-        if last is None:
-            return self.model(**call).logits
-        # an index, not a count: HF then copies the position, and the unembedding is one plain
-        # product; on the stride-0 view of `narrow` it would be a batched one, ten times slower
-        keep = torch.tensor([tokens.shape[1] - 1], device=tokens.device)
-        return self.model(**call, logits_to_keep=keep).logits[:, -1]
+        with self.intercept(self._fused_activations()):
+            if last is None:
+                return self.model(**call).logits
+            # an index, not a count: HF then copies the position, and the unembedding is one plain
+            # product; on the stride-0 view of `narrow` it would be a batched one, ten times slower
+            keep = torch.tensor([tokens.shape[1] - 1], device=tokens.device)
+            return self.model(**call, logits_to_keep=keep).logits[:, -1]
+
+    def _fused_activations(self) -> list[tuple[nn.Module, str, Any]]:
+        """HF spells one GELU out in eight tensors; the same function is one kernel in torch."""
+        fused = partial(F.gelu, approximate="tanh")
+        return [(act, "forward", fused) for act in self.gelus if "forward" not in act.__dict__]
 
     @contextmanager
-    def intercept(self, changes: list[tuple[nn.Module, str, Any]]) -> Iterator[None]:
-        """Set instance attributes, such as `forward`, for the time of a run; always restored."""
+    def intercept(self, changes: list[tuple[Any, str, Any]]) -> Iterator[None]:
+        """Set instance attributes, such as `forward` of a module, for a run; always restored."""
         missing = object()
         saved = [(m, name, m.__dict__.get(name, missing)) for m, name, _ in changes]
         try:

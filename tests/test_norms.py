@@ -1,0 +1,94 @@
+"""Norms in closed form against Hugging Face's modules and autograd."""
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from circuitprune.models.norms import Projection, closed_form, project, pull_back
+
+WIDTH, N_HEADS, D_HEAD, N_TOKENS = 24, 3, 5, 7
+
+
+def norm(kind: str, dtype: torch.dtype = torch.float64) -> nn.Module:
+    generator = torch.Generator().manual_seed(1)
+    made = {
+        "layer": lambda: nn.LayerNorm(WIDTH, eps=1e-3),
+        "layer_without_bias": lambda: nn.LayerNorm(WIDTH, bias=False),
+        "layer_without_weight": lambda: nn.LayerNorm(WIDTH, elementwise_affine=False),
+        "llama": lambda: LlamaRMSNorm(WIDTH, eps=1e-3),
+        "gemma": lambda: Gemma2RMSNorm(WIDTH, eps=1e-3),
+    }[kind]()
+    for parameter in made.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    return made.to(dtype).requires_grad_(False)
+
+
+KINDS = ("layer", "layer_without_bias", "layer_without_weight", "llama", "gemma")
+TOLERANCE = {"llama": 1e-5, "gemma": 1e-5}  # they work in float32 inside
+
+
+def random_projection(generator: torch.Generator, bias: bool) -> Projection:
+    weight = torch.randn(N_HEADS, WIDTH, D_HEAD, generator=generator, dtype=torch.float64)
+    shift = torch.randn(N_HEADS, D_HEAD, generator=generator, dtype=torch.float64)
+    return Projection(weight, shift if bias else None)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_projection_and_its_gradient_are_autograds(kind, shared, bias):
+    """Off-centre vectors, so that a mean that is not taken off shows."""
+    generator, module = torch.Generator().manual_seed(0), norm(kind)
+    shape = (1 if shared else N_HEADS, N_TOKENS, WIDTH)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64) * 3 + 2
+    projection = random_projection(generator, bias)
+    grads = torch.randn(N_HEADS, N_TOKENS, D_HEAD, generator=generator, dtype=torch.float64)
+
+    wide = x.expand(N_HEADS, -1, -1).clone().requires_grad_()
+    expected = torch.bmm(module(wide), projection.weight)
+    if projection.bias is not None:
+        expected = expected + projection.bias[:, None]
+    (expected_back,) = torch.autograd.grad(expected, wide, grads)
+
+    closed, made = closed_form(module), torch.empty_like(grads)
+    assert closed is not None
+    found = project(closed, projection, wide.detach(), made)
+    tolerance = dict(rtol=TOLERANCE.get(kind, 1e-10), atol=TOLERANCE.get(kind, 1e-10))
+    assert_close(made, expected.detach(), **tolerance)
+    back = torch.empty_like(wide)
+    found = closed.statistics(x) if shared else found
+    pull_back(closed, projection, made, x, found, grads, back)
+    assert_close(back, expected_back, **tolerance)
+
+
+def test_the_gradient_may_take_the_place_of_the_input():
+    generator, module = torch.Generator().manual_seed(0), norm("layer")
+    x = torch.randn(N_HEADS, N_TOKENS, WIDTH, generator=generator, dtype=torch.float64)
+    projection, closed = random_projection(generator, True), closed_form(module)
+    assert closed is not None
+    heads = torch.empty(N_HEADS, N_TOKENS, D_HEAD, dtype=torch.float64)
+    found, grads = project(closed, projection, x, heads), torch.randn_like(heads)
+    apart = torch.empty_like(x)
+    pull_back(closed, projection, heads, x, found, grads, apart)
+    pull_back(closed, projection, heads, x, found, grads, x)
+    assert_close(x, apart, rtol=0, atol=0)
+
+
+def test_norms_of_unknown_form_are_left_to_autograd():
+    class OddRMSNorm(LlamaRMSNorm):
+        def forward(self, hidden_states):
+            return super().forward(hidden_states) + hidden_states
+
+    assert closed_form(nn.Identity()) is None
+    assert closed_form(OddRMSNorm(WIDTH)) is None
+    assert closed_form(nn.RMSNorm(WIDTH)) is None  # its epsilon depends on the type
+
+
+def test_a_norm_that_is_intercepted_is_left_to_autograd():
+    module = norm("layer")
+    assert closed_form(module) is not None
+    object.__setattr__(module, "forward", lambda x: x)
+    assert closed_form(module) is None
