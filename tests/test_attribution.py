@@ -2,20 +2,31 @@
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import reference
 import torch
 from conftest import random_batch
+from scipy import stats
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
 from circuitprune.ablation import make_ablation
-from circuitprune.attribution import METHODS, Attribution, eap, eap_ig_inputs, gate_ig
+from circuitprune.attribution import (
+    METHODS,
+    UNSIGNED,
+    Attribution,
+    convergence,
+    eap,
+    eap_ig_inputs,
+    gate_ig,
+    per_example,
+)
 from circuitprune.data import Batch
 from circuitprune.engine import GatedModel
-from circuitprune.errors import DataError, NonFiniteError
+from circuitprune.errors import ConfigError, DataError, NonFiniteError
 from circuitprune.metrics import kl_divergence, logit_diff, prob_diff
 from circuitprune.references import References
 
@@ -174,24 +185,47 @@ def test_the_kl_to_the_clean_run_is_flat_there_but_not_along_the_gates(reference
 # ------------------------------------------------------------------ every method
 
 
-every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+METRIC_FREE = {"random", "magnitude", "ifr"}
+"""Methods that never call the metric."""
+PAIR_FREE = {"random"}
+"""Methods that never look at a pair."""
+ABLATION_FREE = {"random", "ifr"}
+"""Methods that never look at what ablated edges carry."""
+LEARNED = {"ugs"}
+"""Results of an optimisation over batches, not means over examples."""
+LIFTED = {"atp", "atp_ig", "exact_nodes"}
+"""Scores of nodes turned into scores of edges, which is not linear."""
+ONLY_PATCH = {"clean_corrupted", "exact_denoising"}
+"""Methods that run the corrupt prompts."""
 
 
-@every_method
+def methods(*without: set[str]):
+    """Every method but those of which a law does not hold, each left out by what it is."""
+    names = [name for name in METHODS if not any(name in kind for kind in without)]
+    return pytest.mark.parametrize("method", [METHODS[name] for name in names], ids=names)
+
+
+def test_the_kinds_of_methods_name_methods():
+    kinds = (METRIC_FREE, ABLATION_FREE, LEARNED, LIFTED, ONLY_PATCH, UNSIGNED)
+    assert set().union(*kinds) <= set(METHODS)
+    assert PAIR_FREE == METRIC_FREE & ABLATION_FREE - UNSIGNED
+
+
+@methods(LEARNED)
 def test_scores_are_means_however_examples_are_batched(references, method, tolerance):
-    expected = method(references, [pairs()], by_logit_diff, steps=2)
+    expected = method(references, [pairs()], by_logit_diff, steps=1)
     assert expected.abs().max() > 1e-2
     for parts in ([[0], [1, 2, 3]], [[3, 1], [2, 0]]):
         batches = (pairs(rows) for rows in parts)
-        scores = method(references, batches, by_logit_diff, steps=2)
+        scores = method(references, batches, by_logit_diff, steps=1)
         assert_close(scores, expected, **tolerance)
 
 
-@every_method
+@methods(METRIC_FREE, LIFTED, LEARNED)
 def test_scores_are_linear_in_the_metric(tiny_model, method):
     references = patched(tiny_model("gpt2"))
     scores = [
-        method(references, [pairs()], metric)
+        method(references, [pairs()], metric, steps=2)
         for metric in (
             by_logit_diff,
             by_prob_diff,
@@ -201,20 +235,53 @@ def test_scores_are_linear_in_the_metric(tiny_model, method):
     assert_close(2 * scores[0] - 3 * scores[1], scores[2])
 
 
-@every_method
+@pytest.mark.parametrize("name", sorted(METRIC_FREE))
+def test_methods_without_a_metric_never_call_it(tiny_model, name):
+    def metric(logits, batch):
+        raise AssertionError("the metric was called")
+
+    METHODS[name](patched(tiny_model("gpt2")), [pairs()], metric)
+
+
+@methods(ABLATION_FREE, ONLY_PATCH)
+@pytest.mark.parametrize("kind", ["zero", "mean", "positional-mean"])
+def test_other_ablations_have_scores_of_their_own(tiny_model, method, kind):
+    gated = GatedModel(tiny_model("gpt2"))
+    other = References(gated, make_ablation(kind, gated.ports, [pairs()]))
+    if method is eap_ig_inputs and kind == "zero":
+        with pytest.raises(ConfigError, match="use eap_ig_inputs_midpoint"):
+            method(other, [pairs()], by_logit_diff, steps=1)
+        return
+    scores = [method(r, [pairs()], by_logit_diff, steps=1) for r in (other, patched(gated.model))]
+    assert (scores[0] - scores[1]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", sorted(ABLATION_FREE))
+def test_methods_without_an_ablation_never_ask_for_it(tiny_model, name):
+    references = patched(tiny_model("gpt2"))
+    references.ablated = None
+    METHODS[name](references, [pairs()], by_logit_diff)
+
+
+@pytest.mark.parametrize("name", sorted(UNSIGNED))
+def test_unsigned_scores_are_not_negative(references, name):
+    assert (METHODS[name](references, [pairs()], by_logit_diff, steps=1) >= 0).all()
+
+
+@methods(ABLATION_FREE, LEARNED)
 def test_identical_prompts_have_no_scores(tiny_model, method):
     batch = Batch(**{**vars(pairs()), "corrupt": pairs().clean})
-    scores = method(patched(tiny_model("gpt2")), [batch], by_logit_diff)
+    scores = method(patched(tiny_model("gpt2")), [batch], by_logit_diff, steps=2)
     assert_close(scores, torch.zeros_like(scores))
 
 
-@every_method
+@methods(PAIR_FREE)
 def test_no_batches_is_an_error(tiny_model, method):
     with pytest.raises(DataError, match="given no batches"):
         method(patched(tiny_model("gpt2")), [], by_logit_diff)
 
 
-@every_method
+@methods(METRIC_FREE)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_scores_that_are_not_finite_name_their_examples(tiny_model, method, bad):
     def metric(logits, batch):
@@ -222,21 +289,93 @@ def test_scores_that_are_not_finite_name_their_examples(tiny_model, method, bad)
 
     batches = [pairs([0, 1]), pairs([2, 3])]
     with pytest.raises(NonFiniteError, match=r"on examples \[22, 23\]"):
-        method(patched(tiny_model("gpt2")), batches, metric)
+        method(patched(tiny_model("gpt2")), batches, metric, steps=1)
 
 
-@every_method
+@methods()
 def test_methods_are_attributions_that_leave_the_model_without_gradients(tiny_model, method):
     assert isinstance(method, Attribution)
     model = tiny_model("gpt2")
-    scores = method(patched(model), [pairs()], by_logit_diff)
+    before = [set(vars(module)) for module in model.modules()]
+    scores = method(patched(model), [pairs()], by_logit_diff, steps=1)
     assert scores.dtype == torch.float64 and not scores.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
+    assert [set(vars(module)) for module in model.modules()] == before
+
+
+@pytest.mark.parametrize("name", sorted(ONLY_PATCH))
+@pytest.mark.parametrize("kind", ["zero", "mean", "positional-mean"])
+def test_methods_that_need_corrupt_runs_refuse_other_ablations(tiny_model, name, kind):
+    gated = GatedModel(tiny_model("gpt2"))
+    other = References(gated, make_ablation(kind, gated.ports, [pairs()]))
+    with pytest.raises(ConfigError, match=f"{name} .* not for '{kind}'; set ablation=patch"):
+        METHODS[name](other, [pairs()], by_logit_diff)
+
+
+def test_other_sums_take_no_gradient_at_an_input_of_zeros(tiny_model):
+    gated = GatedModel(tiny_model("gpt2"))
+    zeros = References(gated, make_ablation("zero", gated.ports, []))
+    for rule in ("midpoint", "right"):
+        assert eap_ig_inputs(zeros, [pairs()], by_logit_diff, rule=rule).abs().max() < 100
+
+
+# ------------------------------------------------------------------ examples apart, steps doubled
+
+
+@methods(LEARNED, LIFTED)
+def test_the_mean_of_the_examples_scores_is_the_score(tiny_model, method):
+    references = patched(tiny_model("llama"))
+    batches = [pairs([0, 1]), pairs([3, 2])]
+    each = per_example(method, references, batches, by_logit_diff, steps=1)
+    expected = method(references, batches, by_logit_diff, steps=1)
+    tolerance = dict(rtol=1e-5, atol=1e-5)
+    assert_close(each.mean(0), expected, **tolerance)
+    alone = method(references, [pairs([2])], by_logit_diff, steps=1)
+    assert_close(each[3], alone, **tolerance)
+
+
+def test_examples_come_without_their_padding(tiny_model):
+    """A method that is no mean shows the order of the examples and their length."""
+    seen = []
+
+    def method(references, batches, metric, steps=5):
+        (batch,) = batches
+        seen.append((batch.index.item(), batch.clean.shape[1], bool(batch.mask.all())))
+        assert batch.last.item() == batch.clean.shape[1] - 1 == batch.corrupt.shape[1] - 1
+        return torch.zeros(3) + batch.index
+
+    references = patched(tiny_model("gpt2"))
+    scores = per_example(method, references, [pairs([1, 0]), pairs([2])], by_logit_diff)
+    assert seen == [(21, LENGTHS[1], True), (20, LENGTHS[0], True), (22, LENGTHS[2], True)]
+    assert scores.tolist() == [[21.0] * 3, [20.0] * 3, [22.0] * 3]
+
+
+def test_no_examples_have_no_scores(tiny_model):
+    with pytest.raises(DataError, match="given no batches"):
+        per_example(eap, patched(tiny_model("gpt2")), [], by_logit_diff)
+
+
+def test_convergence_is_the_rank_correlation_of_magnitudes(tiny_model):
+    references = patched(tiny_model("gpt2"))
+    scores = [eap_ig_inputs(references, [pairs()], by_logit_diff, m) for m in (2, 4, 8)]
+    found = convergence(eap_ig_inputs, references, iter([pairs()]), by_logit_diff, 2, doublings=2)
+    expected = [stats.spearmanr(a.abs(), b.abs()).statistic for a, b in pairwise(scores)]
+    assert [entry[:2] for entry in found] == [(2, 4), (4, 8)]
+    assert [entry[2] for entry in found] == pytest.approx(expected, abs=1e-12)
+    assert expected[0] < expected[1] < 1
+
+
+def test_a_method_without_steps_has_converged(tiny_model):
+    references = patched(tiny_model("gpt2"))
+    (entry,) = convergence(eap, references, [pairs()], by_logit_diff)
+    assert entry == (5, 10, pytest.approx(1.0))
 
 
 def test_methods_by_name():
     rules = {f"eap_ig_inputs_{rule}" for rule in ("right", "midpoint")}
-    assert set(METHODS) == {"eap", "eap_ig_inputs", "gate_ig"} | rules
+    others = {"clean_corrupted", "per_writer_ig", "relp", "relp_ah", "atp", "atp_ig"}
+    others |= {"ugs", "ifr", "magnitude", "random", "exact", "exact_denoising", "exact_nodes"}
+    assert set(METHODS) == {"eap", "eap_ig_inputs", "gate_ig"} | rules | others
     assert METHODS["eap"] is eap and METHODS["gate_ig"] is gate_ig
     assert METHODS["eap_ig_inputs"] is eap_ig_inputs
 
@@ -253,7 +392,7 @@ def test_methods_of_the_other_riemann_rules(tiny_model, rule):
 
 @pytest.mark.skipif(not GOLDEN.exists(), reason=f"no golden scores in {GOLDEN}")
 @pytest.mark.parametrize("batch_size", [16, 7])
-@pytest.mark.parametrize("name", ["EAP", "EAP-IG-inputs"])
+@pytest.mark.parametrize("name", ["EAP", "EAP-IG-inputs", "EAP-IG-activations", "clean-corrupted"])
 def test_all_scores_equal_those_of_eap_ig(name, batch_size):
     """All 479 edges to 1e-9, from batches of any size."""
     model = AutoModelForCausalLM.from_pretrained(GOLDEN / "gpt2-tiny-random", dtype=torch.float64)
@@ -274,7 +413,7 @@ def test_all_scores_equal_those_of_eap_ig(name, batch_size):
         for rows in torch.arange(16).split(batch_size)
     ]
     references = patched(model)
-    method = {"EAP": eap, "EAP-IG-inputs": eap_ig_inputs}[name]
+    method = METHODS[name.lower().replace("-", "_")]
     scores = method(references, batches, by_logit_diff, 5)
     golden = json.loads((GOLDEN / "eap_ig_float64.json").read_text())["scores"]
     golden = golden[f"{name}|metric_sum"]

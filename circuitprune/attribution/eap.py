@@ -25,6 +25,6 @@ def eap(
     gated = references.gated
 
     def score(batch: Batch) -> Float[Tensor, " edge"]:
-        return edge_scores(gated, batch, metric, references.ablated(batch))
+        return edge_scores(gated, batch, metric, references.ablated_copy(batch))
 
     return mean_over_batches(batches, score)

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuitprune.attribution.base import mean_over_batches
 from circuitprune.data import Batch
+from circuitprune.errors import ConfigError
 from circuitprune.gradients import Metric, edge_scores_at
 from circuitprune.references import References
 
@@ -29,17 +29,25 @@ def eap_ig_inputs(
     is `k / steps` (`left`: with the ablated end, without the clean one; EAP-IG's edge scores),
     `(k + 1) / steps` (`right`: EAP-IG's node scores), or `(k + 0.5) / steps` (`midpoint`).
 
+    Raises:
+        ConfigError: the left sum under `zero` ablation, where a norm of nothing has no gradient.
+
     Source: Hanna et al. 2024, "Have Faith in Faithfulness" (arXiv 2403.17806).
     """
     gated = references.gated
+    if rule == "left" and references.ablation.kind == "zero":
+        raise ConfigError(
+            "eap_ig_inputs starts at the ablated input, and the gradient of a norm at zero is as "
+            "large as its epsilon is small; use eap_ig_inputs_midpoint, gate_ig or ablation=patch"
+        )
 
     def score(batch: Batch) -> Float[Tensor, " edge"]:
-        ablated = references.ablated(batch)[:]
-        clean = gated.record(batch.clean, batch.mask)
-        difference = ablated - clean
+        difference = references.ablated_copy(batch)
+        ablated = difference[0].clone()
+        gated.subtract(difference, batch.clean, batch.mask)
         total = difference.new_zeros(gated.graph.n_edges)
         for k in range(steps):
-            embeddings = torch.lerp(ablated[0], clean[0], (k + _OFFSET[rule]) / steps)
+            embeddings = ablated - difference[0] * ((k + _OFFSET[rule]) / steps)
             total += edge_scores_at(gated, batch, metric, difference, embeddings)
         return total / steps
 

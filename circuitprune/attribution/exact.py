@@ -1,0 +1,48 @@
+"""Exact patching as an attribution method: the true change of the metric, edge by edge."""
+
+from collections.abc import Iterable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitprune.attribution.nodes import lift
+from circuitprune.data import Batch
+from circuitprune.gradients import Metric
+from circuitprune.patching import edge_effects, node_effects
+from circuitprune.references import References
+
+
+def exact(
+    references: References, batches: Iterable[Batch], metric: Metric, steps: int = 1
+) -> Float[Tensor, " edge"]:
+    """Change of the metric when each edge is ablated in the full model; `steps` is ignored.
+
+    About a quarter of a forward for each edge: see `edge_effects`, which also does some of them.
+
+    Source: Conmy et al. 2023, "Towards Automated Circuit Discovery" (arXiv 2304.14997), call it
+    activation patching of edges.
+    """
+    return edge_effects(references, batches, metric)
+
+
+def exact_denoising(
+    references: References, batches: Iterable[Batch], metric: Metric, steps: int = 1
+) -> Float[Tensor, " edge"]:
+    """Minus the change of the metric when each edge is restored in the corrupt run.
+
+    An edge that helps scores negative, as everywhere. `steps` is ignored.
+
+    Raises:
+        ConfigError: an ablation other than `patch`.
+    """
+    return -edge_effects(references, batches, metric, direction="denoising")
+
+
+def exact_nodes(
+    references: References, batches: Iterable[Batch], metric: Metric, steps: int = 1
+) -> Float[Tensor, " edge"]:
+    """Change of the metric when each writer is ablated for everyone, lifted to edges by `lift`.
+
+    `steps` is ignored.
+    """
+    return lift(references.gated.graph, node_effects(references, batches, metric))
