@@ -1,31 +1,143 @@
 """The command line: parse, call one function, print."""
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from circuitprune.config import load_config
+from circuitprune.attribute import attribute, dry_run_attribute
+from circuitprune.compare import comparison
+from circuitprune.config import RunConfig, load_config
 from circuitprune.errors import CircuitPruneError
+from circuitprune.pages import compare_page
+from circuitprune.report import write_report
 from circuitprune.run import discover, dry_run
+from circuitprune.stability import stability
+from circuitprune.transfer import compare
+from circuitprune.verify import verify_run
+
+INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`circuitprune train CONFIG [key=value ...] [--dry-run]`; returns the exit code."""
+    """`circuitprune COMMAND ...` of `COMMANDS`; returns the exit code."""
     parser = argparse.ArgumentParser(prog="circuitprune", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_train(commands.add_parser("train", help="learn, verify and export a circuit"))
-    return _run(parser.parse_args(arguments))
+    for name, (about, add) in COMMANDS.items():
+        add(commands.add_parser(name, help=about))
+    return _run(_parse(parser, arguments))
+
+
+def script_main(name: str, arguments: list[str] | None = None) -> int:
+    """`python scripts/<name>.py ...`: one command by itself; returns the exit code."""
+    about, add = COMMANDS[name]
+    parser = argparse.ArgumentParser(description=f"{about[0].upper()}{about[1:]}.")
+    add(parser)
+    return _run(_parse(parser, arguments))
 
 
 def train_main(arguments: list[str] | None = None) -> int:
     """`python scripts/train_mask.py CONFIG [key=value ...] [--dry-run]`."""
-    parser = argparse.ArgumentParser(description="Learn, verify and export a circuit.")
-    add_train(parser)
-    return _run(parser.parse_args(arguments))
+    return script_main("train", arguments)
+
+
+def attribute_main(arguments: list[str] | None = None) -> int:
+    """`python scripts/attribute.py CONFIG [key=value ...] [--dry-run]`."""
+    return script_main("attribute", arguments)
+
+
+def compare_main(arguments: list[str] | None = None) -> int:
+    """`python scripts/compare_scores.py A B [more ...] [--top 0.05]`."""
+    return script_main("compare-scores", arguments)
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
     """The arguments of `train`."""
+    _add_run(parser)
+    hint = "continue with train.resume=<checkpoints/last.ckpt>"
+    parser.set_defaults(command=_train, hint=hint)
+
+
+def add_attribute(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `attribute`."""
+    _add_run(parser)
+    parser.set_defaults(command=_attribute, hint="the same command goes on from here")
+
+
+def add_stability(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `stability`."""
+    parser.add_argument("config", help="a yaml file, such as configs/ioi.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.steps=500")
+    parser.add_argument("--seeds", type=int, default=5, help="runs with other seeds (5)")
+    parser.add_argument(
+        "--bootstrap", type=int, default=0, help="attributions of resampled training pairs (0)"
+    )
+    parser.add_argument("--attribute", action="store_true", help="no training in any run")
+    seeds = ("both", "train", "task")
+    parser.add_argument("--vary", choices=seeds, default="both", help="which seeds differ (both)")
+    parser.add_argument("--size", type=float, help="fraction of edges to compare at, such as 0.01")
+    parser.set_defaults(command=_stability, hint="the same command goes on from here")
+
+
+def add_transfer(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `compare`."""
+    parser.add_argument("circuits", nargs="+", help="run folders or circuit files of one graph")
+    parser.add_argument(
+        "--transfer", action="store_true", help="verify every circuit on the pairs of every run"
+    )
+    parser.add_argument("--size", type=float, help="fraction of edges to compare at, such as 0.01")
+    parser.add_argument("--random", type=int, default=20, help="random circuits beside them (20)")
+    parser.add_argument("--output-dir", default="runs/compare", help="where compare.json goes")
+    parser.set_defaults(command=_transfer, hint="nothing was written")
+
+
+def add_verify(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `verify`."""
+    parser.add_argument("folder", help="the output_dir of a finished run, such as runs/ioi")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="such as n_bootstrap=2000 or seed=1"
+    )
+    parser.add_argument("--circuit", help="file of another circuit than the run's chosen one")
+    parser.add_argument(
+        "--minimise", action="store_true", help="also drop dispensable edges: circuits/minimal.json"
+    )
+    parser.set_defaults(command=_verify, hint="the same command goes on from here")
+
+
+def add_compare(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `compare-scores`."""
+    parser.add_argument(
+        "scores", nargs="+", help="a run folder, a scores.safetensors, or a circuit with scores"
+    )
+    parser.add_argument("--top", type=float, default=0.05, help="fraction of edges, such as 0.05")
+    parser.set_defaults(command=_compare, hint="nothing was written")
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `report`."""
+    parser.add_argument("runs", nargs="+", help="run folders; the first one's circuit is drawn")
+    parser.add_argument("-o", "--output", help="the file (report.html in the first folder)")
+    parser.set_defaults(command=_report, hint="nothing was written")
+
+
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "train": ("learn, verify and export a circuit", add_train),
+    "attribute": ("score the edges, verify and export circuits of the best", add_attribute),
+    "stability": ("run with several seeds and pairs, and compare the circuits", add_stability),
+    "compare": ("what circuits share, and what each does on other tasks", add_transfer),
+    "verify": ("gather the evidence for the circuit of a run", add_verify),
+    "compare-scores": ("how far scores of the same edges agree", add_compare),
+    "report": ("write what runs found as one HTML file", add_report),
+}
+"""Commands by name, with what they do and their arguments: one line for each.
+
+`add` of a command puts its arguments into a parser and, by `set_defaults`, two more: `command`,
+which takes the parsed options and returns the exit code, and `hint`, what Ctrl-C says to do next.
+"""
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a yaml file, such as configs/ioi.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.steps=500")
     parser.add_argument(
@@ -33,20 +145,86 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """As `parse_args`, but overrides may also follow an option, where argparse takes none."""
+    options, rest = parser.parse_known_args(arguments)
+    late = [item for item in rest if "=" in item and not item.startswith("-")]
+    if len(late) < len(rest) or (late and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if late:
+        options.overrides += late
+    return options
+
+
 def _run(options: argparse.Namespace) -> int:
     try:
-        config = load_config(options.config, options.overrides)
-        if options.dry_run:
-            print(dry_run(config))
-            return 0
-        command = " ".join(["python scripts/train_mask.py", options.config, *options.overrides])
-        discover(config, command=command)
+        return options.command(options)
     except CircuitPruneError as error:
-        print(f"error: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        print("error:" if rank == "0" else f"error on rank {rank}:", error, file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, SystemExit):  # Lightning turns both signals into a SystemExit
-        print("interrupted; continue with train.resume=<checkpoints/last.ckpt>", file=sys.stderr)
-        return 130
+        print(f"interrupted; {options.hint}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _train(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.overrides)
+    if options.dry_run:
+        print(dry_run(config))
+        return 0
+    discover(config, command=_typed("train_mask", options))
+    return _show(config)
+
+
+def _attribute(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.overrides)
+    if options.dry_run:
+        print(dry_run_attribute(config))
+        return 0
+    frontier = attribute(config, command=_typed("attribute", options))
+    return 0 if frontier is None else _show(config)
+
+
+def _stability(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.overrides)
+    stability(
+        config, options.seeds, options.bootstrap, options.attribute, options.vary, options.size
+    )
+    print((Path(config.output_dir) / "stability.md").read_text())
+    return 0
+
+
+def _transfer(options: argparse.Namespace) -> int:
+    folder = Path(options.output_dir)
+    found = compare(options.circuits, options.transfer, options.size, options.random, folder)
+    print(f"{compare_page(found)}\n\nwritten      {folder / 'compare.json'}")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    verify_run(options.folder, options.overrides, options.circuit, options.minimise)
+    folder = Path(options.folder)
+    print((folder / "verification.md").read_text())
+    print(f"page      {folder / 'verification.md'}\nnumbers   {folder / 'verification.json'}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    print(comparison(options.scores, options.top))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    print(f"report       {write_report(options.runs, options.output)}")
+    return 0
+
+
+def _typed(script: str, options: argparse.Namespace) -> str:
+    return " ".join([f"python scripts/{script}.py", options.config, *options.overrides])
+
+
+def _show(config: RunConfig) -> int:
     folder = Path(config.output_dir)
     print((folder / "summary.md").read_text())
     print(f"circuits     {folder / 'circuits'}\nsummary      {folder / 'summary.md'}")

@@ -5,6 +5,7 @@ Precedence: the defaults below, then the preset, then the file, then the command
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from circuitprune.attribution import METHODS
 from circuitprune.errors import ConfigError
 
 
@@ -45,6 +47,8 @@ class TaskConfig:
     """Held-out pairs for the exact verification."""
     seed: int = 0
     """Of drawing and splitting pairs."""
+    resample: int | None = None
+    """Seed to draw the training pairs again by, with replacement; None takes each once."""
     corruption: str = ""
     """Kind of corrupt prompt; empty takes the task's default."""
     split_by: Literal["pair", "group"] = "pair"
@@ -59,17 +63,33 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Attribution that initialises the gates."""
+    """Attribution: the result of `attribute`, what starts the gates in `train`."""
 
-    method: Literal[
-        "gate_ig", "eap", "eap_ig_inputs", "eap_ig_inputs_right", "eap_ig_inputs_midpoint", "none"
-    ] = "gate_ig"
-    """`none` starts from all gates alike."""
+    method: str = "gate_ig"
+    """A method of docs/attribution.md, `acdc`, or `none`: training from all gates alike."""
     steps: int = 5
     """Points of the integrated methods."""
     metric: Literal["auto", "kl", "logit_diff", "prob_diff", "answer_prob"] = "auto"
-    """What is attributed; `auto` is the KL for gate_ig and the task metric for EAP, at whose
-    clean end the KL is flat."""
+    """What is attributed; `auto` is the KL for gate_ig and the task metric for all others: at the
+    clean run, where EAP looks, the KL is flat."""
+    direction: Literal["noising", "denoising"] = "noising"
+    """exact: ablate an edge of the clean run, or restore it in the corrupt one."""
+    edges: str | None = None
+    """Circuit file; only its edges are scored, the others are NaN and in no circuit."""
+    per_example: bool = False
+    """Also write `per_example`, a score for each pair and edge."""
+    convergence: bool = False
+    """Integrated methods: also measure how far the scores of m and of 2m steps agree in order."""
+    doublings: int = 1
+    """convergence: how often `steps` is doubled."""
+    shard_edges: int = 256
+    """exact: edges in one file of unfinished work."""
+    threads: int = 1
+    """exact, acdc: CPU threads of each process; the last bits depend on it."""
+    acdc_thresholds: list[float] = field(default_factory=lambda: [0.001, 0.01, 0.1])
+    """acdc: least worsening by which an edge is kept, in nats or the task metric's unit."""
+    acdc_worsening: Literal["kl", "task"] = "kl"
+    """acdc: what must not grow: the KL to the full model, or minus the task metric."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +159,8 @@ class VerifyConfig:
     """`threshold` keeps edges whose final score is at least each of `thresholds`."""
     thresholds: list[float] = field(default_factory=list)
     """Only for selection=threshold; replaces `sizes`."""
+    ranking: Literal["absolute", "signed"] = "absolute"
+    """attribute: keep the edges of largest |score|, or those that help most, as MIB's CPR does."""
     batch_size: int = 64
 
 
@@ -169,6 +191,9 @@ class RunConfig:
     preset: Literal["none", "edge_pruning"] = "none"
     """A published recipe under the file's own settings."""
 
+
+INIT_METHODS = tuple(dict.fromkeys([*METHODS, "exact", "acdc", "none"]))
+"""What `init.method` takes."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -271,14 +296,19 @@ def _message(error: Exception) -> str:
 
 def _check(config: RunConfig, where: str) -> None:
     """Ranges that types cannot express, all problems at once."""
-    rules = [*_data_rules(config), *_gate_rules(config.gates), *_train_rules(config.train)]
+    rules = [
+        *_data_rules(config),
+        *_init_rules(config.init),
+        *_gate_rules(config.gates),
+        *_train_rules(config.train),
+    ]
     problems = [message for holds, message in rules if not holds]
     if problems:
         raise ConfigError("\n".join(f"{where}: {problem}" for problem in problems))
 
 
 def _data_rules(config: RunConfig) -> list[tuple[bool, str]]:
-    """What must hold of pairs, attribution, verification and cache, and what to say if not."""
+    """What must hold of pairs, verification and cache, and what to say if not."""
     task, verify = config.task, config.verify
     return [
         (task.n_train > 0, f"task.n_train must be > 0, got {task.n_train}"),
@@ -288,7 +318,6 @@ def _data_rules(config: RunConfig) -> list[tuple[bool, str]]:
             task.name != "jsonl" or task.path is not None,
             "task.name=jsonl needs task.path, the file with your pairs",
         ),
-        (config.init.steps > 0, f"init.steps must be > 0, got {config.init.steps}"),
         (config.cache.max_gb >= 0, f"cache.max_gb must be >= 0, got {config.cache.max_gb}"),
         (
             all(0 < size <= 1 for size in verify.sizes),
@@ -300,6 +329,35 @@ def _data_rules(config: RunConfig) -> list[tuple[bool, str]]:
             "verify.thresholds goes with verify.selection=threshold, and only with it",
         ),
         (verify.batch_size > 0, f"verify.batch_size must be > 0, got {verify.batch_size}"),
+    ]
+
+
+def _init_rules(init: InitConfig) -> list[tuple[bool, str]]:
+    """The same for the attribution."""
+    near = get_close_matches(init.method, INIT_METHODS, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    thresholds = init.acdc_thresholds
+    return [
+        (
+            init.method in INIT_METHODS,
+            f"init.method={init.method!r} is unknown; {hint}Known: {', '.join(INIT_METHODS)}",
+        ),
+        (init.steps > 0, f"init.steps must be > 0, got {init.steps}"),
+        (init.doublings > 0, f"init.doublings must be > 0, got {init.doublings}"),
+        (init.shard_edges > 0, f"init.shard_edges must be > 0, got {init.shard_edges}"),
+        (init.threads > 0, f"init.threads must be > 0, got {init.threads}"),
+        (
+            bool(thresholds) and len(set(thresholds)) == len(thresholds) and min(thresholds) > 0,
+            f"init.acdc_thresholds must be different numbers > 0, got {thresholds}",
+        ),
+        (
+            init.method != "acdc" or not (init.edges or init.per_example),
+            "init.edges and init.per_example do not go with init.method=acdc",
+        ),
+        (
+            not init.convergence or init.method not in ("exact", "exact_denoising", "acdc", "none"),
+            f"init.convergence is of methods that take init.steps, {init.method} does not",
+        ),
     ]
 
 

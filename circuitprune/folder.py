@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from circuitprune.errors import RunError
 from circuitprune.files import write_atomic, write_json
+from circuitprune.report import write_report
 from circuitprune.results import versions
 
 
@@ -30,6 +31,22 @@ def claim(folder: Path, resume: str | None) -> None:
     raise RunError(f"output_dir {name} is not empty{hint}, or choose another output_dir")
 
 
+def unfinished(folder: Path) -> bool:
+    """Whether the folder holds an attribution that was cut short and can go on.
+
+    Only its config need be there yet; temporary files of a killed process are no matter.
+    """
+    if not (folder / "config.yaml").is_file() or (folder / "COMPLETE").exists():
+        return False
+    return not any((folder / name).exists() for name in ("checkpoints", "gates.safetensors"))
+
+
+def tidy(folder: Path) -> None:
+    """Remove the temporary files that a killed process left."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def create(folder: Path, config: str, model: PreTrainedModel) -> None:
     """Make the output folder and the first files in it."""
     try:
@@ -38,6 +55,13 @@ def create(folder: Path, config: str, model: PreTrainedModel) -> None:
         write_json(folder / "versions.json", versions(model))
     except OSError as error:
         raise unusable(folder, error) from None
+
+
+def complete(folder: Path, pairs: dict) -> None:
+    """Leave some pairs and the report in the folder, then mark the run as finished."""
+    write_json(folder / "pairs.json", pairs)
+    write_report([folder])
+    write_atomic(folder / "COMPLETE", "")
 
 
 def unusable(folder: Path, error: OSError) -> RunError:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from circuitprune.ablation import Ablation, make_ablation
 from circuitprune.config import RunConfig
@@ -14,6 +14,7 @@ from circuitprune.metrics import TASK_METRICS, TaskMetric
 from circuitprune.models import load_model
 from circuitprune.references import References
 from circuitprune.selfcheck import self_check
+from circuitprune.splits import resampled
 from circuitprune.tasks import get_task
 from circuitprune.verification import Evidence, evaluate_full
 
@@ -37,6 +38,13 @@ class Setup:
         """The split to verify on: test, else validation, else training pairs."""
         return next(name for name in ("test", "val", "train") if self.data.splits[name])
 
+    def example_pairs(self, n: int = 12) -> dict:
+        """`pairs.json`: the first `n` held-out pairs as tokens, and how many there are."""
+        examples, tokens = self.data.splits[self.held_out], self.tokenizer.convert_ids_to_tokens
+        names = ("clean", "corrupt", "answers", "wrong")
+        pairs = [{k: tokens(list(getattr(e, k))) for k in names} for e in examples[:n]]
+        return {"split": self.held_out, "n": len(examples), "pairs": pairs}
+
 
 def make_setup(config: RunConfig) -> Setup:
     """Load, check and split everything that a run needs; nothing is written.
@@ -50,21 +58,7 @@ def make_setup(config: RunConfig) -> Setup:
     model.to(device)  # type: ignore[arg-type]  # transformers wraps it in an untyped decorator
     gated = GatedModel(model, config.model.kv_readers)
     self_check(gated)
-    task = get_task(config.task.name, config.task.path)
-    data = prepare(
-        task,
-        tokenizer,
-        n_train=config.task.n_train,
-        n_val=config.task.n_val,
-        n_test=config.task.n_test,
-        seed=config.task.seed,
-        corruption=config.task.corruption,
-        split_by=config.task.split_by,
-        batch_size=config.train.batch_size,
-        bos=config.task.bos,
-        max_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
-    )
-    data.seed = config.train.seed
+    data = make_pairs(config, model, tokenizer)
     batches = data.batches("train", config.verify.batch_size)
     on_device = [batch.to(device) for batch in batches]
     ablation = make_ablation(config.ablation, gated.ports, on_device)
@@ -80,6 +74,34 @@ def make_setup(config: RunConfig) -> Setup:
             "Use another model or task, or lower task.min_accuracy."
         )
     return Setup(config, gated, tokenizer, data, references, task_metric, metric_name, full)
+
+
+def make_pairs(
+    config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> PairData:
+    """The pairs of a run, split; the training pairs resampled if the config says so.
+
+    Raises:
+        DataError: too few pairs that this tokenizer and model can use.
+    """
+    task = config.task
+    data = prepare(
+        get_task(task.name, task.path),
+        tokenizer,
+        n_train=task.n_train,
+        n_val=task.n_val,
+        n_test=task.n_test,
+        seed=task.seed,
+        corruption=task.corruption,
+        split_by=task.split_by,
+        batch_size=config.train.batch_size,
+        bos=task.bos,
+        max_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
+    )
+    if task.resample is not None:
+        data.splits["train"] = resampled(data.splits["train"], task.resample)
+    data.seed = config.train.seed
+    return data
 
 
 def _references(

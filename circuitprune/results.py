@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -91,8 +92,18 @@ def write_results(
     initial: Float[Tensor, " edge"] | None,
     final: Float[Tensor, " edge"],
     command: str,
+    notes: Sequence[str] = (),
 ) -> None:
-    """Write `frontier.json`, `circuits/`, `edges.csv` and `summary.md`, each atomically."""
+    """Write `frontier.json`, `circuits/`, `edges.csv` and `summary.md`, each atomically.
+
+    Args:
+        folder: The run's.
+        frontier: Circuits with their evidence.
+        initial: Signed scores of the attribution, if there was one.
+        final: What the circuits were cut from, higher first; NaN is in no circuit.
+        command: What to type to get the same again.
+        notes: Paragraphs for the summary.
+    """
     (folder / "circuits").mkdir(exist_ok=True)
     for point in frontier.points:
         provenance = {**frontier.provenance, "size": point.size, "evidence": point.evidence}
@@ -102,11 +113,11 @@ def write_results(
     columns |= {"final_score": final, "smallest_circuit": frontier.smallest_size()}
     write_edges_csv(folder / "edges.csv", frontier.graph, columns)
     write_json(folder / "frontier.json", frontier.to_json())
-    write_atomic(folder / "summary.md", summary(frontier, command))
+    write_atomic(folder / "summary.md", summary(frontier, command, notes))
 
 
-def summary(frontier: Frontier, command: str) -> str:
-    """The run on one page of Markdown."""
+def summary(frontier: Frontier, command: str, notes: Sequence[str] = ()) -> str:
+    """The run on one page of Markdown, with more paragraphs under the table."""
     about, graph = frontier.provenance, frontier.graph
     chosen = frontier.chosen()
     n, evidence = int(chosen.mask.sum()), chosen.evidence
@@ -129,6 +140,7 @@ def summary(frontier: Frontier, command: str) -> str:
         _row("full", graph.n_edges, {**frontier.full, "faithfulness": 1.0}),
         _row("empty", 0, {**frontier.empty, "faithfulness": 0.0}),
         "",
+        *(line for note in notes for line in (note, "")),
         f"Again: `{command}`. The settings are in `config.yaml`, the versions in `versions.json`.",
         "",
     ]

@@ -1,8 +1,8 @@
 """The pipeline: a config becomes objects, the objects run in order, the results are written."""
 
 import logging
+import os
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from circuitprune.attribution import METHODS
 from circuitprune.config import RunConfig, flatten, to_yaml
-from circuitprune.data import Batch
 from circuitprune.errors import ConfigError
-from circuitprune.files import read_tensors, write_atomic, write_tensors
-from circuitprune.folder import claim, create, read_checkpoint, step_of, unusable
+from circuitprune.files import write_tensors
+from circuitprune.folder import claim, complete, create, read_checkpoint, step_of, unusable
 from circuitprune.gates import (
     HardConcrete,
     Learner,
@@ -28,17 +26,18 @@ from circuitprune.gates import (
     log_alpha_for,
     normal_scores,
 )
-from circuitprune.gradients import Metric
-from circuitprune.metrics import TASK_METRICS, kl_divergence
 from circuitprune.objectives import make_objective
 from circuitprune.preparation import Setup, describe, make_setup, memory_text, pairs_text
+from circuitprune.reachability import live_edges
 from circuitprune.results import Frontier, Point, fingerprint, write_results
+from circuitprune.scoring import Print, scoring_of
 from circuitprune.selection import select_sizes, select_threshold
 from circuitprune.sparsity import DensitySchedule, make_penalty
 from circuitprune.training import MaskTraining
 from circuitprune.verification import Evidence, evaluate, evaluate_full, with_faithfulness
 
-Print = Callable[[str], None]
+FRONTIER_CURVES = ("kl", "faithfulness", "metric", "accuracy", "exact_match")
+"""Evidence that TensorBoard draws over the number of edges."""
 
 
 def discover(config: RunConfig, say: Print = print, command: str = "") -> Frontier:
@@ -54,7 +53,7 @@ def discover(config: RunConfig, say: Print = print, command: str = "") -> Fronti
     setup, trainer, logger = _prepare(config)
     say(describe(setup))
     create(folder, to_yaml(config), setup.gated.model)
-    initial = initial_scores(setup, folder, say)
+    initial = initial_scores(setup, folder / "scores.safetensors", say)
     module = train(setup, initial, trainer, logger, say)
     final = module.learner.ranking().float().cpu()
     write_tensors(
@@ -67,8 +66,8 @@ def discover(config: RunConfig, say: Print = print, command: str = "") -> Fronti
     frontier = verify(setup, final)
     command = command or "python scripts/train_mask.py config.yaml"
     write_results(folder, frontier, initial, final, command)
-    _log_final(logger, config, frontier)
-    write_atomic(folder / "COMPLETE", "")
+    log_final(logger, config, frontier)
+    complete(folder, setup.example_pairs())
     return frontier
 
 
@@ -81,48 +80,31 @@ def dry_run(config: RunConfig) -> str:
 def _prepare(config: RunConfig) -> tuple[Setup, Trainer, TensorBoardLogger]:
     """Everything that can be refused, made and checked; nothing is written."""
     folder, resume = Path(config.output_dir), config.train.resume
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("training runs in one process; torchrun serves `attribute` only")
     try:
         claim(folder, resume)
     except OSError as error:
         raise unusable(folder, error) from None
     checkpoint = None if resume is None else read_checkpoint(Path(resume))
     setup = make_setup(config)
-    logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+    logger = make_logger(folder)
     trainer = make_trainer(setup, folder, logger)
     if checkpoint is not None:
         make_module(setup, None).on_load_checkpoint(checkpoint)  # refuses another model's
     return setup, trainer, logger
 
 
-def attribution_metric(setup: Setup) -> Metric:
-    """What the initial attribution explains, by `init.metric`."""
-    name: str = setup.config.init.metric
-    if name == "auto":
-        name = "kl" if setup.config.init.method == "gate_ig" else setup.metric_name
-    if name == "kl":
-        references = setup.references
-        return lambda logits, batch: -kl_divergence(references.full_logits(batch), logits)
-    metric = TASK_METRICS[name]
-    return lambda logits, batch: metric(logits, batch.answers, batch.wrong)
-
-
 # ---------------------------------------------------------------- steps
 
 
-def initial_scores(setup: Setup, folder: Path, say: Print) -> Float[Tensor, " edge"] | None:
+def initial_scores(setup: Setup, path: Path, say: Print) -> Float[Tensor, " edge"] | None:
     """Attribution scores that start the gates; read back when a run is resumed."""
-    config, path = setup.config, folder / "scores.safetensors"
-    if config.init.method == "none":
+    if setup.config.init.method == "none":
         return None
-    if config.train.resume is not None and path.exists():
-        return read_tensors(path, finite=True)[0]["scores"]
-    say(f"Attributing by {config.init.method} on {len(setup.data.splits['train'])} training pairs")
-    batches = _on_device(setup, "train", config.train.batch_size)
-    scores = METHODS[config.init.method](
-        setup.references, batches, attribution_metric(setup), config.init.steps
-    ).cpu()
-    write_tensors(path, {"scores": scores}, {"method": config.init.method})
-    return scores
+    scoring = scoring_of(setup, path, say)
+    assert scoring is not None  # this is the only process
+    return scoring.scores
 
 
 def make_learner(
@@ -130,7 +112,8 @@ def make_learner(
 ) -> Learner:
     """The learner, started from attribution scores or, without them, from all edges alike."""
     gates = config.gates
-    importance = torch.zeros(n_edges) if initial is None else initial.abs().float()
+    known = torch.zeros(n_edges) if initial is None else initial.nan_to_num(0)
+    importance = known.abs().float()
     if gates.learner == "topk":
         scores = torch.zeros(n_edges) if initial is None else normal_scores(importance)
         k_max = gates.k_max * n_edges
@@ -179,8 +162,7 @@ def train(
     """Learn the gates with Lightning, or continue from a checkpoint."""
     config = setup.config
     module = make_module(setup, initial)
-    logger.experiment.add_text("config", f"```yaml\n{to_yaml(config)}\n```")
-    logger.experiment.add_text("pairs", pairs_text(setup, 3))
+    log_texts(logger, setup)
     if config.train.steps > 0:
         say(f"Training {config.gates.learner} gates for {config.train.steps} steps")
         if config.train.resume is not None:
@@ -241,10 +223,13 @@ def _trainer_options(setup: Setup, folder: Path) -> dict[str, Any]:
 
 def verify(setup: Setup, ranking: Float[Tensor, " edge"]) -> Frontier:
     """Cut circuits from a ranking and verify each on the held-out pairs."""
-    config, graph = setup.config, setup.gated.graph
-    masks = cut(setup, ranking)
-    split = setup.held_out
-    batches = setup.data.batches(split, config.verify.batch_size)
+    return frontier_of(setup, cut(setup, ranking))
+
+
+def frontier_of(setup: Setup, masks: dict[float, Bool[Tensor, " edge"]]) -> Frontier:
+    """Verify circuits, given by size or threshold, on the held-out pairs."""
+    graph, split = setup.gated.graph, setup.held_out
+    batches = setup.data.batches(split, setup.config.verify.batch_size)
     empty = torch.zeros(graph.n_edges, dtype=torch.bool)
     named = {str(size): mask for size, mask in masks.items()} | {"empty": empty}
     evidence = evaluate(setup.references, named, batches, setup.task_metric)
@@ -257,11 +242,16 @@ def verify(setup: Setup, ranking: Float[Tensor, " edge"]) -> Frontier:
 
 
 def cut(setup: Setup, ranking: Float[Tensor, " edge"]) -> dict[float, Bool[Tensor, " edge"]]:
-    """Circuits by the size, or threshold, that was asked for."""
-    verify, graph = setup.config.verify, setup.gated.graph
+    """Circuits by the size, or threshold, that was asked for; an edge of rank NaN is in none."""
+    verify, graph, known = setup.config.verify, setup.gated.graph, ~ranking.isnan()
+    ranking = ranking.where(known, -torch.inf)
     if verify.selection == "threshold":
-        return {t: select_threshold(graph, ranking, t) for t in verify.thresholds}
-    return select_sizes(graph, ranking, verify.sizes, verify.selection)
+        masks = {t: select_threshold(graph, ranking, t) for t in verify.thresholds}
+    else:
+        masks = select_sizes(graph, ranking, verify.sizes, verify.selection)
+    if known.all():
+        return masks
+    return {size: live_edges(graph, mask & known) for size, mask in masks.items()}
 
 
 def _provenance(setup: Setup, split: str) -> dict[str, str | int | float | None]:
@@ -287,18 +277,29 @@ def _provenance(setup: Setup, split: str) -> dict[str, str | int | float | None]
     }
 
 
-def _on_device(setup: Setup, split: str, batch_size: int) -> list[Batch]:
-    return [batch.to(setup.gated.device) for batch in setup.data.batches(split, batch_size)]
-
-
 def _empty(setup: Setup, split: str) -> Evidence:
     mask = torch.zeros(setup.gated.graph.n_edges, dtype=torch.bool)
     batches = setup.data.batches(split, setup.config.verify.batch_size)
     return evaluate(setup.references, {"": mask}, batches, setup.task_metric)[""]
 
 
-def _log_final(logger: TensorBoardLogger, config: RunConfig, frontier: Frontier) -> None:
-    """Hyper-parameters with the chosen circuit's evidence, for TensorBoard's HPARAMS tab."""
+def make_logger(folder: Path) -> TensorBoardLogger:
+    """TensorBoard events in the run's own folder."""
+    return TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+
+
+def log_texts(logger: TensorBoardLogger, setup: Setup) -> None:
+    """The config and three decoded pairs, for TensorBoard's TEXT tab."""
+    logger.experiment.add_text("config", f"```yaml\n{to_yaml(setup.config)}\n```")
+    logger.experiment.add_text("pairs", pairs_text(setup, 3))
+
+
+def log_final(logger: TensorBoardLogger, config: RunConfig, frontier: Frontier) -> None:
+    """The frontier as curves over the number of edges, and the chosen circuit for HPARAMS."""
+    for point in sorted(frontier.points, key=lambda point: int(point.mask.sum())):
+        for name in FRONTIER_CURVES:
+            n_edges, value = int(point.mask.sum()), point.evidence[name]
+            logger.experiment.add_scalar(f"frontier/{name}", value, n_edges)
     chosen = frontier.chosen()
     metrics = {f"final/{name}": value for name, value in chosen.evidence.items()}
     metrics["final/n_edges"] = float(chosen.mask.sum())

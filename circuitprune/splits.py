@@ -51,6 +51,11 @@ def split(
     )
 
 
+def resampled(examples: Sequence[Example], seed: int) -> list[Example]:
+    """As many examples, drawn with replacement: a bootstrap resample, a function of the seed."""
+    return Random(f"resample-{seed}").choices(examples, k=len(examples))
+
+
 def sizes(n_train: int, n_val: int, n_test: int) -> dict[str, int]:
     """Side -> number of pairs; a negative number, or nothing but zeros, is a DataError."""
     wanted = dict(zip(SPLITS, (n_train, n_val, n_test), strict=True))

@@ -15,7 +15,8 @@ from test_run import contents
 from tiny import pair_rows, save_model, save_pairs, settings, tokenizer
 from transformers import BertConfig, BertModel, OPTConfig, OPTForCausalLM
 
-from circuitprune.cli import main, train_main
+from circuitprune import scoring
+from circuitprune.cli import attribute_main, compare_main, main, train_main
 from circuitprune.training import MaskTraining
 
 ROOT = Path(__file__).parents[1]
@@ -285,9 +286,11 @@ def test_both_commands_take_the_same_arguments(home, tmp_path, capsys):
     assert capsys.readouterr().out == script
 
 
-def run_script(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run_script(
+    *arguments: str, cwd: Path, script: str = "train_mask"
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "train_mask.py"), *arguments],
+        [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *arguments],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -314,3 +317,83 @@ def test_the_script_exits_with_the_code_of_the_error(home, tmp_path, monkeypatch
         runpy.run_path(str(script), run_name="__main__")
     assert caught.value.code == CONFIG
     assert capsys.readouterr().err.startswith("error: ")
+
+
+# ---------------------------------------------------------------- attribute, compare-scores
+
+
+@pytest.fixture
+def attribution(home, tmp_path, capsys):
+    """`attribution(*overrides)` -> exit code, standard output, standard error of `attribute`."""
+
+    def attribution(*overrides: str, flags=()):
+        arguments = [str(home / "run.yaml"), *settings(home), f"output_dir={tmp_path / 'run'}"]
+        capsys.readouterr()
+        code = attribute_main([*arguments, *overrides, *flags])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return attribution
+
+
+def test_attribute_prints_the_summary_and_where_it_is(attribution, tmp_path):
+    code, out, _ = attribution("init.method=eap")
+    folder = tmp_path / "run"
+    assert code == FINISHED and (folder / "COMPLETE").exists()
+    assert (folder / "summary.md").read_text() in out and str(folder / "circuits") in out
+    assert "python scripts/attribute.py" in (folder / "summary.md").read_text()
+    assert_refused(attribution("init.method=eap"), RUN, "finished run")
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "words"),
+    [
+        ("init.method=none", CONFIG, ["init.method=none"]),
+        ("init.method=gate_igg", CONFIG, ["did you mean 'gate_ig'?"]),
+        ("init.edges=absent.json", RUN, ["absent.json"]),
+        ("model.name=./absent", MODEL, ["absent"]),
+    ],
+)
+@pytest.mark.parametrize("flags", [(), ("--dry-run",)])
+def test_attribute_refuses_in_one_line(attribution, tmp_path, override, code, words, flags):
+    assert_refused(attribution(override, flags=flags), code, *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_of_attribute_says_the_cost(attribution, home, tmp_path):
+    before = contents(home)
+    code, out, err = attribution("init.method=eap", flags=("--dry-run",))
+    assert code == FINISHED and err == "" and "cost      in plain forwards" in out
+    assert not list(tmp_path.iterdir()) and contents(home) == before
+
+
+def test_an_interrupted_attribution_goes_on_by_the_same_command(attribution, monkeypatch):
+    def interrupted(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "edge_effects", interrupted)
+        code, _, err = attribution("init.method=exact")
+    assert code == INTERRUPTED and "same command" in err and "Traceback" not in err
+    assert attribution("init.method=exact")[0] == FINISHED
+
+
+def test_compare_scores(attribution, tmp_path, capsys):
+    for name in ("eap", "gate_ig"):
+        assert attribution(f"init.method={name}", f"output_dir={tmp_path / name}")[0] == FINISHED
+    paths = [str(tmp_path / "eap"), str(tmp_path / "gate_ig" / "scores.safetensors")]
+    assert compare_main([*paths, "--top", "0.1"]) == FINISHED
+    out = capsys.readouterr().out
+    assert "110 of 110" in out and "top 10.0%" in out
+    assert main(["compare-scores", *paths, "--top", "0.1"]) == FINISHED
+    assert capsys.readouterr().out == out
+    script = run_script(*paths, "--top", "0.1", cwd=tmp_path, script="compare_scores")
+    assert script.returncode == FINISHED and script.stdout == out
+    assert compare_main([paths[0], str(tmp_path / "absent")]) == RUN
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_rank_says_which_it_is_when_it_fails(attribution, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    _, out, err = attribution("init.method=none")
+    assert out == "" and err.startswith("error on rank 1: ")

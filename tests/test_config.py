@@ -1,10 +1,14 @@
 """Configs: precedence, what is refused and in which words, round trips, the shipped files."""
 
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
+from circuitprune.attribution import METHODS
 from circuitprune.config import (
     PRESETS,
     GatesConfig,
@@ -146,6 +150,9 @@ def test_a_value_in_place_of_a_section_is_refused():
         ("objective=loss", ("kl", "faithfulness_gap", "cross_entropy")),
         ("preset=none_such", ("none", "edge_pruning")),
         ("verify.selection=best", ("top_n", "greedy", "threshold")),
+        ("verify.ranking=squared", ("absolute", "signed")),
+        ("init.direction=up", ("noising", "denoising")),
+        ("init.method=magic", (*METHODS, "acdc", "none")),
     ],
 )
 def test_an_unknown_choice_lists_the_allowed_ones(override, allowed):
@@ -169,6 +176,13 @@ def test_an_unknown_choice_lists_the_allowed_ones(override, allowed):
         "task.n_val=-1",
         "task.n_test=-1",
         "init.steps=0",
+        "init.method=eap_ig",
+        "init.doublings=0",
+        "init.shard_edges=0",
+        "init.threads=0",
+        "init.acdc_thresholds=[]",
+        "init.acdc_thresholds=[0.1,0.0]",
+        "init.acdc_thresholds=[0.1,0.1]",
         "cache.max_gb=-1",
         "verify.sizes=[0.1,1.5]",
         "verify.sizes=[0.0]",
@@ -192,6 +206,28 @@ def test_values_out_of_range_are_refused_with_their_key(override):
     shown = "verify.thresholds" if key == "verify.selection" else key
     shown = "task.path" if key == "task.name" else shown
     assert shown in refusal(None, [override])
+
+
+@pytest.mark.parametrize("method", [*METHODS, "exact", "acdc", "none"])
+def test_every_method_has_its_name(method):
+    assert load_config(None, [f"init.method={method}"]).init.method == method
+
+
+def test_an_unknown_method_names_the_nearest():
+    assert "did you mean 'eap_ig_inputs'?" in refusal(None, ["init.method=eap_ig_input"])
+
+
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [
+        ("acdc", "init.edges=x.json"),
+        ("acdc", "init.per_example=true"),
+        ("acdc", "init.convergence=true"),
+        ("exact", "init.convergence=true"),
+    ],
+)
+def test_options_that_a_method_does_not_have_are_refused(method, option):
+    assert option.split("=")[0] in refusal(None, [f"init.method={method}", option])
 
 
 def test_all_problems_are_told_at_once(write):
@@ -336,3 +372,15 @@ def test_configs_are_shipped_for_every_task_and_model():
         assert load_config(f"{SHIPPED[0].parent}/{task}_gpt2.yaml").model.name == "gpt2"
         assert load_config(f"{SHIPPED[0].parent}/{task}.yaml").task.name == task
     assert "stories260k_pronoun" in names
+
+
+def test_the_table_of_settings_is_complete_and_has_the_defaults():
+    text = (SHIPPED[0].parents[1] / "docs" / "running.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| `(.*?)` \|", text, re.MULTILINE))
+    default = OmegaConf.to_container(OmegaConf.structured(RunConfig))
+    for section, value in default.items():
+        settings = value if isinstance(value, dict) else {"": value}
+        for name, expected in settings.items():
+            shown = yaml.safe_load(rows.pop(f"{section}.{name}".rstrip(".")))
+            assert shown == expected, f"{section}.{name}"
+    assert not [key for key in rows if key.split(".")[0] in default]

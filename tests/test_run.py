@@ -21,7 +21,7 @@ from circuitprune.circuit import Circuit
 from circuitprune.cli import train_main
 from circuitprune.config import load_config
 from circuitprune.errors import CircuitPruneError, ConfigError, DataError, RunError
-from circuitprune.files import read_tensors
+from circuitprune.files import read_tensors, write_tensors
 from circuitprune.graph import Graph
 from circuitprune.objectives import OBJECTIVES
 from circuitprune.preparation import make_setup
@@ -43,6 +43,8 @@ PROMISED = {
     "edges.csv",
     "checkpoints",
     "summary.md",
+    "pairs.json",
+    "report.html",
     "COMPLETE",
 }
 SIZES = [0.05, 0.2, 0.5, 1.0]
@@ -225,7 +227,7 @@ def test_complete_comes_last(finished):
     assert max(written.values()) == written[finished / "COMPLETE"]
 
 
-@pytest.mark.parametrize("step", ["write_results", "verify", "train", "_log_final"])
+@pytest.mark.parametrize("step", ["write_results", "verify", "train", "log_final"])
 def test_a_run_that_failed_is_not_complete(gpt2_home, tmp_path, monkeypatch, step):
     def fail(*args, **kwargs):
         raise OSError("disk on fire")
@@ -326,7 +328,7 @@ def test_pictures_texts_and_hyper_parameters_are_logged(events):
 # ---------------------------------------------------------------- every option
 
 
-@pytest.mark.parametrize("method", [*METHODS, "none"])
+@pytest.mark.parametrize("method", [*METHODS, "acdc", "none"])
 def test_every_initialisation_runs(gpt2_home, tmp_path, method):
     folder = tmp_path / "run"
     discover(gpt2_home, f"init.method={method}", "train.steps=1", f"output_dir={folder}")
@@ -546,6 +548,19 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
         whole, resumed = tmp_path / "whole" / name, tmp_path / "cut" / name
         assert resumed.read_bytes() == whole.read_bytes(), name
     assert (tmp_path / "cut" / "COMPLETE").exists()
+
+
+def test_a_resumed_run_refuses_scores_that_do_not_fit(gpt2_home, tmp_path, monkeypatch):
+    folder = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5)
+        with pytest.raises(RuntimeError, match="power cut"):
+            discover(gpt2_home, f"output_dir={folder}")
+    resume = f"train.resume={folder / 'checkpoints' / 'last.ckpt'}"
+    write_tensors(folder / "scores.safetensors", {"scores": torch.ones(7)}, {"method": "gate_ig"})
+    with pytest.raises(RunError, match=r"scores of shape \(7,\), expected \(110,\)"):
+        discover(gpt2_home, f"output_dir={folder}", resume)
+    assert not (folder / "COMPLETE").exists()
 
 
 # ---------------------------------------------------------------- what is refused

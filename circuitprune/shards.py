@@ -1,0 +1,183 @@
+"""Long work in shards: each result is a file, so that a killed run goes on where it stopped.
+
+Under torchrun shard i belongs to rank `i % world`. What a shard gives depends on its indices alone,
+so one process and many leave the same bytes, as long as each uses as many threads: how a matrix
+product is cut into threads decides its last bits.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+
+import torch
+from jaxtyping import Int, Shaped
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.distributed import Store, rendezvous
+
+from circuitprune.errors import RunError
+from circuitprune.files import read_tensors, write_tensors
+
+Job = Mapping[str, str | int | float | bool]
+"""What decides a shard's numbers: shards of another job are refused, naming what differs."""
+
+PATIENCE = timedelta(days=30)
+"""How long a rank waits for the others; torchrun ends all of them as soon as one fails."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this one is."""
+
+    rank: int = 0
+    world: int = 1
+    store: Store | None = None
+    """Where the processes meet; None if there is only one."""
+    waits: Iterator[int] = field(default_factory=count)
+    """Numbers of the meetings."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process prints and writes the results."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.store is None:
+            return
+        meeting = f"circuitprune/{next(self.waits)}"
+        if self.store.add(f"{meeting}/came", 1) == self.world:
+            self.store.set(f"{meeting}/all", "1")
+        self.store.wait([f"{meeting}/all"], PATIENCE)
+
+
+def processes() -> Ranks:
+    """The processes that torchrun started, or this one alone.
+
+    They meet in torchrun's store. No process group is made: metrics would take that for a wish to
+    be summed over all ranks.
+
+    Raises:
+        RunError: `WORLD_SIZE` is set, but there is no store.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Ranks()
+    try:
+        store, rank, world = next(iter(rendezvous("env://", timeout=PATIENCE)))
+    except (ValueError, RuntimeError) as error:
+        raise RunError(
+            f"WORLD_SIZE={world}, but the processes cannot meet: {error}; start them with torchrun"
+        ) from error
+    return Ranks(rank, world, store)
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """So many CPU threads for torch, whatever OMP_NUM_THREADS says, then as before; None: as is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def run_shards(
+    plan: list[Int[Tensor, " _"]],
+    score: Callable[[Int[Tensor, " n"]], Shaped[Tensor, "n ..."]],
+    folder: Path | None = None,
+    job: Job | None = None,
+    ranks: Ranks | None = None,
+    progress: bool = False,
+) -> Shaped[Tensor, "total ..."] | None:
+    """The results of all shards, in the plan's order; those already in `folder` are not repeated.
+
+    Args:
+        plan: Indices of each shard; the same on every rank.
+        score: A row of results for each index; must not depend on other shards.
+        folder: Where shard i is kept as `00012.safetensors`, its indices with it; None keeps
+            nothing, and computes all of it here.
+        job: What decides the numbers, kept in every file.
+        ranks: Who computes what; each waits for all the others.
+        progress: Show a bar on the leading rank, counting everybody's indices.
+
+    Returns:
+        `torch.cat` of the results; None on ranks that do not lead.
+
+    Raises:
+        RunError: a file of another job or of another plan. A damaged file is computed again.
+    """
+    ranks, job = ranks or Ranks(), job or {}
+    if folder is None:
+        return torch.cat([score(indices).cpu() for indices in plan])
+    missing = [i for i, indices in enumerate(plan) if _load(folder, i, indices, job) is None]
+    total, before = sum(map(len, plan)), sum(map(len, plan)) - sum(len(plan[i]) for i in missing)
+    with bar(progress and ranks.leads, "scored", total, before) as done:
+        for i in missing:
+            if i % ranks.world == ranks.rank:
+                tensors = {"indices": plan[i], "values": score(plan[i])}
+                write_tensors(_path(folder, i), tensors, {"job": json.dumps(job, sort_keys=True)})
+                done(_done(folder, plan))
+        ranks.wait()
+        done(total)
+    if not ranks.leads:
+        return None
+    found = [_load(folder, i, indices, job) for i, indices in enumerate(plan)]
+    lost = [str(_path(folder, i)) for i, values in enumerate(found) if values is None]
+    if lost:
+        raise RunError(f"{', '.join(lost[:3])} went missing; run the same command again")
+    return torch.cat([values for values in found if values is not None])
+
+
+def _path(folder: Path, i: int) -> Path:
+    return folder / f"{i:05d}.safetensors"
+
+
+def _load(
+    folder: Path, i: int, indices: Int[Tensor, " n"], job: Job
+) -> Shaped[Tensor, "n ..."] | None:
+    """The values of a shard; None if there are none that can be trusted."""
+    path = _path(folder, i)
+    if not path.exists():
+        return None
+    try:
+        tensors, notes = read_tensors(path)
+        theirs, values = json.loads(notes["job"]), tensors["values"]
+        same_plan = torch.equal(tensors["indices"], indices)
+    except (RunError, KeyError, ValueError):
+        return None
+    different = differences(theirs, dict(job))
+    if different or not same_plan:
+        raise RunError(
+            f"{path} is of another job ({different or 'other indices'}); choose another output_dir "
+            "or remove the folder"
+        )
+    return values
+
+
+def differences(found: Mapping, wanted: Mapping) -> str:
+    """`key: 1 there, 2 now` for everything that differs between two flat mappings."""
+    keys = [*wanted, *(key for key in found if key not in wanted)]
+    pairs = [(key, found.get(key), wanted.get(key)) for key in keys]
+    return ", ".join(f"{key}: {a!r} there, {b!r} now" for key, a, b in pairs if a != b)
+
+
+@contextmanager
+def bar(show: bool, what: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """A progress bar with the time left; calls of what it yields say how much is done by then."""
+    columns = [TextColumn("[progress.description]{task.description}"), BarColumn()]
+    columns += [MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns, disable=not show) as shown:
+        task = shown.add_task(what, total=total, completed=done)
+        yield lambda completed: shown.update(task, completed=completed)
+
+
+def _done(folder: Path, plan: list[Tensor]) -> int:
+    """Indices whose shard is there, whoever wrote it."""
+    return sum(len(indices) for i, indices in enumerate(plan) if _path(folder, i).exists())
