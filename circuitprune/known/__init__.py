@@ -1,0 +1,1 @@
+"""Circuits that are known: published for GPT-2, or built by hand."""
