@@ -1,0 +1,58 @@
+"""Random circuits beside each circuit of a comparison, and where it lies among them."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from circuitprune.evidence.bootstrap import Interval
+from circuitprune.evidence.random_circuits import DRAWS
+from circuitprune.graph import Graph
+
+FAMILIES = ("uniform", "relabelled")
+"""Random circuits to compare with, of those in `DRAWS`: the easiest and the hardest to beat."""
+
+Masks = dict[str, Bool[Tensor, " edge"]]
+Controls = dict[str, dict[str, Masks]]
+"""Random circuits by the circuit that they are to match, and by family."""
+
+
+def draw_controls(
+    graph: Graph, masks: Mapping[str, Bool[Tensor, " edge"]], n_random: int
+) -> Controls:
+    """For each circuit and family, `n_random` random circuits of its size; the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: {
+            family: {
+                f"{family} {i} for {name}": DRAWS[family](graph, mask, generator)
+                for i in range(n_random)
+            }
+            for family in FAMILIES
+        }
+        for name, mask in masks.items()
+    }
+
+
+def flat(controls: Controls) -> Masks:
+    """All random circuits by name."""
+    return {
+        name: mask
+        for families in controls.values()
+        for drawn in families.values()
+        for name, mask in drawn.items()
+    }
+
+
+def against(share: Callable[[str], Interval], circuit: str, random: Controls) -> dict:
+    """Where a circuit lies among its random ones: their mean, and how many of them it beats."""
+    value, places = share(circuit)["value"], {}
+    for family, drawn in random[circuit].items():
+        known = [v for v in (share(name)["value"] for name in drawn) if v is not None]
+        mean = sum(known) / len(known) if known else None
+        beaten = None
+        if value is not None and known:
+            beaten = sum(v < value for v in known) / len(known)
+        places[family] = {"mean": mean, "beaten": beaten}
+    return places

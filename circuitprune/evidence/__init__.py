@@ -1,0 +1,31 @@
+"""Evidence about a circuit, one file per kind: what a reviewer would ask of a claimed circuit.
+
+Each kind is a function of a `Case`: it returns plain JSON values, every float finite or None, with
+a `sentence` in words. docs/evidence.md says what each means and when it misleads.
+"""
+
+from collections.abc import Callable
+
+from circuitprune.evidence.case import Case
+from circuitprune.evidence.completeness import completeness
+from circuitprune.evidence.examples import Examples, full_examples, per_example
+from circuitprune.evidence.faithfulness import cross_ablation, faithfulness
+from circuitprune.evidence.function import function
+from circuitprune.evidence.hypotheses import hypotheses
+from circuitprune.evidence.mib import mib
+from circuitprune.evidence.minimality import minimality
+from circuitprune.evidence.random_circuits import random_circuits
+
+__all__ = ["EVIDENCE", "Case", "Examples", "full_examples", "per_example"]
+
+EVIDENCE: dict[str, Callable[[Case], dict]] = {
+    "faithfulness": faithfulness,
+    "cross_ablation": cross_ablation,
+    "mib": mib,
+    "function": function,
+    "minimality": minimality,
+    "completeness": completeness,
+    "random_circuits": random_circuits,
+    "hypotheses": hypotheses,
+}
+"""Kinds of evidence by name, the cheap ones first."""

@@ -1,0 +1,111 @@
+"""Percentile bootstrap over pairs: intervals for means and ratios of means, with no new runs."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+Interval = dict[str, float | None]
+"""`value` on the pairs themselves, `low` and `high` of the interval; None where undefined."""
+
+TOO_CLOSE = 1e-6
+"""A difference below this share of what it is between is rounding: `metrics.faithfulness`."""
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Resamples of the pairs, drawn once and used for every number of a section.
+
+    A statistic is computed on each resample from weighted sums over the pairs, all resamples at
+    once; the interval reaches from the `(1 - level) / 2` to the `(1 + level) / 2` quantile of what
+    comes out. Circuits are resampled together, so a ratio of two of them is that of the same pairs.
+
+    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
+    """
+
+    weights: Float64[Tensor, "resample example"]
+    """How often a resample holds each pair, divided by its size; rows add up to 1."""
+    level: float = 0.95
+
+    @classmethod
+    def of_indices(
+        cls, indices: Int[Tensor, "resample example"], level: float = 0.95
+    ) -> "Bootstrap":
+        """From the positions of the pairs in each resample."""
+        n_examples = indices.shape[1]
+        counts = torch.zeros(indices.shape, dtype=torch.float64)
+        counts.scatter_add_(1, indices, torch.ones_like(counts))
+        return cls(counts / n_examples, level)
+
+    @classmethod
+    def draw(
+        cls, n_examples: int, n_resamples: int, generator: torch.Generator, level: float = 0.95
+    ) -> "Bootstrap":
+        """`n_resamples` times `n_examples` pairs with replacement."""
+        shape = (n_resamples, n_examples)
+        return cls.of_indices(torch.randint(n_examples, shape, generator=generator), level)
+
+    def mean(self, values: Float64[Tensor, " example"]) -> Interval:
+        """Of the mean over pairs."""
+        return self.interval(values.mean().item(), self.weights @ values)
+
+    def faithfulness(
+        self,
+        circuit: Float64[Tensor, " example"],
+        full: Float64[Tensor, " example"],
+        empty: Float64[Tensor, " example"],
+    ) -> Interval:
+        """Of `(mean(circuit) - mean(empty)) / (mean(full) - mean(empty))`: the ratio of means."""
+        parts = circuit - empty, full - empty, full.abs() + empty.abs()
+        value = ratio(*(part.mean() for part in parts)).item()
+        return self.interval(value, ratio(*(self.weights @ part for part in parts)))
+
+    def mean_of_ratios(
+        self,
+        circuit: Float64[Tensor, " example"],
+        full: Float64[Tensor, " example"],
+        empty: Float64[Tensor, " example"],
+    ) -> Interval:
+        """Of the mean of each pair's own `(circuit - empty) / (full - empty)`.
+
+        A pair with full equal to empty has no ratio and is left out, in each resample too.
+        """
+        ratios = ratio(circuit - empty, full - empty, full.abs() + empty.abs())
+        known = (~ratios.isnan()).double()
+        sums = torch.stack([ratios.nan_to_num(0), known], dim=1)
+        value, resampled = sums.sum(dim=0), self.weights @ sums
+        return self.interval((value[0] / value[1]).item(), resampled[:, 0] / resampled[:, 1])
+
+    def interval(self, value: float, estimates: Float64[Tensor, " resample"]) -> Interval:
+        """The percentile interval around `value`; resamples where it is undefined are left out."""
+        estimates = estimates[estimates.isfinite()]
+        if not math.isfinite(value) or not len(estimates):
+            return {"value": finite(value), "low": None, "high": None}
+        tail = (1 - self.level) / 2
+        ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
+        low, high = estimates.quantile(ends).tolist()
+        return {"value": value, "low": low, "high": high}
+
+
+def ratio(
+    gained: Float64[Tensor, "..."], span: Float64[Tensor, "..."], size: Float64[Tensor, "..."]
+) -> Float64[Tensor, "..."]:
+    """`gained / span`, broadcast; NaN where the span is rounding next to `size`."""
+    return (gained / span).masked_fill(span.abs() <= TOO_CLOSE * size, torch.nan)
+
+
+def finite(value: float) -> float | None:
+    """The value for JSON: None if it is NaN or infinite."""
+    return value if math.isfinite(value) else None
+
+
+def spell(interval: Interval, digits: int = 2) -> str:
+    """`0.93 [0.90, 0.96]`, or `undefined`."""
+    if interval["value"] is None:
+        return "undefined"
+    value = f"{interval['value']:.{digits}f}"
+    if interval["low"] is None:
+        return value
+    return f"{value} [{interval['low']:.{digits}f}, {interval['high']:.{digits}f}]"

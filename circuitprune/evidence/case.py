@@ -1,0 +1,107 @@
+"""One circuit with everything that the evidence about it is computed from."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from circuitprune.batches import Batch
+from circuitprune.errors import DataError, GraphError
+from circuitprune.graph import Graph
+from circuitprune.metrics import TaskMetric
+from circuitprune.references import References
+
+Progress = Callable[[str, float], None]
+"""`(what is being done, share of it that is done)`, the share in [0, 1]."""
+
+
+def silent(doing: str, share: float) -> None:
+    """Shows nothing."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A circuit, the pairs that it is judged on, and the budget of the judgement.
+
+    Every kind of evidence is a function of a case alone, so the same case gives the same bytes.
+
+    Raises:
+        DataError: no held-out pairs.
+        GraphError: a mask, ranking or scores that do not fit the graph, or hold NaN.
+    """
+
+    references: References
+    """The model, what cut edges carry, and the full model's logits."""
+    batches: Sequence[Batch]
+    """Held-out pairs, on the model's device; all evidence is computed on these."""
+    train_batches: Sequence[Batch]
+    """Pairs that means are taken over for the mean ablations, on the model's device."""
+    task_metric: TaskMetric
+    """Higher is better."""
+    mask: Bool[Tensor, " edge"]
+    """The circuit under test."""
+    ranking: Float[Tensor, " edge"]
+    """What circuits are cut from, higher first; -inf for an edge that is in none."""
+    sizes: Mapping[float, Bool[Tensor, " edge"]]
+    """The frontier: circuits by the size, or threshold, that was asked for."""
+    seed: int
+    scores: Float[Tensor, " edge"] | None = None
+    """Signed scores of an attribution, negative helps; None if the ranking has no sign."""
+    n_bootstrap: int = 1000
+    """Resamples behind each interval."""
+    n_random: int = 100
+    """Random circuits, and permutations, that the circuit is compared with."""
+    n_knockouts: int = 20
+    """Knock-outs of each family."""
+    tolerance: float = 0.01
+    """Nats of KL up to which an edge counts as dispensable."""
+    tokenizer: PreTrainedTokenizerBase | None = None
+    """Spells tokens, where evidence shows any."""
+    metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Names for the report: `model`, `task`, `metric`, `split`."""
+    progress: Progress = silent
+
+    def __post_init__(self) -> None:
+        if not self.n_examples:
+            raise DataError("there is no held-out pair to judge the circuit on")
+        fields = {"mask": self.mask, "ranking": self.ranking, "scores": self.scores}
+        for name, values in fields.items():
+            if values is None:
+                continue
+            if values.shape != (self.graph.n_edges,):
+                raise GraphError(
+                    f"{name} has shape {tuple(values.shape)}, expected ({self.graph.n_edges},) for "
+                    f"{self.graph.describe()}"
+                )
+            if values.is_floating_point() and bool(values.isnan().any()):
+                raise GraphError(f"{name} holds NaN; give an edge without a rank -inf, or 0")
+
+    @property
+    def graph(self) -> Graph:
+        """The graph of the circuit."""
+        return self.references.gated.graph
+
+    @property
+    def n_examples(self) -> int:
+        """Held-out pairs."""
+        return sum(map(len, self.batches))
+
+    @property
+    def full_mask(self) -> Bool[Tensor, " edge"]:
+        """The circuit of all edges."""
+        return torch.ones(self.graph.n_edges, dtype=torch.bool)
+
+    @property
+    def empty_mask(self) -> Bool[Tensor, " edge"]:
+        """The circuit of no edge."""
+        return torch.zeros(self.graph.n_edges, dtype=torch.bool)
+
+    def generator(self, section: str) -> torch.Generator:
+        """Random numbers of a section's own: a function of `seed` and the section's name."""
+        digest = hashlib.sha256(f"{self.seed}/{section}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)

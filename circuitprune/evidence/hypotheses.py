@@ -1,0 +1,252 @@
+"""Three hypotheses that an ideal circuit would meet, each tested: Shi et al. 2024.
+
+The circuit is as good as the model (equivalence), what is left without it knows nothing of what the
+model does (independence), and none of its edges is idle (minimality). In the first and the third
+the hypothesis that the circuit is ideal stands until rejected, in the second too: few pairs leave
+every circuit unrejected, so each result says what it would have taken.
+
+Source: Shi et al. 2024, "Hypothesis Testing the Circuit Hypothesis in LLMs" (arXiv 2410.13032).
+"""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from circuitprune.evidence.case import Case
+from circuitprune.evidence.examples import Examples, few_pairs, full_examples, per_example
+from circuitprune.evidence.statistics import (
+    ALPHA,
+    MOST_PAIRS,
+    holm,
+    hsic_test,
+    share_test,
+    sign_test,
+)
+from circuitprune.graph import Graph
+
+EPSILON = 0.1
+"""A chance to win within this of 1/2 counts as equal: the paper's choice."""
+Q = 0.9
+"""An edge should matter more than this share of random edges: the paper's choice."""
+
+
+def hypotheses(case: Case) -> dict:
+    """Equivalence, independence and minimality, each with statistic, p-value and a sentence."""
+    masks = {"circuit": case.mask, "complement": ~case.mask}
+    found = per_example(case.references, masks, case.batches, case.task_metric)
+    full = full_examples(case.references, case.batches, case.task_metric)
+    tests = {
+        "equivalence": equivalence(found["circuit"], full),
+        "independence": independence(case, found["complement"], full),
+        "minimality": minimality(case),
+    }
+    verdicts = {name: test["verdict"] for name, test in tests.items()}
+    told = ", ".join(f"{name} {verdict}" for name, verdict in verdicts.items())
+    sentence = f"Of the three hypotheses of an ideal circuit: {told}. A pass means not rejected."
+    return {"alpha": ALPHA, **tests, "sentence": sentence}
+
+
+def equivalence(circuit: Examples, full: Examples) -> dict:
+    """Does the circuit beat the model on half of the pairs, give or take `EPSILON`?
+
+    H0: `|P(metric of circuit > metric of model) - 1/2| <= epsilon`, by the exact binomial test of
+    the paper (`p`), and with epsilon 0, which is the sign test (`p_sign`). Pairs on which both
+    score the same are left out; the paper assumes that there are none.
+    """
+    difference = circuit.metric - full.metric
+    wins, ties = int((difference > 0).sum()), int((difference == 0).sum())
+    n = len(difference) - ties
+    p, p_sign = sign_test(wins, n, EPSILON), sign_test(wins, n)
+    enough = next((k for k in range(n // 2 + 1, n + 1) if sign_test(k, n, EPSILON) < ALPHA), None)
+    rejected = p < ALPHA
+    sentence = (
+        f"The circuit scores above the full model on {wins} of {n} pairs ({ties} ties left out); "
+        f"that its chance to win is within {EPSILON:g} of 1/2 is "
+        f"{'rejected' if rejected else 'not rejected'} (p = {p:.3g}; sign test p = {p_sign:.3g}). "
+        f"{_needed(enough, n)} Wins are counted, not their size: the mean difference is "
+        f"{difference.mean().item():+.3g}."
+    )
+    return {
+        "n_pairs": n,
+        "n_ties": ties,
+        "epsilon": EPSILON,
+        "statistic": wins / n if n else None,
+        "p": p,
+        "p_sign": p_sign,
+        "mean_difference": difference.mean().item(),
+        "verdict": "fail" if rejected else "pass",
+        "sentence": sentence,
+    }
+
+
+def _needed(enough: int | None, n: int) -> str:
+    if enough is None:
+        return "No number of wins would have rejected it: there are too few pairs."
+    return f"{enough} wins or more, or {n - enough} or fewer, would have rejected it."
+
+
+def independence(case: Case, complement: Examples, full: Examples) -> dict:
+    """Is what the complement scores on a pair independent of what the model scores on it?
+
+    H0: independent, by HSIC and permutations. If rejected, the model without the circuit still
+    knows something of the task. The paper takes one kernel width for both, the median distance
+    between the two, and counts permutations without the observed order; here each has its own
+    width and the observed order counts, so that p is never 0 and valid.
+    """
+    x, y = complement.metric[:MOST_PAIRS], full.metric[:MOST_PAIRS]
+    generator = case.generator("independence")
+    statistic, p = hsic_test(x, y, case.n_bootstrap, generator)
+    rejected = p < ALPHA
+    correlation = _correlation(x, y)
+    sentence = (
+        f"Without the circuit, what is left scores {x.mean().item():.3g} on average; that this "
+        f"is independent of the full model's is {'rejected' if rejected else 'not rejected'} "
+        f"(HSIC {statistic:.3g}, p = {p:.3g} by {case.n_bootstrap} permutations of {len(x)} pairs)"
+        + ("; the complement still knows something of the task." if rejected else ".")
+    )
+    return {
+        "n_pairs": len(x),
+        "n_permutations": case.n_bootstrap,
+        "statistic": statistic,
+        "p": p,
+        "correlation": correlation,
+        "complement_metric": x.mean().item(),
+        "verdict": "fail" if rejected else "pass",
+        "sentence": sentence,
+    }
+
+
+def _correlation(x: Float64[Tensor, " n"], y: Float64[Tensor, " n"]) -> float | None:
+    """Pearson's, None if either is constant or there is one pair only."""
+    x, y = x - x.mean(), y - y.mean()
+    size = (x.square().sum() * y.square().sum()).sqrt()
+    return (x @ y / size).item() if size > 0 else None
+
+
+def minimality(case: Case) -> dict:
+    """Does each edge matter more than most edges that were added to the circuit at random?
+
+    An edge's effect is the mean over pairs of `|metric without it - metric|`. For comparison the
+    circuit is inflated by a random path from `input` to `logits`, `n_random` times, and one of the
+    added edges, at random, is knocked out again. H0 for an edge: its effect exceeds that of more
+    than `Q` of those. The number of them that it exceeds is binomial at the border, and p is the
+    chance of so few; Holm's correction for the number of edges. An edge that is rejected is idle.
+
+    The paper averages squares of the change of a score; its paths share no edge with the circuit,
+    while these do where the circuit leaves no other way on. Few pairs are used: see `few_pairs`.
+    """
+    batches = few_pairs(case.batches)
+    edges = case.mask.nonzero().flatten().tolist()
+    inflated = _inflations(case)
+    if not edges or not inflated:
+        reason = "the circuit keeps no edge" if not edges else "no edge can be added to the circuit"
+        return {"verdict": "undecided", "edges": [], "sentence": f"Not tested: {reason}."}
+    masks = {"circuit": case.mask}
+    masks |= {f"without {edge}": _without(case.mask, edge) for edge in edges}
+    for i, (mask, edge) in enumerate(inflated):
+        masks |= {f"inflated {i}": mask, f"deflated {i}": _without(mask, edge)}
+    found = per_example(
+        case.references,
+        masks,
+        batches,
+        case.task_metric,
+        lambda share: case.progress("hypotheses", share),
+    )
+    effects = [_effect(found, "circuit", f"without {edge}") for edge in edges]
+    random = [_effect(found, f"inflated {i}", f"deflated {i}") for i in range(len(inflated))]
+    return _judge(case, edges, effects, random, sum(map(len, batches)))
+
+
+def _judge(
+    case: Case, edges: list[int], effects: list[float], random: list[float], n_pairs: int
+) -> dict:
+    exceeded = [sum(effect > other for other in random) for effect in effects]
+    p_values = [share_test(count, len(random), Q) for count in exceeded]
+    corrected = holm(p_values)
+    idle = [case.graph.edges[e] for e, p in zip(edges, corrected, strict=True) if p < ALPHA]
+    rows = zip(edges, effects, exceeded, p_values, corrected, strict=True)
+    worst = min(corrected)
+    sentence = (
+        f"On {n_pairs} pairs, {len(idle)} of {len(edges)} edges matter no more than edges added at "
+        f"random: for them it is rejected (Holm-corrected p < {ALPHA:g}) that they exceed more "
+        f"than {Q:.0%} of {len(random)} random ones. The smallest corrected p is {worst:.3g}; the "
+        f"circuit is minimal by this test if none falls below {ALPHA:g}."
+    )
+    return {
+        "n_pairs": n_pairs,
+        "n_inflated": len(random),
+        "quantile": Q,
+        "n_edges": len(edges),
+        "n_idle": len(idle),
+        "idle": idle,
+        "random_effects": random,
+        "edges": [
+            {
+                "edge": case.graph.edges[edge],
+                "effect": effect,
+                "statistic": count / len(random),
+                "p": p,
+                "p_holm": p_holm,
+            }
+            for edge, effect, count, p, p_holm in rows
+        ],
+        "p": worst,
+        "verdict": "fail" if idle else "pass",
+        "sentence": sentence,
+    }
+
+
+def _effect(found: Mapping[str, Examples], before: str, after: str) -> float:
+    return (found[after].metric - found[before].metric).abs().mean().item()
+
+
+def _without(mask: Bool[Tensor, " edge"], edge: int) -> Bool[Tensor, " edge"]:
+    mask = mask.clone()
+    mask[edge] = False
+    return mask
+
+
+def _inflations(case: Case) -> list[tuple[Bool[Tensor, " edge"], int]]:
+    """`n_random` inflated circuits, each with one of the edges that were added."""
+    generator, inflations = case.generator("minimality"), []
+    for _ in range(case.n_random):
+        added = random_path(case.graph, case.mask, generator)
+        if len(added):
+            inflated = case.mask.clone()
+            inflated[added] = True
+            inflations.append((inflated, _pick(added, generator)))
+    return inflations
+
+
+def random_path(
+    graph: Graph, mask: Bool[Tensor, " edge"], generator: torch.Generator, tries: int = 100
+) -> list[int]:
+    """The new edges of a random path from `input` to `logits`, in forward order.
+
+    A random walk: of each node on the way, one of the out-edges that `mask` lacks, all alike
+    likely, or one that it has if it lacks none. Walks without a new edge are drawn again; empty if
+    there are none to be had.
+    """
+    out_edges = [
+        (graph.edge_writer == writer).nonzero().flatten() for writer in range(graph.n_writers)
+    ]
+    for _ in range(tries):
+        path, writer = [], 0
+        while True:
+            choices = out_edges[writer]
+            new = choices[~mask[choices]]
+            edge = _pick((new if len(new) else choices).tolist(), generator)
+            path.append(edge)
+            feeds = graph.heads_of_reader(int(graph.edge_reader[edge]))
+            if not feeds:
+                break
+            writer = _pick(list(feeds), generator)
+        if added := [edge for edge in path if not mask[edge]]:
+            return added
+    return []
+
+
+def _pick(choices: list[int], generator: torch.Generator) -> int:
+    return choices[int(torch.randint(len(choices), (), generator=generator))]

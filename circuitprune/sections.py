@@ -1,0 +1,90 @@
+"""Kinds of evidence one after the other, each kept in a file of its own as soon as it is done."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from circuitprune.errors import CircuitPruneError, NonFiniteError, RunError
+from circuitprune.evidence.case import Case
+from circuitprune.files import read_json, write_json
+
+Kind = Callable[[Case], dict]
+
+
+def gather(
+    folder: Path,
+    case: Case,
+    kinds: Mapping[str, Kind],
+    identity: dict,
+    show: bool,
+    say: Callable[[str], None],
+) -> dict[str, dict]:
+    """The result of each section, taken from `<name>.json` in the folder or put there.
+
+    Args:
+        folder: Of the sections' files.
+        case: What they are about.
+        kinds: Sections by name, in their order.
+        identity: Plain values; a file is only taken if it was written with the same ones.
+        show: Show a progress bar.
+        say: Called with a line for each section that is taken from its file.
+
+    Raises:
+        NonFiniteError: a section came upon NaN. Other errors of this package stand in a section's
+            place as `error`, and are not kept.
+    """
+    sections: dict[str, dict] = {}
+    with _bar(show, len(kinds)) as progress_of:
+        for name, kind in kinds.items():
+            path = folder / f"{name}.json"
+            result = _kept(path, identity)
+            if result is None:
+                result = _run(kind, replace(case, progress=progress_of(name, len(sections))))
+                if "error" not in result:
+                    write_json(path, {"identity": identity, "result": result})
+            else:
+                say(f"{name}: found in {path}")
+            sections[name] = result
+        progress_of("done", len(sections))
+    return sections
+
+
+def _run(kind: Kind, case: Case) -> dict:
+    """One section; where it is undefined for this circuit, the reason in its place."""
+    try:
+        return kind(case)
+    except NonFiniteError:
+        raise
+    except CircuitPruneError as error:
+        return {"error": str(error), "sentence": f"Not computed: {error}"}
+
+
+def _kept(path: Path, identity: dict) -> dict | None:
+    """The result in a section's file, if it is of this very case."""
+    try:
+        found: Any = read_json(path)
+        return found["result"] if found["identity"] == identity else None
+    except (RunError, KeyError, TypeError):
+        return None  # absent, or cut short by something else than us: computed again
+
+
+@contextmanager
+def _bar(show: bool, total: int) -> Iterator[Callable[[str, int], Callable[[str, float], None]]]:
+    """A progress bar over sections; yields a maker of `Case.progress` for each of them."""
+    columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()]
+    with Progress(*columns, TimeRemainingColumn(), disable=not show) as shown:
+        task = shown.add_task("", total=total)
+
+        def of_section(name: str, done: int) -> Callable[[str, float], None]:
+            def progress(doing: str, share: float) -> None:
+                text = f"{name}: {doing}" if doing else name
+                shown.update(task, description=text, completed=done + min(share, 1.0))
+
+            progress("", 0.0)
+            return progress
+
+        yield of_section

@@ -1,0 +1,50 @@
+"""A case on a tiny random model, for the tests of every kind of evidence."""
+
+from dataclasses import replace
+
+import torch
+from conftest import VOCAB, build_tiny_model, random_batch
+
+from circuitprune.ablation import make_ablation
+from circuitprune.batches import Batch
+from circuitprune.engine import GatedModel
+from circuitprune.evidence import Case
+from circuitprune.metrics import logit_diff
+from circuitprune.references import References
+from circuitprune.selection import select_sizes
+
+SIZES = (0.05, 0.2, 0.5)
+
+
+def pairs(lengths: list[int], seed: int, first: int = 0) -> Batch:
+    """Random prompt pairs of these lengths; the answer and the wrong token differ."""
+    drawn = random_batch(lengths, seed)
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.stack([torch.randperm(VOCAB, generator=generator)[:2] for _ in lengths])
+    index = torch.arange(first, first + len(lengths))
+    return Batch(index, *drawn, answers=tokens[:, :1], wrong=tokens[:, 1:])
+
+
+def tiny_case(family: str = "gpt2", ablation: str = "patch", **changes) -> Case:
+    """Eight held-out pairs in two batches of other lengths; the circuit is a fifth of the edges."""
+    gated = GatedModel(build_tiny_model(family))
+    graph = gated.graph
+    train = [pairs([9, 8, 9], seed=5, first=100)]
+    references = References(gated, make_ablation(ablation, gated.ports, train))
+    scores = torch.randn(graph.n_edges, generator=torch.Generator().manual_seed(3))
+    sizes = select_sizes(graph, -scores, SIZES)
+    case = Case(
+        references=references,
+        batches=[pairs([9, 9, 7, 6, 8], seed=0), pairs([6, 5, 6], seed=1, first=5)],
+        train_batches=train,
+        task_metric=logit_diff,
+        mask=sizes[0.2],
+        ranking=-scores,
+        sizes=sizes,
+        seed=0,
+        scores=scores,
+        n_bootstrap=200,
+        n_random=5,
+        n_knockouts=3,
+    )
+    return replace(case, **changes)

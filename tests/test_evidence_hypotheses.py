@@ -1,0 +1,286 @@
+"""The hypothesis tests: against scipy, loops and brute force, and uniform under simulated nulls."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from evidence_cases import tiny_case
+from reference_evidence import holm as slow_holm
+from reference_evidence import hsic, median_distance
+from scipy import stats
+
+from circuitprune.evidence import per_example
+from circuitprune.evidence.examples import Examples, few_pairs
+from circuitprune.evidence.hypotheses import (
+    equivalence,
+    hypotheses,
+    independence,
+    minimality,
+    random_path,
+)
+from circuitprune.evidence.statistics import (
+    binomial,
+    holm,
+    hsic_test,
+    rank_test,
+    share_test,
+    sign_test,
+)
+from circuitprune.graph import Graph
+from circuitprune.reachability import live_edges
+
+GRAPHS = [Graph(3, 4, 4), Graph(3, 4, 2), Graph(2, 2, 1, parallel=True)]
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def is_uniform(p_values):
+    return stats.kstest(p_values, "uniform").pvalue > 0.01
+
+
+def spread(p, next_smaller, draw):
+    """A p-value on a grid, moved at random to between itself and the next possible one below."""
+    return p - (p - next_smaller) * torch.rand((), generator=draw).item()
+
+
+# ---------------------------------------------------------------- exact binomials
+
+
+@pytest.mark.parametrize(("n", "p"), [(1, 0.3), (10, 0.5), (257, 0.9)])
+def test_binomial_is_scipys(n, p):
+    expected = stats.binom.pmf(range(n + 1), n, p)
+    assert binomial(n, p).tolist() == pytest.approx(expected.tolist(), rel=1e-9, abs=1e-300)
+
+
+@pytest.mark.parametrize(("wins", "n"), [(0, 5), (3, 5), (5, 10), (40, 100), (61, 100), (0, 0)])
+def test_the_sign_test_is_scipys(wins, n):
+    expected = stats.binomtest(wins, n, 0.5).pvalue if n else 1.0
+    assert sign_test(wins, n) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("wins", "n"), [(3, 5), (55, 100), (70, 100), (25, 100)])
+def test_equality_within_epsilon_is_the_most_likely_chance_allowed(wins, n):
+    far = [k for k in range(n + 1) if abs(k / n - 0.5) >= abs(wins / n - 0.5) - 1e-12]
+    chances = [0.4 + 0.01 * i for i in range(21)]
+    expected = max(sum(stats.binom.pmf(k, n, chance) for k in far) for chance in chances)
+    assert sign_test(wins, n, 0.1) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 20), (80, 100), (90, 100), (100, 100)])
+def test_the_share_test_is_scipys(successes, n):
+    expected = stats.binomtest(successes, n, 0.9, alternative="less").pvalue
+    assert share_test(successes, n, 0.9) == pytest.approx(expected, rel=1e-9)
+
+
+def test_sign_test_p_values_are_uniform_under_equal_chances():
+    n, draw, p_values = 101, generator(1), []
+    possible = sorted({sign_test(k, n) for k in range(n + 1)})
+    for wins in torch.randint(2, (800, n), generator=draw).sum(1).tolist():
+        p = sign_test(wins, n)
+        at = min(range(len(possible)), key=lambda i: abs(possible[i] - p))
+        p_values.append(spread(p, possible[at - 1] if at else 0.0, draw))
+    assert is_uniform(p_values)
+
+
+def test_share_test_p_values_are_uniform_at_the_border():
+    n, draw, p_values = 100, generator(2), []
+    for successes in (torch.rand(800, n, generator=draw) < 0.9).sum(1).tolist():
+        below = share_test(successes - 1, n, 0.9) if successes else 0.0
+        p_values.append(spread(share_test(successes, n, 0.9), below, draw))
+    assert is_uniform(p_values)
+
+
+def test_rank_test_p_values_are_uniform_for_one_more_draw():
+    draw, p_values = generator(3), []
+    for row in torch.randn(800, 40, dtype=torch.float64, generator=draw):
+        p = rank_test(row[0].item(), row[1:])
+        p_values.append(spread(p, p - 1 / 40, draw))
+    assert is_uniform(p_values)
+    assert rank_test(5.0, torch.zeros(9, dtype=torch.float64)) == pytest.approx(0.1)
+
+
+# ---------------------------------------------------------------- independence
+
+
+@pytest.mark.parametrize("n", [6, 25])
+def test_hsic_is_the_loop(n):
+    x, y = torch.randn(2, n, dtype=torch.float64, generator=generator(n))
+    y = y + x
+    found, _ = hsic_test(x, y, 1, generator())
+    widths = median_distance(x.tolist()), median_distance(y.tolist())
+    assert found == pytest.approx(hsic(x.tolist(), y.tolist(), *widths), rel=1e-8)
+
+
+def test_permutations_are_those_of_the_loop():
+    x, y = torch.randn(2, 12, dtype=torch.float64, generator=generator())
+    widths = median_distance(x.tolist()), median_distance(y.tolist())
+    observed = hsic(x.tolist(), y.tolist(), *widths)
+    draw, at_least = generator(5), 0
+    for _ in range(60):
+        order = torch.randperm(12, generator=draw)
+        at_least += hsic(x.tolist(), y[order].tolist(), *widths) >= observed
+    assert hsic_test(x, y, 60, generator(5))[1] == pytest.approx((1 + at_least) / 61)
+
+
+def test_hsic_p_values_are_uniform_for_independent_numbers():
+    draw, p_values = generator(6), []
+    for _ in range(300):
+        x, y = torch.randn(2, 20, dtype=torch.float64, generator=draw)
+        p = hsic_test(x, y, 99, draw)[1]
+        p_values.append(spread(p, p - 0.01, draw))
+    assert is_uniform(p_values)
+
+
+def test_hsic_sees_a_dependence_without_correlation():
+    x = torch.randn(80, dtype=torch.float64, generator=generator())
+    assert hsic_test(x, x**2, 200, generator())[1] < 0.01
+
+
+def test_constants_are_independent_of_everything():
+    x = torch.randn(10, dtype=torch.float64, generator=generator())
+    assert hsic_test(x, torch.ones_like(x), 20, generator()) == (0.0, 1.0)
+    mostly = torch.cat([torch.zeros(9, dtype=torch.float64), x[:1]])
+    assert 0 < hsic_test(mostly, x, 20, generator())[0] < 1
+
+
+# ---------------------------------------------------------------- correction
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_holm_is_closed_testing(seed):
+    p_values = (torch.rand(6, generator=generator(seed)) ** 3).tolist()
+    assert holm(p_values) == pytest.approx(slow_holm(p_values))
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+# ---------------------------------------------------------------- on circuits
+
+
+def numbers(metric):
+    zeros = torch.zeros(len(metric), dtype=torch.float64)
+    return Examples(zeros, torch.tensor(metric, dtype=torch.float64), zeros, zeros)
+
+
+def test_equivalence_counts_wins_and_leaves_ties_out():
+    found = equivalence(numbers([1.0, 2.0, 3.0, 0.0]), numbers([0.0, 2.0, 4.0, 1.0]))
+    assert (found["n_pairs"], found["n_ties"], found["statistic"]) == (3, 1, 1 / 3)
+    assert found["p_sign"] == pytest.approx(1.0) and found["verdict"] == "pass"
+    assert found["mean_difference"] == pytest.approx(-0.25)
+    assert "too few pairs" in found["sentence"]
+    worse = equivalence(numbers([0.0] * 100), numbers([1.0] * 100))
+    assert worse["verdict"] == "fail" and worse["statistic"] == 0
+
+
+def test_the_said_number_of_wins_is_where_the_verdict_turns():
+    n, said = 100, None
+    for wins in range(50, n + 1):
+        found = equivalence(numbers([2.0] * wins + [0.0] * (n - wins)), numbers([1.0] * n))
+        said = said or int(found["sentence"].split(" wins or more")[0].split()[-1])
+        assert (found["verdict"] == "fail") == (wins >= said)
+
+
+def test_the_whole_model_is_equal_and_has_an_idle_complement():
+    case = tiny_case()
+    full = per_example(case.references, {"f": case.full_mask}, case.batches, case.task_metric)["f"]
+    assert equivalence(full, full) | {"sentence": ""} == {
+        "n_pairs": 0,
+        "n_ties": 8,
+        "epsilon": 0.1,
+        "statistic": None,
+        "p": 1.0,
+        "p_sign": 1.0,
+        "mean_difference": 0.0,
+        "verdict": "pass",
+        "sentence": "",
+    }
+    assert independence(case, full, full)["p"] < 0.05  # the model depends on itself
+
+
+@pytest.mark.parametrize("graph", GRAPHS, ids=Graph.describe)
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.95])
+def test_a_random_path_makes_the_circuit_larger_and_is_all_live(graph, share):
+    draw = generator(7)
+    for _ in range(30):
+        mask = live_edges(graph, torch.rand(graph.n_edges, generator=draw) < share)
+        added = random_path(graph, mask, draw)
+        assert added == sorted(set(added), key=added.index) and not mask[added].any()
+        inflated = mask.clone()
+        inflated[added] = True
+        assert torch.equal(live_edges(graph, inflated), inflated)
+
+
+def test_a_whole_model_cannot_be_inflated():
+    graph = GRAPHS[0]
+    assert random_path(graph, torch.ones(graph.n_edges, dtype=torch.bool), generator()) == []
+    found = minimality(tiny_case(mask=tiny_case().full_mask))
+    assert found["verdict"] == "undecided" and "no edge can be added" in found["sentence"]
+    found = minimality(tiny_case(mask=tiny_case().empty_mask))
+    assert "keeps no edge" in found["sentence"]
+
+
+def test_minimality_is_the_definition():
+    case = tiny_case(n_random=8)
+    found = minimality(case)
+
+    def metric(mask):
+        return per_example(case.references, {"m": mask}, case.batches, case.task_metric)["m"].metric
+
+    draw, random = case.generator("minimality"), []
+    for _ in range(8):
+        added = random_path(case.graph, case.mask, draw)
+        inflated = case.mask.clone()
+        inflated[added] = True
+        deflated = inflated.clone()
+        deflated[added[int(torch.randint(len(added), (), generator=draw))]] = False
+        random.append((metric(deflated) - metric(inflated)).abs().mean().item())
+    assert found["random_effects"] == pytest.approx(random, rel=1e-9)
+    kept, p_values = case.mask.nonzero().flatten().tolist(), []
+    assert [row["edge"] for row in found["edges"]] == [case.graph.edges[e] for e in kept]
+    for edge, row in zip(kept, found["edges"], strict=True):
+        without = case.mask.clone()
+        without[edge] = False
+        effect = (metric(without) - metric(case.mask)).abs().mean().item()
+        assert row["effect"] == pytest.approx(effect, rel=1e-9, abs=1e-15)
+        beaten = sum(effect > other for other in random)
+        p_values.append(stats.binomtest(beaten, 8, 0.9, alternative="less").pvalue)
+    assert [row["p"] for row in found["edges"]] == pytest.approx(p_values)
+    m = len(kept)
+    ranked = sorted(range(m), key=p_values.__getitem__)
+    for place, i in enumerate(ranked):
+        steps = [min(1, (m - j) * p_values[ranked[j]]) for j in range(place + 1)]
+        assert found["edges"][i]["p_holm"] == pytest.approx(max(steps))
+
+
+def test_idle_edges_are_found():
+    """Edges that dangle change nothing, and the test says so; the others it leaves alone."""
+    case = tiny_case(n_random=60)
+    graph = case.graph
+    core = graph.mask_of(["input->logits", "input->m1", "m1->logits"])
+    dangling = graph.mask_of(["input->a0.h0<q>", "input->a0.h1<k>"])
+    found = minimality(replace(case, mask=core | dangling))
+    assert {"input->a0.h0<q>", "input->a0.h1<k>"} <= set(found["idle"])
+    assert found["verdict"] == "fail" and found["n_idle"] == len(found["idle"])
+
+
+def test_the_section_is_plain_and_the_same_again():
+    one, two = (json.dumps(hypotheses(tiny_case()), allow_nan=False) for _ in range(2))
+    assert one == two
+    found = json.loads(one)
+    assert {"equivalence", "independence", "minimality", "sentence", "alpha"} == set(found)
+    for name in ("equivalence", "independence", "minimality"):
+        assert 0 <= found[name]["p"] <= 1 and found[name]["sentence"]
+
+
+def test_few_pairs_are_the_first():
+    batches = tiny_case().batches
+    for n in (1, 5, 6, 8, 100):
+        few = few_pairs(batches, n)
+        index = torch.cat([batch.index for batch in few]).tolist()
+        assert index == list(range(min(n, 8)))
