@@ -1,0 +1,184 @@
+"""Finished runs and circuit files, read back to be compared at equal size."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuitprune.batches import Batch, collate
+from circuitprune.circuit import Circuit
+from circuitprune.config import RunConfig, load_config
+from circuitprune.encoding import Example
+from circuitprune.errors import GraphError, RunError
+from circuitprune.files import read_json
+from circuitprune.graph import Graph
+from circuitprune.preparation import Setup
+from circuitprune.reachability import live_edges
+from circuitprune.results import Frontier, Point
+from circuitprune.selection import Method, select
+
+
+@dataclass(frozen=True)
+class Found:
+    """A circuit that somebody found, and what it can be cut down by."""
+
+    name: str
+    """The path it was read from."""
+    graph: Graph
+    mask: Bool[Tensor, " edge"]
+    """The circuit itself; of a run, its chosen one."""
+    ranking: Float[Tensor, " edge"] | None
+    """What smaller circuits are cut from, higher first; -inf is in none. None: not scored."""
+    method: Method = "top_n"
+    """How it is cut."""
+    config: RunConfig | None = None
+    """Of a run; None for a file."""
+    fingerprint: str | None = None
+    """Of a run's model."""
+
+    @property
+    def n_edges(self) -> int:
+        """Edges of the circuit itself."""
+        return int(self.mask.sum())
+
+    def cut(self, n_edges: int) -> Bool[Tensor, " edge"]:
+        """The circuit of at most `n_edges` live edges.
+
+        Raises:
+            GraphError: a circuit without scores is larger than that.
+        """
+        if self.ranking is None:
+            if self.n_edges <= n_edges:
+                return self.mask
+            raise GraphError(
+                f"{self.name} has {self.n_edges:,} edges and no scores to cut it to {n_edges:,} "
+                "by; compare at its own size or give a circuit with scores"
+            )
+        known = self.ranking > -torch.inf
+        return live_edges(
+            self.graph, select(self.graph, self.ranking, n_edges, self.method) & known
+        )
+
+
+def load_found(path: str | Path) -> Found:
+    """The circuit in a run folder (its chosen one, see `Frontier.chosen`) or in a circuit file.
+
+    A run is cut by its final ranking; a file of this package by its scores as they are, one of
+    EAP-IG or MIB by their magnitude, and no file to edges that it does not keep.
+
+    Raises:
+        RunError: nothing there, or a run that is not finished.
+        GraphError: not a circuit.
+    """
+    return load_run(Path(path)) if Path(path).is_dir() else _from_file(Path(path))
+
+
+def load_run(folder: Path) -> Found:
+    """A finished run of `train` or `attribute`; see `load_found`."""
+    frontier, ranking = read_frontier(folder)
+    about = frontier.provenance
+    known: dict[object, Method] = {"top_n_raw": "top_n_raw", "greedy": "greedy"}
+    return Found(
+        str(folder),
+        frontier.graph,
+        frontier.chosen().mask,
+        ranking.where(~ranking.isnan(), -torch.inf),
+        known.get(about["selection"], "top_n"),
+        load_config(folder / "config.yaml"),
+        str(about["model_fingerprint"]),
+    )
+
+
+def read_frontier(folder: Path) -> tuple[Frontier, Float[Tensor, " edge"]]:
+    """The verified circuits of a finished run, and the ranking that they were cut from.
+
+    Raises:
+        RunError: not a finished run, or one with damaged files.
+    """
+    if not (folder / "COMPLETE").exists():
+        raise RunError(
+            f"{str(folder)!r} is not a finished run: it has no COMPLETE; pass a folder that "
+            "`train` or `attribute` has finished"
+        )
+    value: Any = read_json(folder / "frontier.json")
+    try:
+        circuits = [_at(folder, point["n_edges"]) for point in value["points"]]
+        measured = ("kl", "metric", "accuracy", "exact_match", "n", "faithfulness")
+        points = [
+            Point(point["size"], circuit.mask, {name: point[name] for name in measured})
+            for point, circuit in zip(value["points"], circuits, strict=True)
+        ]
+        full, empty, ranking = value["full"], value["empty"], circuits[0].scores
+        about = {key: item for key, item in value.items() if key not in ("full", "empty", "points")}
+        assert ranking is not None
+        frontier = Frontier(circuits[0].graph, about, full, empty, points)
+    except (KeyError, TypeError, IndexError, AssertionError) as error:
+        raise RunError(f"{folder / 'frontier.json'} is damaged: {error!r}") from error
+    return frontier, ranking
+
+
+def _at(folder: Path, n_edges: int) -> Circuit:
+    return Circuit.load(folder / "circuits" / f"{n_edges}.json")
+
+
+def _from_file(path: Path) -> Found:
+    circuit = Circuit.load(path)
+    ranking = circuit.scores
+    if ranking is not None:
+        ours = "selection" in circuit.provenance  # only our files hold what they were cut from
+        ranking = (ranking if ours else ranking.abs()).nan_to_num(-torch.inf)
+        ranking = ranking.where(circuit.mask, -torch.inf)
+    return Found(str(path), circuit.graph, circuit.mask, ranking)
+
+
+def same_graph(found: Iterable[Found]) -> Graph:
+    """The graph that all have in common.
+
+    Raises:
+        GraphError: they have different ones.
+    """
+    first, *others = found
+    for other in others:
+        if replace(first.graph, d_model=0) != replace(other.graph, d_model=0):
+            raise GraphError(
+                f"{first.name} is of {first.graph.describe()}, {other.name} of "
+                f"{other.graph.describe()}; only circuits of one graph in one convention of "
+                "key/value readers can be compared"
+            )
+    return first.graph
+
+
+Texts = set[object]
+"""Clean prompts, and unordered pairs of prompts, as text."""
+
+
+def texts_of(examples: Iterable[Example]) -> Texts:
+    """What makes another pair one that was seen: its clean prompt, or the same two prompts.
+
+    The rule by which `split` keeps pairs on one side.
+    """
+    pairs = [example.pair for example in examples]
+    return {p.clean for p in pairs} | {frozenset((p.clean, p.corrupt)) for p in pairs}
+
+
+def unseen_batches(setup: Setup, seen: Texts) -> list[Batch]:
+    """The held-out pairs of a run that are not among `seen`, in batches, where the model is.
+
+    Empty if all of them were seen.
+    """
+    data, name, size = setup.data, setup.held_out, setup.config.verify.batch_size
+    first = sum(len(data.splits[n]) for n in list(data.splits)[: list(data.splits).index(name)])
+    kept = [
+        (first + i, example)
+        for i, example in enumerate(data.splits[name])
+        if not texts_of([example]) & seen
+    ]
+    parts = [kept[at : at + size] for at in range(0, len(kept), size)]
+    return [
+        collate([e for _, e in part], [i for i, _ in part], data.pad_id).to(setup.gated.device)
+        for part in parts
+    ]
