@@ -1,0 +1,187 @@
+"""Run folders as one JSON-able value: all that a report shows."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitprune.attribution import UNSIGNED
+from circuitprune.circuit import Circuit
+from circuitprune.errors import RunError
+from circuitprune.files import read_json, read_tensors
+from circuitprune.graph import Graph
+from circuitprune.results import Frontier, Point
+
+MOST_DRAWN = 3000
+"""Edges of one circuit that a report holds; of a larger circuit, the strongest."""
+COMMAND = re.compile(r"^Again: `(.*)`\. The settings are in", re.MULTILINE)
+"""How `summary.md` says what to type for the same run."""
+
+
+def report_data(folders: Sequence[str | Path]) -> dict:
+    """Everything that a report of these runs shows, as plain JSON values.
+
+    The circuit, the evidence, the pairs and the settings are the first run's; of the others there
+    are the frontiers. Scores are rounded to six digits. Edges are columns over the edges of all
+    the first run's circuits, and a circuit is a list of positions in them, strongest first.
+
+    Args:
+        folders: Run folders of `train` or `attribute`; they need not be `COMPLETE`.
+
+    Raises:
+        RunError: no folder, or one without a run or with damaged files.
+        GraphError: a file under `circuits` is not a circuit.
+    """
+    if not folders:
+        raise RunError("no run to report on; give at least one run folder")
+    paths = [Path(folder) for folder in folders]
+    read = [_read(path) for path in paths]
+    first, (frontier, circuits) = paths[0], read[0]
+    evidence = _optional(first / "verification.json")
+    return {
+        "schema": 1,
+        "runs": [_run(path, found) for path, (found, _) in zip(paths, read, strict=True)],
+        "graph": _graph(frontier.graph),
+        **_circuits(first, frontier, circuits, evidence),
+        "command": _command(first),
+        "evidence": evidence,
+        "pairs": _optional(first / "pairs.json"),
+        "config": _text(first / "config.yaml"),
+        "versions": _optional(first / "versions.json"),
+    }
+
+
+# ---------------------------------------------------------------- the frontier
+
+
+def _read(folder: Path) -> tuple[Frontier, list[Circuit]]:
+    """The frontier of a run with its circuits, before or after the run is marked `COMPLETE`."""
+    if not (folder / "frontier.json").is_file():
+        raise RunError(
+            f"{str(folder)!r} holds no run: it has no frontier.json; give the output_dir of a run "
+            "of `train` or `attribute`"
+        )
+    value: Any = read_json(folder / "frontier.json")
+    try:
+        parts = {key: value[key] for key in ("full", "empty", "points")}
+        points = parts["points"]
+        circuits = [Circuit.load(folder / f"circuits/{p['n_edges']}.json") for p in points]
+        pairs = list(zip(points, circuits, strict=True))
+        about = {key: item for key, item in value.items() if key not in parts}
+        frontier = Frontier(
+            circuits[0].graph,
+            about,
+            parts["full"],
+            parts["empty"],
+            [Point(point["size"], circuit.mask, point) for point, circuit in pairs],
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise RunError(f"{folder / 'frontier.json'} is damaged: {error!r}") from error
+    return frontier, circuits
+
+
+def _run(folder: Path, frontier: Frontier) -> dict:
+    """One run's frontier, as `frontier.json` has it, with the position of the chosen circuit."""
+    chosen = frontier.chosen()
+    return {
+        "name": folder.resolve().name,
+        "about": frontier.provenance,
+        "full": frontier.full,
+        "empty": frontier.empty,
+        "points": [point.evidence for point in frontier.points],
+        "chosen": next(i for i, point in enumerate(frontier.points) if point is chosen),
+    }
+
+
+# ---------------------------------------------------------------- the circuits
+
+
+def _graph(graph: Graph) -> dict:
+    """Sizes and names, and for each reader its kind, layer and the writers that it feeds."""
+    return {
+        "n_layers": graph.n_layers,
+        "n_heads": graph.n_heads,
+        "n_kv_readers": graph.n_kv_readers,
+        "parallel": graph.parallel,
+        "n_edges": graph.n_edges,
+        "n_edges_ungrouped": graph.n_edges_ungrouped,
+        "writers": graph.writers,
+        "writer_layer": graph.writer_layer.tolist(),
+        "readers": graph.readers,
+        "reader_kind": graph.reader_kind,
+        "reader_layer": graph.reader_layer.tolist(),
+        "feeds": [list(graph.heads_of_reader(reader)) for reader in range(graph.n_readers)],
+    }
+
+
+def _circuits(folder: Path, frontier: Frontier, circuits: list[Circuit], evidence: Any) -> dict:
+    """The edges of all circuits, each once, and every circuit as positions among them."""
+    graph = frontier.graph
+    ranking = circuits[0].scores if circuits[0].scores is not None else torch.zeros(graph.n_edges)
+    lists = [_strongest(circuit, ranking) for circuit in circuits]
+    used = sorted({edge for edges in lists for edge in edges})
+    at = {edge: position for position, edge in enumerate(used)}
+    columns: dict[str, list | None] = {
+        "writer": graph.edge_writer[used].tolist(),
+        "reader": graph.edge_reader[used].tolist(),
+        "score": _rounded(ranking[used]),
+        "attribution": _attribution(folder, used),
+        "exact": _exact(evidence, graph, used),
+    }
+    signed = frontier.provenance.get("init") not in UNSIGNED
+    return {
+        "edges": columns,
+        "signed": signed and columns["attribution"] is not None,
+        "circuits": [
+            {"n_edges": circuit.n_edges, "n_nodes": len(circuit.nodes), "edges": [at[e] for e in x]}
+            for circuit, x in zip(circuits, lists, strict=True)
+        ],
+    }
+
+
+def _strongest(circuit: Circuit, ranking: Float[Tensor, " edge"]) -> list[int]:
+    """At most `MOST_DRAWN` kept edges, by descending rank."""
+    kept = circuit.mask.nonzero().flatten()
+    order = ranking[kept].nan_to_num(-torch.inf).argsort(descending=True, stable=True)
+    return kept[order[:MOST_DRAWN]].tolist()
+
+
+def _attribution(folder: Path, edges: list[int]) -> list | None:
+    """Scores of the attribution, None where an edge has none."""
+    path = folder / "scores.safetensors"
+    return _rounded(read_tensors(path)[0]["scores"][edges]) if path.exists() else None
+
+
+def _exact(evidence: Any, graph: Graph, edges: list[int]) -> list | None:
+    """By how much the KL rises when an edge alone is taken from the verified circuit, in nats."""
+    try:
+        rows = evidence["sections"]["minimality"]["edges"]
+        rise = {graph.edge_index(row["edge"]): row["kl"]["value"] for row in rows}
+    except (KeyError, TypeError):
+        return None  # not verified, or without this section
+    return [rise.get(edge) for edge in edges]
+
+
+def _rounded(values: Float[Tensor, " edge"]) -> list[float | None]:
+    return [float(f"{x:.6g}") if abs(x) < float("inf") else None for x in values.tolist()]
+
+
+# ---------------------------------------------------------------- other files
+
+
+def _optional(path: Path) -> Any:
+    return read_json(path) if path.exists() else None
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def _command(folder: Path) -> str | None:
+    """What to type for the same run, from its summary."""
+    found = COMMAND.search(_text(folder / "summary.md") or "")
+    return found.group(1) if found else None

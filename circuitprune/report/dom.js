@@ -1,0 +1,67 @@
+"use strict";
+// The data, and how elements are made. Text only ever becomes a text node, so nothing in it can run.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const SVG = document.getElementById("drawing").namespaceURI;
+const byId = (id) => document.getElementById(id);
+
+function build(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value != null) element.setAttribute(name, value);
+  }
+  element.append(...children.flat().map((child) => (child instanceof Node ? child : shown(child))));
+  return element;
+}
+
+/** An HTML element; attributes whose names start with "on" are listeners. */
+const make = (tag, attributes = {}, ...children) =>
+  build(document.createElement(tag), attributes, children);
+
+/** An SVG element. */
+const draw = (tag, attributes = {}, ...children) =>
+  build(document.createElementNS(SVG, tag), attributes, children);
+
+const HIDDEN =
+  /[\u0000-\u001f\u007f-\u00a0\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]|\p{Cs}/gu;
+
+/** Text with what cannot be seen, or would turn the line around, spelt as its code. */
+function shown(text) {
+  const code = (c) => `\\u${c.codePointAt(0).toString(16).padStart(4, "0")}`;
+  return String(text).replace(HIDDEN, code);
+}
+
+/** A number as a person would write it. */
+function spell(x, digits = 3) {
+  if (x === null || x === undefined) return "–";
+  if (Number.isInteger(x)) return x.toLocaleString("en-US");
+  const size = Math.abs(x);
+  if (size >= 1e5 || size < 1e-3) return x.toExponential(digits - 1);
+  return Number(x.toPrecision(digits)).toString();
+}
+
+const percent = (x) => `${(100 * x).toFixed(x < 0.1 ? 2 : 1)} %`;
+const interval = (v, digits = 3) =>
+  `${spell(v.value, digits)} [${spell(v.low, digits)}, ${spell(v.high, digits)}]`;
+const isInterval = (v) => v !== null && typeof v === "object" && "value" in v && "low" in v;
+
+/** A table with a head; cells are text or elements. */
+function table(head, rows, into = make("table")) {
+  const cells = (tag, row) =>
+    make("tr", {}, row.map((cell, i) => make(tag, i ? {} : { class: "first" }, cell)));
+  const top = cells("th", head);
+  for (const cell of top.children) cell.setAttribute("scope", "col");
+  into.replaceChildren(
+    make("thead", {}, top),
+    make("tbody", {}, rows.map((row) => cells("td", row))),
+  );
+  return into;
+}
+
+/** Hands a text to the reader as a file. */
+function save(name, text, type) {
+  const url = URL.createObjectURL(new Blob([text], { type }));
+  make("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
