@@ -14,11 +14,15 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 ORDER = [
     "errors",
     "files",
+    "shards",
+    "agreement",
     "graph",
     "reachability",
     "formats",
     "circuit",
+    "recovery",
     "selection",
+    "overlap",
     "export",
     "live",
     "tasks",
@@ -28,31 +32,59 @@ ORDER = [
     "data",
     "zoo",
     "models",
+    "known",
     "workspace",
     "ablation",
+    "answers",
     "mixing",
+    "projecting",
     "engine",
     "selfcheck",
     "references",
     "metrics",
+    "partial_run",
+    "candidates",
     "gradients",
+    "recorded",
+    "replay",
+    "patching",
+    "paths",
     "attribution",
+    "lens",
+    "heads",
     "objectives",
     "gates",
     "sparsity",
     "verification",
+    "acdc_state",
+    "acdc",
     "training",
+    "evidence",
+    "crossmodel",
+    "controls",
     "results",
+    "report",
+    "compare",
     "folder",
     "config",
     "preparation",
+    "finished",
+    "pages",
+    "scoring",
     "run",
+    "attribute",
+    "sections",
+    "verify_config",
+    "verify_page",
+    "verify",
+    "stability",
+    "transfer",
     "cli",
     "__init__",
 ]
 """Every module or folder of the package; each imports only from the left."""
 
-LONG_FILES = {"circuit.py": 350, "config.py": 350, "engine.py": 450, "graph.py": 350}
+LONG_FILES = {"circuit.py": 350, "config.py": 400, "engine.py": 450, "graph.py": 350}
 """Files beyond 300 lines, and what they may grow to."""
 HOOKS = ("forward", "training_step", "configure_optimizers")
 """Methods whose meaning torch and Lightning document."""
@@ -106,7 +138,8 @@ def test_imports_point_one_way(path):
 
 
 def test_only_the_outermost_modules_know_the_config():
-    allowed = {"config", "preparation", "run", "cli", "__init__"}
+    allowed = {"config", "preparation", "finished", "scoring", "run", "attribute", "stability"}
+    allowed |= {"verify_config", "verify", "transfer", "cli", "__init__"}
     knowing = {place(path) for path in FILES if "config" in imported(path)}
     assert knowing <= allowed and "run" in knowing
 

@@ -1,0 +1,60 @@
+"""How well each method's ranking agrees with exact patching, on real models and tasks.
+
+    python benchmarks/agreement.py [--pairs 64] [--config configs/ioi.yaml ...]
+
+For each config the metric is the task's own, the ablation `patch`, and every method sees the same
+training pairs in one batch size. Printed: Spearman's correlation of magnitudes and of signed scores
+with those of exact patching, the overlap of the top 5 % by magnitude, and how many of exact's top
+5 % have the same sign.
+"""
+
+import argparse
+
+import torch
+
+from circuitprune.agreement import sign_agreement, spearman, top_overlap
+from circuitprune.attribution import METHODS, UNSIGNED
+from circuitprune.config import load_config
+from circuitprune.preparation import make_setup
+from circuitprune.scoring import attribution_metric, training_batches
+
+CONFIGS = ["stories260k_pronoun", "ioi", "greater_than", "sva", "pronoun"]
+STEPS = {"ugs": 5}
+LEFT_OUT = ("exact",)
+
+
+def main() -> None:
+    """Print one table for each config."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--config", nargs="*", default=[f"configs/{name}.yaml" for name in CONFIGS])
+    parser.add_argument("--method", nargs="*", default=[m for m in METHODS if m not in LEFT_OUT])
+    options = parser.parse_args()
+    for path in options.config:
+        table(path, options.pairs, options.method)
+
+
+def table(path: str, n_pairs: int, methods: list[str]) -> None:
+    """One table: a row for each method."""
+    overrides = [f"task.n_train={n_pairs}", "init.method=exact", "init.metric=auto"]
+    setup = make_setup(load_config(path, [*overrides, "train.progress=false"]))
+    batches, metric = training_batches(setup), attribution_metric(setup)
+    exact = METHODS["exact"](setup.references, batches, metric).cpu()
+    top = exact.abs() >= exact.abs().topk(round(0.05 * len(exact))).values[-1]
+    print(f"\n### {path}: {setup.config.model.name}, {len(exact):,} edges, {n_pairs} pairs\n")
+    print("| method | Spearman, magnitudes | Spearman, signed | top 5 % | sign, exact's top 5 % |")
+    print("|---|---|---|---|---|", flush=True)
+    for name in methods:
+        torch.manual_seed(0)
+        scores = METHODS[name](setup.references, batches, metric, STEPS.get(name, 5)).cpu()
+        signed, same = "unsigned", "unsigned"
+        if name not in UNSIGNED:
+            signed = f"{spearman(scores, exact):.2f}"
+            same = f"{sign_agreement(scores[top], exact[top]):.0%}"
+        magnitudes = spearman(scores.abs(), exact.abs())
+        overlap = top_overlap(scores, exact, 0.05)
+        print(f"| {name} | {magnitudes:.2f} | {signed} | {overlap:.0%} | {same} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
