@@ -8,59 +8,14 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-import torch
+from report_runs import GROUPED, HOSTILE, SIZES, make_run
 
 from circuitprune.circuit import Circuit
 from circuitprune.cli import main
 from circuitprune.errors import RunError
-from circuitprune.files import write_json, write_tensors
-from circuitprune.graph import Graph
+from circuitprune.files import write_json
 from circuitprune.report import data as report_module
 from circuitprune.report import page, report_data, report_page, write_report
-from circuitprune.results import Frontier, Point, write_results
-
-SMALL = Graph(4, 8, 8, d_model=64)
-"""The sizes of zoo/small."""
-GROUPED = Graph(2, 4, 2, d_model=32)
-SIZES = (7, 40, 300, 1000)
-HOSTILE = (
-    "</script><script>alert(1)</script>",
-    '"><img src=x onerror=alert(1)>',
-    "<!--<script>",
-    "\u202etxet\u202c",
-    "nul \x00 \x1b[2J",
-    "\u2028\u2029&lt;",
-    "\ud800 alone",
-    "${policy} $$ {{data}}",
-)
-
-
-def measured(kl: float) -> dict:
-    names = ("metric", "accuracy", "exact_match", "faithfulness")
-    return {"kl": kl, "n": 64, **dict.fromkeys(names, 1 - kl)}
-
-
-def make_run(folder, graph=SMALL, task="ioi", seed=0):
-    """A run folder without a model: random scores, circuits of the best of them."""
-    scores = torch.randn(graph.n_edges, generator=torch.Generator().manual_seed(seed))
-    ranking, points = scores.abs(), []
-    for n in [n for n in SIZES if n <= graph.n_edges]:
-        mask = torch.zeros(graph.n_edges, dtype=torch.bool)
-        mask[ranking.argsort(descending=True)[:n]] = True
-        points.append(Point(n / graph.n_edges, mask, measured(2 / n)))
-    about = {"model": "zoo/small", "task": task, "ablation": "patch", "metric": "logit_diff"}
-    about |= {"split": "test", "init": "eap", "learner": None}
-    write_results(
-        folder,
-        Frontier(graph, about, measured(0.0), measured(0.9), points),
-        scores,
-        ranking,
-        "python scripts/attribute.py configs/ioi.yaml",
-    )
-    write_tensors(folder / "scores.safetensors", {"scores": scores})
-    write_json(folder / "versions.json", {"torch": "2"})
-    (folder / "config.yaml").write_text("model:\n  name: zoo/small\n")
-    return folder
 
 
 @pytest.fixture
