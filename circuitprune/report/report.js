@@ -4,6 +4,7 @@ const WIDTHS = { score: "ranking score", attribution: "attribution score", exact
 const MAIN = DATA.runs[0];
 const state = { circuit: MAIN.chosen, node: null, column: "score", collapsed: new Set(), search: "" };
 let drawn = [];
+let listed = {};  // what the panel shows; built anew only when that changes, else a click in it is lost
 
 const circuit = () => DATA.circuits[state.circuit];
 
@@ -69,6 +70,8 @@ function mark(hover = null) {
 const matches = (text) => text.toLowerCase().includes(state.search.toLowerCase());
 
 function showNode(id) {
+  if (listed.id === id && listed.drawn === drawn) return;
+  listed = { id, drawn };
   const into = byId("node");
   if (id === null) {
     into.replaceChildren(make("p", { class: "hint" }, "Point at a node, or select one by a click or Enter, to see its edges. Escape lets go."));
