@@ -5,15 +5,18 @@ import csv
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+import torch
 from report_runs import GROUPED, HOSTILE, SIZES, make_run
 
 from circuitprune.circuit import Circuit
 from circuitprune.cli import main
 from circuitprune.errors import RunError
 from circuitprune.files import write_json
+from circuitprune.graph import Graph
 from circuitprune.report import data as report_module
 from circuitprune.report import page, report_data, report_page, write_report
 
@@ -33,11 +36,17 @@ def plain(path):
     return json.loads(path.read_text())
 
 
-def edge_names(data, circuit):
-    graph, edges = data["graph"], data["edges"]
+def kept(circuit):
+    """Positions of a circuit's edges; its spans say by turns how many it leaves out and keeps."""
+    flags = [i % 2 for i, length in enumerate(circuit["spans"]) for _ in range(length)]
+    return [position for position, flag in enumerate(flags) if flag]
+
+
+def edge_names(data, positions, edges=None):
+    graph, edges = data["graph"], edges or data["edges"]
     return [
         f"{graph['writers'][edges['writer'][e]]}->{graph['readers'][edges['reader'][e]]}"
-        for e in circuit["edges"]
+        for e in positions
     ]
 
 
@@ -89,13 +98,13 @@ def test_circuits_are_those_of_the_files(run):
     assert [c["n_edges"] for c in data["circuits"]] == list(SIZES)
     for circuit in data["circuits"]:
         file = plain(run / "circuits" / f"{circuit['n_edges']}.json")
-        kept = {name for name, edge in file["edges"].items() if edge["in_graph"]}
-        names = edge_names(data, circuit)
-        assert len(names) == len(kept) and set(names) == kept
+        inside = {name for name, edge in file["edges"].items() if edge["in_graph"]}
+        names = edge_names(data, kept(circuit))
+        assert len(names) == len(inside) and set(names) == inside
         assert circuit["n_nodes"] == sum(node["in_graph"] for node in file["nodes"].values())
         scores = [file["edges"][name]["score"] for name in names]
         assert scores == sorted(scores, reverse=True)
-        ours = [data["edges"]["score"][e] for e in circuit["edges"]]
+        ours = [data["edges"]["score"][e] for e in kept(circuit)]
         assert ours == pytest.approx(scores, rel=1e-5)
 
 
@@ -103,18 +112,19 @@ def test_attribution_scores_are_those_of_the_table(run):
     data = report_data([run])
     with (run / "edges.csv").open() as file:
         rows = {f"{r['writer']}->{r['reader']}": r for r in csv.DictReader(file)}
-    names = edge_names(data, data["circuits"][-1])
+    positions = kept(data["circuits"][-1])
+    names = edge_names(data, positions)
     theirs = [float(rows[name]["initial_score"]) for name in names]
-    ours = [data["edges"]["attribution"][e] for e in data["circuits"][-1]["edges"]]
+    ours = [data["edges"]["attribution"][e] for e in positions]
     assert ours == pytest.approx(theirs, rel=1e-5) and min(ours) < 0 < max(ours)
-    for name, edge in zip(names, data["circuits"][-1]["edges"], strict=True):
+    for name, edge in zip(names, positions, strict=True):
         assert data["graph"]["reader_kind"][data["edges"]["reader"][edge]] == rows[name]["kind"]
 
 
 def test_grouped_readers_keep_their_names_and_feed_their_group(tmp_path):
     data = report_data([make_run(named(tmp_path / "run"), GROUPED)])
     for circuit in data["circuits"]:
-        names = edge_names(data, circuit)
+        names = edge_names(data, kept(circuit))
         path = tmp_path / "run" / "circuits" / f"{circuit['n_edges']}.json"
         assert set(names) == set(Circuit.load(path).edges)
     feeds = dict(zip(data["graph"]["readers"], data["graph"]["feeds"], strict=True))
@@ -133,19 +143,19 @@ def test_of_a_large_circuit_the_strongest_edges_are_kept(run, monkeypatch):
     cut = report_data([run])
     assert [c["n_edges"] for c in cut["circuits"]] == list(SIZES)
     for before, after in zip(whole["circuits"], cut["circuits"], strict=True):
-        assert edge_names(cut, after) == edge_names(whole, before)[:20]
+        assert edge_names(cut, kept(after)) == edge_names(whole, kept(before))[:20]
 
 
 def test_the_exact_effect_is_that_of_the_evidence(run):
     before = report_data([run])
     assert before["edges"]["exact"] is None
-    one, other = edge_names(before, before["circuits"][0])[:2]
+    one, other = edge_names(before, kept(before["circuits"][0]))[:2]
     rows = [{"edge": name, "kl": {"value": x}} for name, x in ((one, 0.25), (other, -0.5))]
     write_json(run / "verification.json", {"sections": {"minimality": {"edges": rows}}})
     data = report_data([run])
-    everything = {"edges": range(len(data["edges"]["writer"]))}
-    known = zip(edge_names(data, everything), data["edges"]["exact"], strict=True)
-    assert {name: x for name, x in known if x is not None} == {one: 0.25, other: -0.5}
+    positions = map(int, data["edges"]["exact"])
+    known = zip(edge_names(data, positions), data["edges"]["exact"].values(), strict=True)
+    assert dict(known) == {one: 0.25, other: -0.5}
     assert data["evidence"] == plain(run / "verification.json")
 
 
@@ -168,6 +178,47 @@ def test_several_runs_lay_their_frontiers_over_the_first(run, tmp_path):
     assert data["runs"][1]["points"] == plain(other / "frontier.json")["points"]
     assert data["graph"] == report_data([run])["graph"]
     assert Page(report_page(data)).data == json.loads(json.dumps(data))
+
+
+def test_circuits_of_another_run_are_those_of_its_files(run, tmp_path):
+    other = make_run(named(tmp_path / "other"), seed=1)
+    data = report_data([run, other])
+    (found,) = data["others"]
+    for circuit in found["circuits"]:
+        file = Circuit.load(other / "circuits" / f"{circuit['n_edges']}.json")
+        names = edge_names(data, kept(circuit), found["edges"])
+        assert len(names) == len(file.edges) and set(names) == set(file.edges)
+        scores = [file.scores[file.graph.edge_index(name)].item() for name in names]
+        ours = [found["edges"]["score"][e] for e in kept(circuit)]
+        assert ours == pytest.approx(scores, rel=1e-5)
+    assert data["circuits"] == report_data([run])["circuits"]
+
+
+def test_a_run_of_a_model_with_other_sizes_has_no_circuits_to_compare(run, tmp_path):
+    other = make_run(named(tmp_path / "other"), GROUPED)
+    assert report_data([run, other])["others"] == [{"differs": GROUPED.describe()}]
+
+
+def test_circuits_that_are_not_cuts_of_one_ranking_keep_their_edges(run):
+    path = run / "circuits" / "7.json"
+    circuit = Circuit.load(path)
+    worst = circuit.scores.argsort()[[0, 1, 5, 6, 200, 300, 400]]
+    mask = torch.zeros_like(circuit.mask)
+    mask[worst] = True
+    replace(circuit, mask=mask, as_read=None).save(path)
+    data = report_data([run])
+    names = edge_names(data, kept(data["circuits"][0]))
+    assert set(names) == set(Circuit.load(path).edges) and len(names) == 7
+    ours = [data["edges"]["score"][e] for e in kept(data["circuits"][0])]
+    assert ours == sorted(ours, reverse=True)
+
+
+def test_a_report_of_twenty_thousand_edges_holds_them_all_and_stays_small(tmp_path):
+    run = make_run(named(tmp_path / "run"), Graph(12, 12, 12), sizes=(50, 20_000))
+    text = report_page(report_data([run]))
+    found = Page(text).data
+    assert [len(kept(circuit)) for circuit in found["circuits"]] == [50, 20_000]
+    assert len(text) < 1_200_000
 
 
 def test_what_is_no_run_is_refused(run, tmp_path):

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitprune.attribution import UNSIGNED
@@ -16,7 +18,7 @@ from circuitprune.files import read_json, read_tensors
 from circuitprune.graph import Graph
 from circuitprune.results import Frontier, Point
 
-MOST_DRAWN = 3000
+MOST_DRAWN = 50_000
 """Edges of one circuit that a report holds; of a larger circuit, the strongest."""
 COMMAND = re.compile(r"^Again: `(.*)`\. The settings are in", re.MULTILINE)
 """How `summary.md` says what to type for the same run."""
@@ -25,9 +27,11 @@ COMMAND = re.compile(r"^Again: `(.*)`\. The settings are in", re.MULTILINE)
 def report_data(folders: Sequence[str | Path]) -> dict:
     """Everything that a report of these runs shows, as plain JSON values.
 
-    The circuit, the evidence, the pairs and the settings are the first run's; of the others there
-    are the frontiers. Scores are rounded to six digits. Edges are columns over the edges of all
-    the first run's circuits, and a circuit is a list of positions in them, strongest first.
+    The evidence, the pairs and the settings are the first run's; of every run there are the
+    frontier and the circuits. Scores are rounded to six digits. Edges are columns over the edges
+    of all circuits of a run, strongest first, and a circuit says which of them it keeps: `[2, 5]`
+    leaves out two, then keeps five. `others` has the same of each further run, or, if its model
+    has other sizes, so that no edge means the same, what those sizes are.
 
     Args:
         folders: Run folders of `train` or `attribute`; they need not be `COMPLETE`.
@@ -47,6 +51,10 @@ def report_data(folders: Sequence[str | Path]) -> dict:
         "runs": [_run(path, found) for path, (found, _) in zip(paths, read, strict=True)],
         "graph": _graph(frontier.graph),
         **_circuits(first, frontier, circuits, evidence),
+        "others": [
+            _other(frontier.graph, path, *found)
+            for path, found in zip(paths[1:], read[1:], strict=True)
+        ],
         "command": _command(first),
         "evidence": evidence,
         "pairs": _optional(first / "pairs.json"),
@@ -107,6 +115,7 @@ def _graph(graph: Graph) -> dict:
         "n_heads": graph.n_heads,
         "n_kv_readers": graph.n_kv_readers,
         "parallel": graph.parallel,
+        "d_model": graph.d_model,
         "n_edges": graph.n_edges,
         "n_edges_ungrouped": graph.n_edges_ungrouped,
         "writers": graph.writers,
@@ -119,16 +128,10 @@ def _graph(graph: Graph) -> dict:
 
 
 def _circuits(folder: Path, frontier: Frontier, circuits: list[Circuit], evidence: Any) -> dict:
-    """The edges of all circuits, each once, and every circuit as positions among them."""
-    graph = frontier.graph
-    ranking = circuits[0].scores if circuits[0].scores is not None else torch.zeros(graph.n_edges)
-    lists = [_strongest(circuit, ranking) for circuit in circuits]
-    used = sorted({edge for edges in lists for edge in edges})
-    at = {edge: position for position, edge in enumerate(used)}
-    columns: dict[str, list | None] = {
-        "writer": graph.edge_writer[used].tolist(),
-        "reader": graph.edge_reader[used].tolist(),
-        "score": _rounded(ranking[used]),
+    """The edges of all circuits, each once, and for every circuit which of them it keeps."""
+    graph, ranking, kept, used = frontier.graph, *_ranked(frontier.graph, circuits)
+    columns: dict[str, Any] = {
+        **_columns(graph, ranking, used),
         "attribution": _attribution(folder, used),
         "exact": _exact(evidence, graph, used),
     }
@@ -136,18 +139,54 @@ def _circuits(folder: Path, frontier: Frontier, circuits: list[Circuit], evidenc
     return {
         "edges": columns,
         "signed": signed and columns["attribution"] is not None,
-        "circuits": [
-            {"n_edges": circuit.n_edges, "n_nodes": len(circuit.nodes), "edges": [at[e] for e in x]}
-            for circuit, x in zip(circuits, lists, strict=True)
-        ],
+        "circuits": _spans(circuits, kept, used),
     }
 
 
-def _strongest(circuit: Circuit, ranking: Float[Tensor, " edge"]) -> list[int]:
-    """At most `MOST_DRAWN` kept edges, by descending rank."""
-    kept = circuit.mask.nonzero().flatten()
-    order = ranking[kept].nan_to_num(-torch.inf).argsort(descending=True, stable=True)
-    return kept[order[:MOST_DRAWN]].tolist()
+def _other(graph: Graph, folder: Path, frontier: Frontier, circuits: list[Circuit]) -> dict:
+    """A further run's circuits, if their edges can be told with those of `graph`."""
+    if replace(frontier.graph, d_model=0) != replace(graph, d_model=0):
+        return {"differs": frontier.graph.describe()}
+    ranking, kept, used = _ranked(graph, circuits)
+    columns = _columns(graph, ranking, used)
+    return {"edges": columns, "circuits": _spans(circuits, kept, used)}
+
+
+def _ranked(
+    graph: Graph, circuits: list[Circuit]
+) -> tuple[Float[Tensor, " edge"], list[Bool[Tensor, " edge"]], list[int]]:
+    """The ranking, at most `MOST_DRAWN` edges of each circuit, and all of those by rank."""
+    scores = circuits[0].scores
+    ranking = torch.zeros(graph.n_edges) if scores is None else scores
+    order = ranking.nan_to_num(-torch.inf).argsort(descending=True, stable=True)
+    kept = []
+    for circuit in circuits:
+        mask = torch.zeros_like(circuit.mask)
+        mask[order[circuit.mask[order]][:MOST_DRAWN]] = True
+        kept.append(mask)
+    some = torch.stack(kept).any(dim=0)
+    return ranking, kept, order[some[order]].tolist()
+
+
+def _columns(graph: Graph, ranking: Float[Tensor, " edge"], used: list[int]) -> dict[str, Any]:
+    return {
+        "writer": graph.edge_writer[used].tolist(),
+        "reader": graph.edge_reader[used].tolist(),
+        "score": _rounded(ranking[used]),
+    }
+
+
+def _spans(
+    circuits: list[Circuit], kept: list[Bool[Tensor, " edge"]], used: list[int]
+) -> list[dict]:
+    """For each circuit its sizes and, by turns, how many of `used` it leaves out and keeps."""
+    found = []
+    for circuit, mask in zip(circuits, kept, strict=True):
+        flags = [False, *mask[used].tolist()]
+        spans = [len(list(run)) for _, run in groupby(flags)]
+        sizes = {"n_edges": circuit.n_edges, "n_nodes": len(circuit.nodes)}
+        found.append({**sizes, "spans": [spans[0] - 1, *spans[1:]]})
+    return found
 
 
 def _attribution(folder: Path, edges: list[int]) -> list | None:
@@ -156,14 +195,14 @@ def _attribution(folder: Path, edges: list[int]) -> list | None:
     return _rounded(read_tensors(path)[0]["scores"][edges]) if path.exists() else None
 
 
-def _exact(evidence: Any, graph: Graph, edges: list[int]) -> list | None:
-    """By how much the KL rises when an edge alone is taken from the verified circuit, in nats."""
+def _exact(evidence: Any, graph: Graph, edges: list[int]) -> dict[str, float] | None:
+    """By position, how much the KL rises (nats) when this edge leaves the verified circuit."""
     try:
         rows = evidence["sections"]["minimality"]["edges"]
         rise = {graph.edge_index(row["edge"]): row["kl"]["value"] for row in rows}
     except (KeyError, TypeError):
         return None  # not verified, or without this section
-    return [rise.get(edge) for edge in edges]
+    return {str(position): rise[edge] for position, edge in enumerate(edges) if edge in rise}
 
 
 def _rounded(values: Float[Tensor, " edge"]) -> list[float | None]:

@@ -2,6 +2,17 @@
 // The data, and how elements are made. Text only ever becomes a text node, so nothing in it can run.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
+for (const circuit of DATA.circuits) circuit.edges = positions(circuit.spans);
+for (const other of DATA.others) for (const circuit of other.circuits ?? []) circuit.edges = positions(circuit.spans);
+
+/** Positions of a circuit's edges, strongest first; spans say by turns how many are left out, kept. */
+function positions(spans) {
+  const found = [];
+  let at = 0;
+  spans.forEach((length, i) => { for (const end = at + length; at < end; at++) if (i % 2) found.push(at); });
+  return found;
+}
+
 const SVG = document.getElementById("drawing").namespaceURI;
 const byId = (id) => document.getElementById(id);
 
