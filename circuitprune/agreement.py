@@ -30,13 +30,13 @@ def spearman(a: Scores, b: Scores) -> float:
     """
     ranks = torch.stack([average_ranks(side) for side in _scored(a, b, at_least=2)])
     centred = ranks - ranks.mean(dim=1, keepdim=True)
-    norms = centred.norm(dim=1)
-    if bool((norms == 0).any()):
+    squares = centred.square().sum(dim=1)
+    if bool((squares == 0).any()):
         raise MetricError(
             "spearman is undefined: all scores of one side are equal, so they give no order; "
             "compare scores of a method that tells edges apart"
         )
-    return float(((centred[0] @ centred[1]) / (norms[0] * norms[1])).clamp(-1, 1))
+    return float(((centred[0] @ centred[1]) / squares.prod().sqrt()).clamp(-1, 1))
 
 
 def top_overlap(a: Scores, b: Scores, fraction: float) -> float:

@@ -48,14 +48,10 @@ def attention_patterns(
 
     Rows sum to 1. Memory grows with the square of the length: for a few prompts at a time.
     """
-    with _eager(gated):
-        out = gated.model(
-            input_ids=tokens,
-            attention_mask=None if bool(mask.all()) else mask.long(),
-            use_cache=False,
-            output_attentions=True,
-        )
-    return torch.stack(list(out.attentions))
+    with _eager(gated), _weights(gated) as patterns:
+        padded = None if bool(mask.all()) else mask.long()
+        gated.model(input_ids=tokens, attention_mask=padded, use_cache=False)
+    return torch.stack(patterns)
 
 
 @torch.no_grad()
@@ -151,3 +147,19 @@ def _eager(gated: GatedModel) -> Iterator[None]:
         yield
     finally:
         gated.model.set_attn_implementation(before)
+
+
+@contextmanager
+def _weights(gated: GatedModel) -> Iterator[list[Tensor]]:
+    """What each layer's attention says its weights were, in forward order.
+
+    Hooks of our own: those that `output_attentions` installs stay on the model for good.
+    """
+    found: list[Tensor] = []
+    modules = [layer.attention for layer in gated.ports.layers]
+    hooks = [m.register_forward_hook(lambda _, __, out: found.append(out[1])) for m in modules]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()

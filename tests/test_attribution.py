@@ -375,7 +375,9 @@ def test_methods_by_name():
     rules = {f"eap_ig_inputs_{rule}" for rule in ("right", "midpoint")}
     others = {"clean_corrupted", "per_writer_ig", "relp", "relp_ah", "atp", "atp_ig"}
     others |= {"ugs", "ifr", "magnitude", "random", "exact", "exact_denoising", "exact_nodes"}
-    assert set(METHODS) == {"eap", "eap_ig_inputs", "gate_ig"} | rules | others
+    assert (
+        set(METHODS) == {"eap", "eap_ig_inputs", "eap_ig_activations", "gate_ig"} | rules | others
+    )
     assert METHODS["eap"] is eap and METHODS["gate_ig"] is gate_ig
     assert METHODS["eap_ig_inputs"] is eap_ig_inputs
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import build_tiny_model
 from test_attribution import pairs
+from test_laws import state_of
 from torch.testing import assert_close
 
 from circuitprune.engine import GatedModel
@@ -50,6 +51,14 @@ def test_patterns_times_values_are_what_the_heads_pass_on(model, tolerance):
             columns = slice(head * ports.d_head, (head + 1) * ports.d_head)
             loose = dict(rtol=1e-5, atol=max(1e-6, tolerance["atol"]))
             assert_close(passed[batch.mask], seen[layer][..., columns][batch.mask], **loose)
+
+
+def test_the_model_is_left_as_it_was(model):
+    before, batch = state_of(model), pairs()
+    attention_patterns(GatedModel(model), batch.clean, batch.mask)
+    with pytest.raises(IndexError):
+        attention_patterns(GatedModel(model), batch.clean + 10**6, batch.mask)
+    assert state_of(model) == before
 
 
 def test_patterns_are_causal_and_sum_to_one(model):

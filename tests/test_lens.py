@@ -1,5 +1,6 @@
 """The logit lens against Hugging Face's own hidden states; direct attribution adds up."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -39,7 +40,8 @@ def test_at_the_logits_the_lens_is_the_model(model, tolerance, prompts):
 
 def test_streams_are_the_hidden_states_of_hugging_face(model, tolerance):
     gated, batch = GatedModel(model), pairs()
-    out = model(batch.clean, attention_mask=batch.mask.long(), output_hidden_states=True)
+    copy = deepcopy(model)  # asked for hidden states, a model keeps hooks for them
+    out = copy(batch.clean, attention_mask=batch.mask.long(), output_hidden_states=True)
     streams, rows = residual_streams(gated, batch), torch.arange(len(batch))
     assert list(streams) == ["a0", "m0", "a1", "m1", "a2", "m2", "logits"]
     for layer in range(3):
