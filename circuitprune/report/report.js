@@ -93,7 +93,7 @@ function item(edge, bundle, other) {
   const name = other === "from" ? GRAPH.writers[writer[edge]] : GRAPH.readers[reader[edge]];
   const port = other === "from" && "qkv".includes(bundle.kind) ? ` → ${bundle.kind}` : "";
   const notes = ["attribution", "exact"].filter((c) => DATA.edges[c]?.[edge] != null).map((c) => `${WIDTHS[c]} ${spell(DATA.edges[c][edge])}`);
-  return make("li", {}, make("button", { type: "button", class: bundle.kind, title: notes.join("; "), onclick: () => select(bundle[other]) },
+  return make("li", {}, make("button", { type: "button", class: bundle.kind, title: notes.join("; "), onclick: () => walk(bundle[other]) },
     make("i", { class: `swatch ${bundle.kind}` }), `${name}${port}`, make("span", {}, spell(score[edge]))));
 }
 
@@ -123,6 +123,12 @@ function select(id) {
   remember();
 }
 
+/** Goes on to a node from the list of another; the keyboard stays in the list. */
+function walk(id) {
+  select(id);
+  byId("node").querySelector("button")?.focus();
+}
+
 function choose(position) {
   state.circuit = position;
   showCircuit();
@@ -147,7 +153,9 @@ function listen() {
   svg.addEventListener("click", act);
   svg.addEventListener("keydown", (event) => { if ((event.key === "Enter" || event.key === " ") && act(event)) event.preventDefault(); });
   for (const name of ["pointerover", "focusin"]) svg.addEventListener(name, (event) => { if (nodeAt(event)) mark(nodeAt(event)); });
-  for (const name of ["pointerout", "focusout"]) svg.addEventListener(name, (event) => { if (nodeAt(event)) mark(); });
+  const stays = (event) => byId("node").contains(event.relatedTarget);  // on the way into the list of the node
+  for (const name of ["pointerout", "focusout"]) svg.addEventListener(name, (event) => { if (nodeAt(event) && !stays(event)) mark(); });
+  byId("node").addEventListener("focusout", (event) => { if (!stays(event)) mark(); });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape" && state.node) select(state.node); });
   byId("size").addEventListener("input", (event) => choose(order()[Number(event.target.value)]));
   byId("width").addEventListener("change", (event) => { state.column = event.target.value; showCircuit(); remember(); });
