@@ -1,0 +1,240 @@
+"""The drawing shows the circuit's files, and nothing but them."""
+
+import json
+import re
+
+import pytest
+from report_runs import GROUPED, SIZES, make_run
+
+from circuitprune.circuit import Circuit
+from circuitprune.report import write_report
+
+CHOSEN = 40
+"""Edges of the circuit that the synthetic run chooses: the smallest whose KL 2/n is within 0.1."""
+
+
+def loaded(run, n_edges):
+    return Circuit.load(run / "circuits" / f"{n_edges}.json")
+
+
+def ends(name):
+    """Nodes at the ends of an edge, and what its reader is."""
+    writer, reader = name.split("->")
+    kind = re.search("<(.)>", reader)
+    node = re.sub("<.>", "", reader)
+    return writer, node, kind[1] if kind else "logits" if node == "logits" else "mlp"
+
+
+def drawn(circuit):
+    return {ends(name) for name in circuit.edges}
+
+
+def neighbours(circuit, node):
+    """What the panel lists: writers that the node reads, with the way in, and its readers."""
+    pairs = [(ends(name), *name.split("->")) for name in circuit.edges]
+    ways = {kind: f" → {kind}" for kind in "qkv"}
+    into = [writer + ways.get(kind, "") for (_, to, kind), writer, _ in pairs if to == node]
+    return sorted(into), sorted(reader for _, writer, reader in pairs if writer == node)
+
+
+def busiest(circuit):
+    """The head with the most edges in and out."""
+    heads = {node for name in circuit.edges for node in ends(name)[:2] if ".h" in node}
+    return max(sorted(heads), key=lambda head: sum(map(len, neighbours(circuit, head))))
+
+
+@pytest.fixture
+def opened(view, run):
+    return view.open(run / "report.html")
+
+
+def set_size(opened, n_edges):
+    """Moves the slider by the keyboard to the circuit of so many edges."""
+    slider = opened.page.locator("#size")
+    slider.press("Home")
+    for _ in range(SIZES.index(n_edges)):
+        slider.press("ArrowRight")
+
+
+# ---------------------------------------------------------------- what is drawn
+
+
+def test_the_page_holds_the_data_that_was_written(opened, run):
+    assert [c["n_edges"] for c in opened.data["circuits"]] == list(SIZES)
+    assert opened.page.title() == f"ioi in zoo/small: a circuit of {CHOSEN} edges"
+
+
+def test_the_chosen_circuit_is_drawn_edge_for_edge(opened, run):
+    circuit = loaded(run, CHOSEN)
+    assert opened.edges() == drawn(circuit)
+    assert opened.page.locator("#drawing .edge").count() == circuit.n_edges == CHOSEN
+    assert opened.kept_nodes() == set(circuit.nodes)
+    assert f"{CHOSEN} edges among {len(circuit.nodes)} nodes" in opened.text("#drawn")
+
+
+def test_every_node_of_the_model_has_one_box(opened):
+    names = [name for (name,) in opened.named(".node", "node")]
+    heads = [f"a{layer}.h{head}" for layer in range(4) for head in range(8)]
+    expected = ["input", *heads, *(f"m{layer}" for layer in range(4)), "logits"]
+    assert sorted(names) == sorted(expected)
+
+
+@pytest.mark.parametrize("n_edges", SIZES)
+def test_the_slider_shows_each_circuit(opened, run, n_edges):
+    set_size(opened, n_edges)
+    assert opened.edges() == drawn(loaded(run, n_edges))
+    assert opened.text("#size-text").startswith(f"{n_edges:,} edges")
+
+
+def test_a_point_of_the_frontier_shows_its_circuit(opened, run):
+    opened.page.locator('#plots [data-point="2"]').first.click()
+    assert opened.edges() == drawn(loaded(run, SIZES[2]))
+
+
+def test_the_table_has_a_row_for_each_edge(opened, run):
+    opened.page.locator("#table-box > summary").click()
+    rows = opened.page.locator("#edges tbody tr").evaluate_all(
+        "(rows) => rows.map((row) => `${row.cells[0].innerText}->${row.cells[1].innerText}`)"
+    )
+    assert sorted(rows) == sorted(loaded(run, CHOSEN).edges)
+
+
+# ---------------------------------------------------------------- nodes and their neighbours
+
+
+@pytest.mark.parametrize("n_edges", SIZES[1:])
+def test_a_click_lists_and_lights_the_right_neighbours(opened, run, n_edges):
+    set_size(opened, n_edges)
+    circuit = loaded(run, n_edges)
+    for node in (busiest(circuit), "m2", "logits", "input"):
+        opened.node(node).click()
+        into, out = neighbours(circuit, node)
+        listed = opened.listed()
+        assert (sorted(listed[0]), sorted(listed[1])) == (into, out)
+        lit = {edge for edge in drawn(circuit) if node in edge[:2]}
+        assert opened.edges(".edge.on") == lit and lit
+
+
+def test_an_edge_in_the_list_leads_to_its_other_end(opened, run):
+    node = busiest(loaded(run, CHOSEN))
+    opened.node(node).click()
+    into = neighbours(loaded(run, CHOSEN), node)[0]
+    first = opened.listed()[0][0]
+    assert first in into
+    opened.page.locator("#node ul >> nth=0").locator("li > button").first.click()
+    assert opened.text("#node h3").split()[0] == first.split(" ")[0]
+
+
+def test_pointing_shows_a_node_without_selecting_it(opened, run):
+    node = busiest(loaded(run, CHOSEN))
+    opened.node(node).hover()
+    assert opened.text("#node h3").startswith(node)
+    opened.page.mouse.move(0, 0)
+    assert opened.page.locator("#node h3").count() == 0
+    assert "node=" not in opened.fragment
+
+
+def test_a_head_with_shared_keys_lists_those_of_its_group(view, tmp_path):
+    run = make_run(tmp_path, GROUPED)
+    view.open(write_report([run]))
+    slider = view.page.locator("#size")
+    slider.press("End")
+    n_edges = max(n for n in SIZES if n <= GROUPED.n_edges)
+    names = [name.split("->") for name in loaded(run, n_edges).edges]
+    view.node("a1.h3").click()
+    own = [f"{w} → q" for w, r in names if r == "a1.h3<q>"]
+    shared = [f"{w} → {r[-2]}" for w, r in names if r in ("a1.kv1<k>", "a1.kv1<v>")]
+    assert own and shared and sorted(view.listed()[0]) == sorted(own + shared)
+    assert sorted(view.listed()[1]) == sorted(r for w, r in names if w == "a1.h3")
+
+
+# ---------------------------------------------------------------- search, fold, width, address
+
+
+def test_search_marks_what_it_finds_and_filters_the_table(opened, run):
+    opened.page.locator("#table-box > summary").click()
+    opened.page.locator("#search").fill("a1.")
+    found = {name for (name,) in opened.named(".node.found", "node")}
+    assert found == {f"a1.h{head}" for head in range(8)}
+    rows = opened.page.locator("#edges tbody tr").count()
+    assert rows == sum("a1." in name for name in loaded(run, CHOSEN).edges) > 0
+    opened.page.locator("#search").fill("nowhere")
+    assert opened.page.locator("#drawing .found, #edges tbody tr").count() == 0
+
+
+def test_folding_a_layer_joins_the_edges_of_its_heads(opened, run):
+    opened.page.locator('#drawing [data-layer="1"]').click()
+
+    def fold(name):
+        return re.sub(r"^a1\..*", "a1", name)
+
+    folded = {(fold(a), fold(b), kind) for a, b, kind in drawn(loaded(run, CHOSEN))}
+    assert opened.edges() == folded and len(folded) < CHOSEN
+    assert opened.node("a1.h0").count() == 0 and opened.node("a1").count() == 1
+    opened.node("a1").click()
+    into, out = opened.listed()
+    ends_of = [ends(name) for name in loaded(run, CHOSEN).edges]
+    assert len(into) == sum(to.startswith("a1.") for _, to, _ in ends_of)
+    assert len(out) == sum(start.startswith("a1.") for start, _, _ in ends_of)
+
+
+def test_width_follows_the_chosen_score(opened, run):
+    def widths():
+        return opened.page.locator("#drawing .edge").evaluate_all(
+            "(found) => Object.fromEntries(found.map((x) => "
+            "[`${x.dataset.from} ${x.dataset.to} ${x.classList[1]}`, x.getAttribute('stroke-width')]))"
+        )
+
+    before = widths()
+    file = json.loads((run / "circuits" / f"{CHOSEN}.json").read_text())
+    kept = {" ".join(ends(n)): e["score"] for n, e in file["edges"].items() if e["in_graph"]}
+    ascending = [float(before[key]) for key in sorted(kept, key=kept.get)]
+    assert ascending == sorted(ascending) and ascending[0] < ascending[-1]
+    opened.page.locator("#width").select_option("attribution")
+    assert widths() != before and "width=attribution" in opened.fragment
+
+
+def test_the_address_brings_the_view_back(opened, run):
+    set_size(opened, 300)
+    opened.page.locator('#drawing [data-layer="3"]').click()
+    opened.page.locator("#width").select_option("attribution")
+    node = busiest(loaded(run, 300)) if not busiest(loaded(run, 300)).startswith("a3") else "m1"
+    opened.node(node).click()
+    fragment, edges, lit = opened.fragment, opened.edges(), opened.edges(".edge.on")
+    assert opened.open(run / "report.html").edges() != edges
+    opened.open(run / "report.html", fragment)
+    assert opened.edges() == edges and opened.edges(".edge.on") == lit
+    assert opened.text("#node h3").startswith(node)
+    assert opened.page.locator("#width").input_value() == "attribution"
+
+
+def test_an_address_of_nonsense_shows_the_chosen_circuit(opened, run):
+    opened.open(run / "report.html", "#size=12345&node=%22%5D&folded=9-x-1e9&width=constructor")
+    assert opened.edges() == drawn(loaded(run, CHOSEN))
+    assert opened.page.locator("#node h3").count() == 0
+
+
+# ---------------------------------------------------------------- files to take away
+
+
+def saved(opened, button):
+    with opened.page.expect_download() as download:
+        opened.page.locator(button).click()
+    opened.asked[:] = [url for url in opened.asked if not url.startswith("blob:")]
+    return download.value
+
+
+def test_the_saved_json_is_the_circuit(opened, run):
+    download = saved(opened, "#save-json")
+    assert download.suggested_filename == f"circuit-{CHOSEN}.json"
+    text = download.path().read_text()
+    circuit = loaded(run, CHOSEN)
+    assert all(name in text or name.split("->")[1] in text for name in circuit.edges)
+    assert json.loads(text)
+
+
+def test_the_saved_drawing_stands_alone(opened, run, view):
+    text = saved(opened, "#save-svg").path().read_text()
+    assert text.startswith("<svg") and "<script" not in text
+    assert text.count('class="edge ') == CHOSEN
+    assert "var(" not in text

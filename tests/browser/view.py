@@ -1,0 +1,93 @@
+"""A report in a tab: what it shows, as plain values, and whatever it says or asks for."""
+
+from pathlib import Path
+
+from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Request, Route
+
+
+class View:
+    """A tab that opens one file and lets no other request out.
+
+    Attributes:
+        said: Messages on the console and errors that no script caught.
+        asked: Addresses that the page asked for, except its own file.
+    """
+
+    def __init__(self, context: BrowserContext) -> None:
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.own = ""
+        context.route("**/*", self._route)
+        self.page = context.new_page()
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", self._request)
+
+    def _console(self, message: ConsoleMessage) -> None:
+        self.said.append(f"{message.type}: {message.text}")
+
+    def _request(self, request: Request) -> None:
+        if not self._is_own(request.url):
+            self.asked.append(request.url)
+
+    def _route(self, route: Route) -> None:
+        route.continue_() if self._is_own(route.request.url) else route.abort()
+
+    def _is_own(self, url: str) -> bool:
+        return url.split("#")[0] == self.own
+
+    # ------------------------------------------------------------ opening
+
+    def open(self, report: Path, fragment: str = "") -> "View":
+        """Loads the file anew, at this place of it."""
+        self.own = report.as_uri()
+        self.page.goto("about:blank")
+        self.page.goto(self.own + fragment)
+        return self
+
+    @property
+    def fragment(self) -> str:
+        """What stands after the # in the address."""
+        return self.page.evaluate("location.hash")
+
+    @property
+    def data(self) -> dict:
+        """The report's data, as the page's script parsed it."""
+        return self.page.evaluate("DATA")
+
+    # ------------------------------------------------------------ the drawing
+
+    def node(self, name: str) -> Locator:
+        """A box of the drawing."""
+        return self.page.locator(f'#drawing [data-node="{name}"]')
+
+    def named(self, selector: str, *keys: str) -> list[tuple[str, ...]]:
+        """`data-` attributes of elements of the drawing, in the order of the page."""
+        script = "(found, keys) => found.map((x) => keys.map((key) => x.dataset[key]))"
+        rows = self.page.locator(f"#drawing {selector}").evaluate_all(script, list(keys))
+        return [tuple(row) for row in rows]
+
+    def edges(self, selector: str = ".edge") -> set[tuple[str, ...]]:
+        """Nodes at the ends of edges, with the kind of what reads."""
+        script = "(found) => found.map((x) => [x.dataset.from, x.dataset.to, x.classList[1]])"
+        rows = self.page.locator(f"#drawing {selector}").evaluate_all(script)
+        return {tuple(row) for row in rows}
+
+    def kept_nodes(self) -> set[str]:
+        """Boxes that are drawn as part of the circuit."""
+        return {name for (name,) in self.named(".node:not(.cut)", "node")}
+
+    # ------------------------------------------------------------ the panel at the side
+
+    def listed(self) -> tuple[list[str], list[str]]:
+        """In- and out-edges in the panel of the node, each as its other end."""
+        script = """(lists) => lists.map((list) => [...list.querySelectorAll("li > button")].map(
+            (button) => [...button.childNodes].filter((x) => x.nodeType === Node.TEXT_NODE)
+                .map((x) => x.textContent).join("")))"""
+        found = self.page.locator("#node ul").evaluate_all(script)
+        assert len(found) == 2
+        return found[0], found[1]
+
+    def text(self, selector: str) -> str:
+        """What an element says."""
+        return self.page.locator(selector).inner_text()
