@@ -73,6 +73,12 @@ class View:
         rows = self.page.locator(f"#drawing {selector}").evaluate_all(script)
         return {tuple(row) for row in rows}
 
+    def widths(self) -> dict[str, str]:
+        """Width of each edge, by `from to kind`."""
+        script = """(found) => Object.fromEntries(found.map((x) => [
+            `${x.dataset.from} ${x.dataset.to} ${x.classList[1]}`, x.getAttribute("stroke-width")]))"""
+        return self.page.locator("#drawing .edge").evaluate_all(script)
+
     def kept_nodes(self) -> set[str]:
         """Boxes that are drawn as part of the circuit."""
         return {name for (name,) in self.named(".node:not(.cut)", "node")}
