@@ -15,6 +15,7 @@ from circuitprune import files, formats
 from circuitprune.errors import GraphError
 from circuitprune.graph import Graph
 from circuitprune.reachability import kept_nodes, live_edges
+from circuitprune.svg import circuit_svg
 
 if TYPE_CHECKING:
     import networkx
@@ -292,7 +293,9 @@ class Circuit:
             f"<tr><td>{html.escape(name)}</td><td>{score}</td></tr>"
             for name, score in self._strongest(20)
         )
-        return f"<table>{facts}</table><table><tr><th>edge</th><th>score</th></tr>{edges}</table>"
+        table = f"<table><tr><th>edge</th><th>score</th></tr>{edges}</table>"
+        drawing = circuit_svg(self.graph, self.mask, self.scores)
+        return f"{drawing}<table>{facts}</table><details><summary>edges</summary>{table}</details>"
 
     def _facts(self) -> list[tuple[str, str]]:
         graph = self.graph

@@ -27,6 +27,7 @@ ORDER = [
     "overlap",
     "export",
     "live",
+    "board",
     "tasks",
     "encoding",
     "splits",
