@@ -207,6 +207,7 @@ def _verify(options: argparse.Namespace) -> int:
     folder = Path(options.folder)
     print((folder / "verification.md").read_text())
     print(f"page      {folder / 'verification.md'}\nnumbers   {folder / 'verification.json'}")
+    print(f"report    {folder / 'report.html'}")
     return 0
 
 
@@ -229,4 +230,5 @@ def _show(config: RunConfig) -> int:
     print((folder / "summary.md").read_text())
     print(f"circuits     {folder / 'circuits'}\nsummary      {folder / 'summary.md'}")
     print(f"TensorBoard  tensorboard --logdir {folder}")
+    print(f"report       {folder / 'report.html'}")
     return 0
