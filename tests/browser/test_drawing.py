@@ -181,8 +181,8 @@ def test_folding_a_layer_joins_the_edges_of_its_heads(opened, run):
 def test_width_follows_the_chosen_score(opened, run):
     before = opened.widths()
     file = json.loads((run / "circuits" / f"{CHOSEN}.json").read_text())
-    kept = {" ".join(ends(n)): e["score"] for n, e in file["edges"].items() if e["in_graph"]}
-    ascending = [float(before[key]) for key in sorted(kept, key=kept.get)]
+    kept = {ends(n): e["score"] for n, e in file["edges"].items() if e["in_graph"]}
+    ascending = [before[key] for key in sorted(kept, key=kept.get)]
     assert ascending == sorted(ascending) and ascending[0] < ascending[-1]
     opened.page.locator("#width").select_option("attribution")
     assert opened.widths() != before and "width=attribution" in opened.fragment

@@ -4,6 +4,9 @@ from pathlib import Path
 
 from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Request, Route
 
+Edge = tuple[str, str, str]
+"""The nodes at its ends, and what reads: q, k, v, mlp or logits."""
+
 
 class View:
     """A tab that opens one file and lets no other request out.
@@ -67,17 +70,16 @@ class View:
         rows = self.page.locator(f"#drawing {selector}").evaluate_all(script, list(keys))
         return [tuple(row) for row in rows]
 
-    def edges(self, selector: str = ".edge") -> set[tuple[str, ...]]:
-        """Nodes at the ends of edges, with the kind of what reads."""
-        script = "(found) => found.map((x) => [x.dataset.from, x.dataset.to, x.classList[1]])"
+    def widths(self, selector: str = ".edge") -> dict[Edge, float]:
+        """Edges that are drawn, with the width of their line."""
+        script = """(found) => found.map((x) =>
+            [x.dataset.from, x.dataset.to, x.classList[1], x.getAttribute("stroke-width")])"""
         rows = self.page.locator(f"#drawing {selector}").evaluate_all(script)
-        return {tuple(row) for row in rows}
+        return {(start, end, kind): float(width) for start, end, kind, width in rows}
 
-    def widths(self) -> dict[str, str]:
-        """Width of each edge, by `from to kind`."""
-        script = """(found) => Object.fromEntries(found.map((x) => [
-            `${x.dataset.from} ${x.dataset.to} ${x.classList[1]}`, x.getAttribute("stroke-width")]))"""
-        return self.page.locator("#drawing .edge").evaluate_all(script)
+    def edges(self, selector: str = ".edge") -> set[Edge]:
+        """Edges that are drawn."""
+        return set(self.widths(selector))
 
     def kept_nodes(self) -> set[str]:
         """Boxes that are drawn as part of the circuit."""

@@ -1,0 +1,93 @@
+"""How soon a report can be used and how large it is: `python benchmarks/report.py [RUN]`.
+
+Opens reports from the disk in Chromium, each in a fresh tab, and prints the median seconds from the
+address to the first answered click on a node. RUN is a run on `zoo/small`, verified if its evidence
+is to be in the report; without it the sizes of `zoo/small` with random scores. Half a minute.
+"""
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from playwright.sync_api import Browser, sync_playwright
+
+from circuitprune.files import write_tensors
+from circuitprune.graph import Graph
+from circuitprune.report import write_report
+from circuitprune.results import Frontier, Point, write_results
+
+SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+MEASURED = dict.fromkeys(("metric", "accuracy", "exact_match", "faithfulness"), 0.9)
+SMALL, STORIES, LARGE = Graph(4, 8, 8), Graph(5, 8, 4), Graph(12, 12, 12)
+N_LARGE = 20_000
+
+
+def main() -> None:
+    """Prints one row of a table for each report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", nargs="?", type=Path, help="a run folder of zoo/small")
+    parser.add_argument("--repeats", type=int, default=5)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
+        made = {key: synthetic(Path(name), key, graph) for key, graph in shapes().items()}
+        if given.run is not None:
+            made["zoo/small"] = write_report([given.run], Path(name) / "given.html")
+        path = shutil.which("chromium") or shutil.which("chromium-browser")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        print("| report | edges drawn | file | seconds to the first answered click |")
+        print("|---|---|---|---|")
+        for key, report in made.items():
+            drawn, seconds = opened(browser, report, given.repeats)
+            size = f"{report.stat().st_size / 1e6:.2f} MB"
+            print(f"| {key} | {drawn} | {size} | {seconds:.2f} |")
+        browser.close()
+
+
+def shapes() -> dict[str, Graph]:
+    """Sizes of the models whose reports are opened."""
+    return {"zoo/small": SMALL, "stories260k": STORIES, "12 layers, 12 heads": LARGE}
+
+
+def synthetic(folder: Path, name: str, graph: Graph) -> Path:
+    """The report of a run with random scores; of the largest, 20,000 edges are the chosen ones."""
+    run = folder / name.replace("/", "-")
+    run.mkdir()
+    scores = torch.randn(graph.n_edges, generator=torch.Generator().manual_seed(0))
+    ranking = scores.abs()
+    sizes = [max(1, round(share * graph.n_edges)) for share in SHARES]
+    chosen = N_LARGE if graph is LARGE else sizes[4]
+    points = []
+    for n in sorted({*sizes, chosen}):
+        mask = ranking >= ranking.sort(descending=True).values[n - 1]
+        kl = 0.01 if n >= chosen else 1.0
+        points.append(Point(n / graph.n_edges, mask, {"kl": kl, "n": 64, **MEASURED}))
+    about = {"model": name, "task": "ioi", "ablation": "patch", "metric": "logit_diff"}
+    about |= {"split": "test", "init": "eap", "learner": None}
+    ends = [{"kl": kl, "n": 64, **MEASURED} for kl in (0.0, 2.0)]
+    write_results(run, Frontier(graph, about, *ends, points), scores, ranking, "made up")
+    write_tensors(run / "scores.safetensors", {"scores": scores})
+    return write_report([run])
+
+
+def opened(browser: Browser, report: Path, repeats: int) -> tuple[str, float]:
+    """What the page says it drew, and the median seconds until it has answered a click."""
+    seconds = []
+    for _ in range(repeats):
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        start = time.perf_counter()
+        page.goto(report.as_uri())
+        page.locator('#drawing [data-node="logits"]').click()
+        page.locator("#node h3").wait_for()
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+        seconds.append(time.perf_counter() - start)
+        drawn = page.locator("#drawn").inner_text().split(" edges")[0]
+        page.close()
+    return drawn, statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    main()
