@@ -1,4 +1,4 @@
-"""How soon a report can be used and how large it is: `python benchmarks/report.py [RUN]`.
+"""How soon a report can be used and how large it is: `python benchmarks/report_page.py [RUN]`.
 
 Opens reports from the disk in Chromium, each in a fresh tab, and prints the median seconds from the
 address to the first answered click on a node. RUN is a run on `zoo/small`, verified if its evidence
@@ -65,10 +65,15 @@ def synthetic(folder: Path, name: str, graph: Graph) -> Path:
         mask = ranking >= ranking.sort(descending=True).values[n - 1]
         kl = 0.01 if n >= chosen else 1.0
         points.append(Point(n / graph.n_edges, mask, {"kl": kl, "n": 64, **MEASURED}))
-    about = {"model": name, "task": "ioi", "ablation": "patch", "metric": "logit_diff"}
+    about: dict[str, str | int | float | None] = {
+        "model": name,
+        "task": "ioi",
+        "ablation": "patch",
+        "metric": "logit_diff",
+    }
     about |= {"split": "test", "init": "eap", "learner": None}
-    ends = [{"kl": kl, "n": 64, **MEASURED} for kl in (0.0, 2.0)]
-    write_results(run, Frontier(graph, about, *ends, points), scores, ranking, "made up")
+    full, empty = ({"kl": kl, "n": 64, **MEASURED} for kl in (0.0, 2.0))
+    write_results(run, Frontier(graph, about, full, empty, points), scores, ranking, "made up")
     write_tensors(run / "scores.safetensors", {"scores": scores})
     return write_report([run])
 
