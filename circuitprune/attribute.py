@@ -164,7 +164,7 @@ def _finish(setup: Setup, scoring: Scoring, say: Print, command: str) -> Frontie
     for steps, _, correlation in scoring.agreement:
         logger.experiment.add_scalar("attribution/spearman_m_2m", correlation, steps)
     log_final(logger, config, frontier)
-    complete(folder, setup.example_pairs())
+    complete(folder, setup.example_pairs(frontier.chosen().mask))
     return frontier
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from circuitprune.ablation import Ablation, make_ablation
@@ -10,8 +12,10 @@ from circuitprune.config import RunConfig
 from circuitprune.data import SPLITS, PairData, prepare
 from circuitprune.engine import GatedModel
 from circuitprune.errors import ConfigError, DataError
+from circuitprune.evidence.examples import few_pairs
 from circuitprune.metrics import TASK_METRICS, TaskMetric
 from circuitprune.models import load_model
+from circuitprune.predictions import predictions
 from circuitprune.references import References
 from circuitprune.selfcheck import self_check
 from circuitprune.splits import resampled
@@ -38,12 +42,28 @@ class Setup:
         """The split to verify on: test, else validation, else training pairs."""
         return next(name for name in ("test", "val", "train") if self.data.splits[name])
 
-    def example_pairs(self, n: int = 12) -> dict:
-        """`pairs.json`: the first `n` held-out pairs as tokens, and how many there are."""
-        examples, tokens = self.data.splits[self.held_out], self.tokenizer.convert_ids_to_tokens
+    def example_pairs(self, circuit: Bool[Tensor, " edge"], n: int = 12) -> dict:
+        """`pairs.json`: the first `n` held-out pairs as tokens, and what follows by `predictions`.
+
+        Args:
+            circuit: Whose predictions stand beside the model's.
+            n: Pairs at most.
+        """
+        split, tokens = self.held_out, self.tokenizer.convert_ids_to_tokens
+        examples, size = self.data.splits[split], self.config.verify.batch_size
+        batches = few_pairs(self.data.batches(split, size), n)
+        follows = predictions(self.references, circuit, batches, self._spell)
         names = ("clean", "corrupt", "answers", "wrong")
-        pairs = [{k: tokens(list(getattr(e, k))) for k in names} for e in examples[:n]]
-        return {"split": self.held_out, "n": len(examples), "pairs": pairs}
+        pairs = [
+            {**{k: tokens(list(getattr(example, k))) for k in names}, "next": found}
+            for example, found in zip(examples, follows, strict=False)
+        ]
+        about = {"split": split, "n": len(examples), "n_edges": int(circuit.sum())}
+        return {**about, "pairs": pairs}
+
+    def _spell(self, token: int) -> str:
+        """A token as the tokenizer names it, or its id where a model has more than it knows."""
+        return self.tokenizer.convert_ids_to_tokens([token])[0] or str(token)
 
 
 def make_setup(config: RunConfig) -> Setup:

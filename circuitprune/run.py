@@ -67,7 +67,7 @@ def discover(config: RunConfig, say: Print = print, command: str = "") -> Fronti
     command = command or "python scripts/train_mask.py config.yaml"
     write_results(folder, frontier, initial, final, command)
     log_final(logger, config, frontier)
-    complete(folder, setup.example_pairs())
+    complete(folder, setup.example_pairs(frontier.chosen().mask))
     return frontier
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import socket
 from getpass import getuser
 from pathlib import Path
@@ -154,6 +155,21 @@ def test_the_numbers_are_those_of_a_direct_evaluation(finished):
         again = with_faithfulness(evidence[str(p["size"])], full, evidence["empty"])
         for name in EVIDENCE:
             assert p[name] == pytest.approx(again[name], abs=1e-4), (p["size"], name)
+
+
+def test_pairs_hold_what_follows_by_the_model_and_by_the_chosen_circuit(finished):
+    found, setup = (
+        strict(finished / "pairs.json"),
+        make_setup(load_config(finished / "config.yaml")),
+    )
+    circuit = Circuit.load(finished / "circuits" / f"{found['n_edges']}.json")
+    chosen = re.search(r"circuits/(\d+)\.json", (finished / "summary.md").read_text())
+    assert chosen and int(chosen[1]) == found["n_edges"]
+    again = setup.example_pairs(circuit.mask)
+    assert found == json.loads(json.dumps(again)) and 0 < len(found["pairs"]) <= found["n"]
+    for pair, example in zip(found["pairs"], setup.data.splits["test"], strict=False):
+        assert pair["clean"] == setup.tokenizer.convert_ids_to_tokens(list(example.clean))
+        assert set(pair["next"]) == {"model", "model_corrupt", "circuit"}
 
 
 def test_circuits_reload_and_are_the_selection_of_the_trained_ranking(finished):
