@@ -21,7 +21,7 @@ MOST_ROWS = 10
 """Rows of a table; `verification.json` holds all."""
 EDGE = re.compile(r"((?:\b(?:input|a\d+\.h\d+|m\d+)->)?\ba\d+\.(?:h|kv)\d+<[qkv]>)")
 """An edge, or a reader, whose name holds what Markdown would take for HTML."""
-VERDICTS = {"pass": "passes", "fail": "**fails**", "undecided": "undecided", None: "no verdict"}
+VERDICTS = {"pass": "passes", "fail": "**fails**", "undecided": "undecided", None: "describes"}
 
 
 def page(found: dict) -> str:

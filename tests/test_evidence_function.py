@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 
 import pytest
 import torch
@@ -114,6 +115,34 @@ def test_examples_show_what_the_induction_head_looks_at():
         assert weights[after] > 0.99 and [clean[after]] == example["answers"]
         assert example["lens"]["logits"][0] == clean[after]
         assert example["attention_from_answer"][PREVIOUS_HEAD][-2] > 0.99
+
+
+def test_the_whole_pattern_is_the_models_and_ends_with_the_answer_position():
+    gated, batch = references(0.0).gated, data().batches("test")[0]
+    patterns = attention_patterns(gated, batch.clean, batch.mask)
+    for row, example in enumerate(found()["examples"]):
+        for name, (layer, head) in {PREVIOUS_HEAD: (0, 2), INDUCTION_HEAD: (1, 1)}.items():
+            triangle = example["attention"][name]
+            assert [len(weights) for weights in triangle] == list(range(1, LENGTH + 1))
+            for at, weights in enumerate(triangle):
+                theirs = patterns[layer, row, head, at, : at + 1].tolist()
+                assert weights == pytest.approx(theirs, abs=6e-4)
+            assert triangle[-1] == pytest.approx(example["attention_from_answer"][name], abs=6e-4)
+
+
+def test_a_pattern_too_large_for_the_file_is_left_out(monkeypatch):
+    monkeypatch.setattr(
+        import_module("circuitprune.evidence.function"), "MOST_WEIGHTS", LENGTH * (LENGTH + 1) - 1
+    )  # of two heads
+    examples = function(base())["examples"]
+    assert not any("attention" in example for example in examples)
+    assert [e["attention_from_answer"] for e in examples] == [
+        e["attention_from_answer"] for e in found()["examples"]
+    ]
+
+
+def test_it_describes_and_gives_no_verdict():
+    assert found()["n_pairs"] == 64 and "verdict" not in found()
 
 
 def test_without_a_tokenizer_ids_are_shown():

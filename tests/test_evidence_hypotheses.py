@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -273,9 +274,30 @@ def test_the_section_is_plain_and_the_same_again():
     one, two = (json.dumps(hypotheses(tiny_case()), allow_nan=False) for _ in range(2))
     assert one == two
     found = json.loads(one)
-    assert {"equivalence", "independence", "minimality", "sentence", "alpha"} == set(found)
-    for name in ("equivalence", "independence", "minimality"):
+    tests = ("equivalence", "independence", "minimality")
+    assert {*tests, "n_pairs", "alpha", "verdict", "sentence"} == set(found)
+    assert found["n_pairs"] == tiny_case().n_examples
+    for name in tests:
         assert 0 <= found[name]["p"] <= 1 and found[name]["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("three", "verdict"),
+    [
+        (("pass", "pass", "pass"), "pass"),
+        (("pass", "pass", "undecided"), "undecided"),
+        (("fail", "pass", "undecided"), "fail"),
+    ],
+)
+def test_one_rejection_is_a_rejection_of_the_ideal_circuit(monkeypatch, three, verdict):
+    names = ("equivalence", "independence", "minimality")
+    for name, one in zip(names, three, strict=True):
+        monkeypatch.setattr(
+            import_module("circuitprune.evidence.hypotheses"),
+            name,
+            lambda *_, one=one: {"verdict": one},
+        )
+    assert hypotheses(tiny_case())["verdict"] == verdict
 
 
 def test_few_pairs_are_the_first():

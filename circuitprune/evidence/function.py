@@ -7,6 +7,7 @@ for; the other kinds of evidence say whether it matters.
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from circuitprune.batches import Batch
@@ -22,6 +23,8 @@ N_SHOWN = 2
 N_PAIRS = 128
 """Pairs at most behind the means."""
 PROBES = ("previous", "duplicate", "induction", "copying", "anticopying")
+MOST_WEIGHTS = 30_000
+"""Attention weights of one pair that are kept; beyond, only those from the answer position."""
 N_TOP = 3
 """Tokens that the lens shows at each place."""
 
@@ -33,7 +36,8 @@ def function(case: Case) -> dict:
     prompts, the latter on corrupt ones too (the base that ablated edges leave). `direct`: each kept
     writer's mean direct share of the logit difference. `heads`: the probes of each kept head, and
     its mean attention from the answer position to where answers and wrong tokens stand in the
-    prompt. `examples`: tokens, lens and attention from the answer position of a few pairs.
+    prompt. `examples`: tokens, lens and attention of a few pairs. There is no verdict: nothing is
+    tested here.
     """
     batches = _first_pairs(case.batches, N_PAIRS)
     case.progress("logit lens", 0.0)
@@ -45,8 +49,8 @@ def function(case: Case) -> dict:
     case.progress("attention", 0.8)
     examples = _examples(case, _first_pairs(case.batches, N_SHOWN))
     case.progress("attention", 1.0)
-    n_pairs = sum(map(len, batches))
-    found = {"n": n_pairs, "lens": lens, "direct": direct, "heads": heads, "examples": examples}
+    parts = {"lens": lens, "direct": direct, "heads": heads, "examples": examples}
+    found = {"n_pairs": sum(map(len, batches)), **parts}
     return {**found, "sentence": _sentence(found)}
 
 
@@ -153,13 +157,7 @@ def _examples(case: Case, batches: Sequence[Batch]) -> list[dict]:
                 place: [spell(t) for t in logit_lens(gated, s[row]).topk(N_TOP).indices.tolist()]
                 for place, s in streams.items()
             }
-            attention = {
-                f"a{layer}.h{head}": [
-                    _number(weight)
-                    for weight in patterns[layer, row, head, last, : last + 1].tolist()
-                ]
-                for layer, head in _kept_heads(case)
-            }
+            seen = patterns[:, row, :, : last + 1, : last + 1].cpu()
             shown.append(
                 {
                     "index": int(batch.index[row]),
@@ -168,10 +166,30 @@ def _examples(case: Case, batches: Sequence[Batch]) -> list[dict]:
                     "answers": [spell(t) for t in batch.answers[row].tolist() if t >= 0][:10],
                     "wrong": [spell(t) for t in batch.wrong[row].tolist() if t >= 0][:10],
                     "lens": tops,
-                    "attention_from_answer": attention,
+                    **_attention(seen, _kept_heads(case)),
                 }
             )
     return shown
+
+
+def _attention(
+    patterns: Float[Tensor, "layer head query key"], heads: Sequence[tuple[int, int]]
+) -> dict[str, dict]:
+    """Of each head what the answer position sees, and, unless too much, what each position does."""
+    names = [f"a{layer}.h{head}" for layer, head in heads]
+    of = {name: patterns[at] for name, at in zip(names, heads, strict=True)}
+    last = {name: [_number(x) for x in pattern[-1].tolist()] for name, pattern in of.items()}
+    found: dict[str, dict] = {"attention_from_answer": last}
+    n = patterns.shape[-1]
+    if len(heads) * n * (n + 1) // 2 <= MOST_WEIGHTS:
+        found["attention"] = {name: _triangle(pattern) for name, pattern in of.items()}
+    return found
+
+
+def _triangle(pattern: Float[Tensor, "query key"]) -> list[list[float]]:
+    """For each position the weights of those up to it, to three digits after the point."""
+    rows = pattern.double().tolist()
+    return [[round(x, 3) for x in row[: at + 1]] for at, row in enumerate(rows)]
 
 
 def _sentence(found: dict) -> str:
@@ -188,7 +206,7 @@ def _sentence(found: dict) -> str:
     named = ", ".join(f"{row['head']} {'/'.join(row['labels'])}" for row in known[:6])
     what = f"{len(known)} of {len(found['heads'])} kept heads pass a probe"
     return (
-        f"{when}, over {found['n']} pairs. "
+        f"{when}, over {found['n_pairs']} pairs. "
         + (f"The largest direct shares of the logit difference are {writers}. " if writers else "")
         + what
         + (f": {named}{', ...' * (len(known) > 6)}. " if named else ". ")

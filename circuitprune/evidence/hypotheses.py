@@ -8,7 +8,7 @@ every circuit unrejected, so each result says what it would have taken.
 Source: Shi et al. 2024, "Hypothesis Testing the Circuit Hypothesis in LLMs" (arXiv 2410.13032).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from jaxtyping import Bool, Float64
@@ -33,7 +33,11 @@ Q = 0.9
 
 
 def hypotheses(case: Case) -> dict:
-    """Equivalence, independence and minimality, each with statistic, p-value and a sentence."""
+    """Equivalence, independence and minimality, each with statistic, p-value and a sentence.
+
+    An ideal circuit meets all three, so `verdict` is `fail` if any is rejected. With each at 5 %,
+    an ideal one fails by chance up to three times as often.
+    """
     masks = {"circuit": case.mask, "complement": ~case.mask}
     found = per_example(case.references, masks, case.batches, case.task_metric)
     full = full_examples(case.references, case.batches, case.task_metric)
@@ -45,7 +49,19 @@ def hypotheses(case: Case) -> dict:
     verdicts = {name: test["verdict"] for name, test in tests.items()}
     told = ", ".join(f"{name} {verdict}" for name, verdict in verdicts.items())
     sentence = f"Of the three hypotheses of an ideal circuit: {told}. A pass means not rejected."
-    return {"alpha": ALPHA, **tests, "sentence": sentence}
+    return {
+        "n_pairs": case.n_examples,
+        "alpha": ALPHA,
+        **tests,
+        "verdict": _all_of(verdicts.values()),
+        "sentence": sentence,
+    }
+
+
+def _all_of(verdicts: Iterable[str]) -> str:
+    """`fail` if any fails, else `undecided` if any is, else `pass`."""
+    found = set(verdicts)
+    return next((one for one in ("fail", "undecided") if one in found), "pass")
 
 
 def equivalence(circuit: Examples, full: Examples) -> dict:
