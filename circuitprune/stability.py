@@ -251,6 +251,10 @@ def _study(
         "runs": [_about(trial, run) for trial, run in zip(group, runs, strict=True)],
         "n_edges": n_edges,
         "overlap": _overlap(runs, n_edges),
+        "jaccard": {
+            "edges": edge_jaccard(masks).tolist(),
+            "nodes": node_jaccard(graph, masks).tolist(),
+        },
         "curve": [_overlap(runs, n) for n in _sizes(setup)],
         "kept_by": torch.bincount(kept.long(), minlength=len(runs) + 1).tolist(),
         "elected": {title: int(mask.sum()) for title, mask in elected.items()},

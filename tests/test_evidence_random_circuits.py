@@ -141,6 +141,7 @@ def test_the_place_of_the_circuit_is_counted():
         kl = {name: examples.kl.mean().item() for name, examples in each.items()}
         own = kl.pop("circuit")
         place = found["families"][family]["kl"]
+        assert found["families"][family]["kl_of_each"] == pytest.approx(list(kl.values()))
         ties = sum(value == own for value in kl.values())
         assert place["quantile"] == (sum(value > own for value in kl.values()) + ties / 2) / 12
         assert place["p"] == pytest.approx((1 + sum(value <= own for value in kl.values())) / 13)

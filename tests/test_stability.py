@@ -124,6 +124,21 @@ def test_overlap_follows_from_the_circuit_files(study):
             assert row["edges"]["largest"] == pytest.approx(max(pairs))
 
 
+def test_the_matrix_has_every_pair_of_the_overlap(study):
+    _, found = study
+    for group in found["groups"].values():
+        for kind, matrix in group["jaccard"].items():
+            n = len(group["runs"])
+            assert [len(row) for row in matrix] == [n] * n
+            assert (
+                all(matrix[i][i] == 1 for i in range(n)) and matrix == np.transpose(matrix).tolist()
+            )
+            pairs = [matrix[i][j] for i in range(n) for j in range(i)]
+            summary = group["overlap"][kind]
+            assert summary["mean"] == pytest.approx(np.mean(pairs))
+            assert (summary["least"], summary["largest"]) == pytest.approx((min(pairs), max(pairs)))
+
+
 def test_the_csv_counts_how_often_an_edge_was_kept(study):
     folder, found = study
     for name, group in found["groups"].items():

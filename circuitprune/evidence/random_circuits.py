@@ -135,6 +135,7 @@ def random_circuits(case: Case) -> dict:
             "n_edges": {"least": min(edges), "mean": sum(edges) / len(edges), "most": max(edges)},
             "n_same": sum(bool((masks[name] == case.mask).all()) for name in names),
             **_places(numbers["circuit"], [numbers[name] for name in names]),
+            "kl_of_each": [numbers[name]["kl"] for name in names],
         }
     return {
         "n_pairs": sum(map(len, batches)),
