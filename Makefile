@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check docs bench clean
 
 demo: $(VENV)/.installed  ## find, verify and export a circuit of the shipped model
 	rm -rf runs/demo
@@ -16,6 +16,9 @@ check: $(VENV)/.installed-dev  ## what CI runs before the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev  ## these documents as a site, offline: docs/_build/index.html
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build
 
 bench: $(VENV)/.installed  ## ratios to a plain forward, GPT-2-small shape; see benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/run.py
@@ -30,4 +33,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs docs/_build
