@@ -70,6 +70,18 @@ function table(head, rows, into = make("table")) {
   return into;
 }
 
+/** A table that shows `size` of `n` rows at a time, `row(i)` each, and says which; `foot` holds the buttons. */
+function pages(head, n, row, into, foot, size = 200) {
+  const turn = (first) => {
+    const last = Math.min(n, first + size);
+    const go = (text, to) => make("button", { type: "button", disabled: to < 0 || to >= n, onclick: () => turn(to) }, text);
+    table(head, Array.from({ length: last - first }, (_, i) => row(first + i)), into);
+    const range = n > size ? `Rows ${spell(first + 1)} to ${spell(last)} of ${spell(n)}.` : `${spell(n)} rows.`;
+    foot.replaceChildren(range, ...(n > size ? [" ", go("previous", first - size), " ", go("next", first + size)] : []));
+  };
+  turn(0);
+}
+
 /** Hands a text to the reader as a file. */
 function save(name, text, type) {
   const url = URL.createObjectURL(new Blob([text], { type }));

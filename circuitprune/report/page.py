@@ -12,7 +12,20 @@ from circuitprune.errors import RunError
 from circuitprune.files import write_atomic
 from circuitprune.report.data import report_data
 
-SCRIPTS = ("dom.js", "circuit.js", "frontier.js", "evidence.js", "report.js")
+SCRIPTS = (
+    "dom.js",
+    "layout.js",
+    "circuit.js",
+    "canvas.js",
+    "picture.js",
+    "panel.js",
+    "compare.js",
+    "takeaway.js",
+    "address.js",
+    "frontier.js",
+    "evidence.js",
+    "report.js",
+)
 """Parts of the page's one script, in order."""
 INERT = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 """Characters that could end a script element, and how JSON spells them otherwise."""

@@ -1,0 +1,71 @@
+// Many edges: painted on a canvas under the drawing, because a page slows down with many elements.
+
+const REST = 120;
+/** Milliseconds without a move after which the picture is painted anew. */
+
+/** Paints curves; while the view moves the last picture is moved with it, then painted anew. */
+class Paint {
+  constructor(canvas) {
+    this.canvas = canvas;
+    this.curves = [];
+    this.timer = null;
+    this.view = null;
+  }
+
+  /** Takes curves `{d, style, width, opacity, dash}`, the weakest first; none clears the canvas. */
+  show(curves, bands, view) {
+    this.curves = curves.map((curve) => ({ ...curve, path: new Path2D(curve.d) }));
+    this.bands = bands;
+    this.canvas.hidden = curves.length === 0;
+    this.paint(view);
+  }
+
+  /** Goes along with a view `{x, y, k}`: at once roughly, sharply when it rests. */
+  follow(view) {
+    if (this.curves.length === 0 || (same(view, this.view) && this.width === this.canvas.clientWidth)) return;
+    const { x, y, k } = this.view, scale = view.k / k, unit = (this.canvas.clientWidth / WIDTH) * view.k;
+    const left = (corner(x, k, WIDTH) - corner(view.x, view.k, WIDTH)) * unit;
+    const top = (corner(y, k, HEIGHT) - corner(view.y, view.k, HEIGHT)) * unit;
+    this.canvas.style.transform = `translate(${left}px, ${top}px) scale(${scale})`;
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.paint(view), REST);
+  }
+
+  paint(view) {
+    const { canvas, curves } = this;
+    clearTimeout(this.timer);
+    this.view = { ...view };
+    this.width = canvas.clientWidth;
+    canvas.style.transform = "";
+    if (curves.length === 0) return;
+    const width = Math.round(canvas.clientWidth * Math.min(2, devicePixelRatio));
+    canvas.width = width;
+    canvas.height = Math.round((width * HEIGHT) / WIDTH);
+    const pen = canvas.getContext("2d"), unit = (width / WIDTH) * view.k;
+    const look = getComputedStyle(canvas);
+    pen.setTransform(unit, 0, 0, unit, -corner(view.x, view.k, WIDTH) * unit, -corner(view.y, view.k, HEIGHT) * unit);
+    this.shade(pen, look);
+    for (const { path, style, width: line, opacity, dash } of curves) {
+      pen.strokeStyle = look.getPropertyValue(style);
+      pen.globalAlpha = opacity;
+      pen.lineWidth = line;
+      pen.setLineDash(dash);
+      pen.stroke(path);
+    }
+  }
+
+  shade(pen, look) {
+    pen.fillStyle = look.getPropertyValue("--panel");
+    for (const { x, y, width, height, rx, opacity } of this.bands) {
+      pen.globalAlpha = opacity;
+      pen.beginPath();
+      pen.roundRect(x, y, width, height, rx);
+      pen.fill();
+    }
+  }
+}
+
+const same = (a, b) => a.x === b.x && a.y === b.y && a.k === b.k;
+
+/** Where what is seen begins, if its middle is at `middle` and it shows `size / k`. */
+const corner = (middle, k, size) => middle - size / 2 / k;
