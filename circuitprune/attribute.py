@@ -7,6 +7,7 @@ from pathlib import Path
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from circuitprune import board
 from circuitprune.attribution import METHODS, UNSIGNED
 from circuitprune.config import RunConfig, flatten, load_config, to_yaml
 from circuitprune.errors import ConfigError, RunError
@@ -21,6 +22,7 @@ from circuitprune.scoring import (
     Scoring,
     chosen_edges,
     metric_name,
+    reference_edges,
     scoring_of,
 )
 from circuitprune.shards import differences, processes, threads
@@ -117,6 +119,7 @@ def _prepare(config: RunConfig) -> Setup:
         raise unusable(folder, error) from None
     setup = make_setup(config)
     chosen_edges(setup)
+    reference_edges(setup)
     if goes_on and (folder / "versions.json").exists():
         theirs, ours = read_json(folder / "versions.json"), versions(setup.gated.model)
         _same(folder, "versions.json", theirs, ours)
@@ -160,10 +163,13 @@ def _finish(setup: Setup, scoring: Scoring, say: Print, command: str) -> Frontie
     command = command or "python scripts/attribute.py config.yaml"
     write_results(folder, frontier, scoring.scores, ranking, command, notes)
     logger = make_logger(folder)
-    log_texts(logger, setup)
+    log_texts(logger, setup, trains=False)
     for steps, _, correlation in scoring.agreement:
         logger.experiment.add_scalar("attribution/spearman_m_2m", correlation, steps)
-    log_final(logger, config, frontier)
+    reference = reference_edges(setup)
+    if reference is not None:
+        board.write_recovery(logger.experiment, ranking, reference, 0)
+    log_final(logger, config, frontier, ranking)
     complete(folder, setup.example_pairs(frontier.chosen().mask))
     return frontier
 

@@ -162,6 +162,8 @@ class VerifyConfig:
     ranking: Literal["absolute", "signed"] = "absolute"
     """attribute: keep the edges of largest |score|, or those that help most, as MIB's CPR does."""
     batch_size: int = 64
+    reference: str | None = None
+    """Circuit file; TensorBoard shows how well the ranking finds its edges."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
         preset = OmegaConf.merge(schema, chosen, typed).preset
         merged = OmegaConf.merge(schema, PRESETS[preset], chosen, typed)
         config = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, TypeError, ValueError, AttributeError) as error:
+    except (OmegaConfBaseException, YAMLError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{where}: {_message(error)}") from None

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from circuitprune import board
 from circuitprune.config import RunConfig, flatten, to_yaml
 from circuitprune.errors import ConfigError
 from circuitprune.files import write_tensors
@@ -30,14 +31,11 @@ from circuitprune.objectives import make_objective
 from circuitprune.preparation import Setup, describe, make_setup, memory_text, pairs_text
 from circuitprune.reachability import live_edges
 from circuitprune.results import Frontier, Point, fingerprint, write_results
-from circuitprune.scoring import Print, scoring_of
+from circuitprune.scoring import Print, reference_edges, scoring_of
 from circuitprune.selection import select_sizes, select_threshold
 from circuitprune.sparsity import DensitySchedule, make_penalty
 from circuitprune.training import MaskTraining
 from circuitprune.verification import Evidence, evaluate, evaluate_full, with_faithfulness
-
-FRONTIER_CURVES = ("kl", "faithfulness", "metric", "accuracy", "exact_match")
-"""Evidence that TensorBoard draws over the number of edges."""
 
 
 def discover(config: RunConfig, say: Print = print, command: str = "") -> Frontier:
@@ -66,7 +64,7 @@ def discover(config: RunConfig, say: Print = print, command: str = "") -> Fronti
     frontier = verify(setup, final)
     command = command or "python scripts/train_mask.py config.yaml"
     write_results(folder, frontier, initial, final, command)
-    log_final(logger, config, frontier)
+    log_final(logger, config, frontier, final)
     complete(folder, setup.example_pairs(frontier.chosen().mask))
     return frontier
 
@@ -90,6 +88,7 @@ def _prepare(config: RunConfig) -> tuple[Setup, Trainer, TensorBoardLogger]:
     setup = make_setup(config)
     logger = make_logger(folder)
     trainer = make_trainer(setup, folder, logger)
+    reference_edges(setup)
     if checkpoint is not None:
         make_module(setup, None).on_load_checkpoint(checkpoint)  # refuses another model's
     return setup, trainer, logger
@@ -149,6 +148,7 @@ def make_module(setup: Setup, initial: Float[Tensor, " edge"] | None) -> MaskTra
         penalty_lr=gates.penalty_lr,
         schedule=schedule if hard_concrete else None,
         fingerprint=fingerprint(setup.gated.model),
+        reference=reference_edges(setup),
     )
 
 
@@ -288,21 +288,24 @@ def make_logger(folder: Path) -> TensorBoardLogger:
     return TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
 
 
-def log_texts(logger: TensorBoardLogger, setup: Setup) -> None:
-    """The config and three decoded pairs, for TensorBoard's TEXT tab."""
+def log_texts(logger: TensorBoardLogger, setup: Setup, trains: bool = True) -> None:
+    """The config and three decoded pairs, for the TEXT tab, and how charts are arranged."""
     logger.experiment.add_text("config", f"```yaml\n{to_yaml(setup.config)}\n```")
     logger.experiment.add_text("pairs", pairs_text(setup, 3))
+    board.write_arrangement(logger.experiment, trains, setup.config.verify.reference is not None)
 
 
-def log_final(logger: TensorBoardLogger, config: RunConfig, frontier: Frontier) -> None:
-    """The frontier as curves over the number of edges, and the chosen circuit for HPARAMS."""
-    for point in sorted(frontier.points, key=lambda point: int(point.mask.sum())):
-        for name in FRONTIER_CURVES:
-            n_edges, value = int(point.mask.sum()), point.evidence[name]
-            logger.experiment.add_scalar(f"frontier/{name}", value, n_edges)
+def log_final(
+    logger: TensorBoardLogger, config: RunConfig, frontier: Frontier, final: Float[Tensor, " edge"]
+) -> None:
+    """The frontier over the number of edges, and the chosen circuit, drawn and for HPARAMS."""
     chosen = frontier.chosen()
+    n_edges, split = int(chosen.mask.sum()), str(frontier.provenance["split"])
+    points = {int(point.mask.sum()): point.evidence for point in frontier.points}
+    board.write_verified(logger.experiment, points, f"{split} pairs", n_edges)
+    board.write_circuit(logger.experiment, "chosen", frontier.graph, chosen.mask, final, n_edges)
     metrics = {f"final/{name}": value for name, value in chosen.evidence.items()}
-    metrics["final/n_edges"] = float(chosen.mask.sum())
+    metrics["final/n_edges"] = float(n_edges)
     logger.log_hyperparams(flatten(config), metrics)
     logger.finalize("success")
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from circuitprune.attribution import METHODS, convergence, per_example
 from circuitprune.circuit import Circuit
 from circuitprune.config import flatten
 from circuitprune.data import Batch
-from circuitprune.errors import ConfigError, RunError
+from circuitprune.errors import ConfigError, GraphError, RunError
 from circuitprune.files import read_tensors, write_tensors
 from circuitprune.gradients import Metric
 from circuitprune.metrics import TASK_METRICS, kl_divergence
@@ -241,6 +241,30 @@ def chosen_edges(setup: Setup) -> Bool[Tensor, " edge"] | None:
     if not mask.any():
         raise ConfigError(f"init.edges={path} keeps no edge, so there is nothing to score")
     return mask
+
+
+def reference_edges(setup: Setup) -> Bool[Tensor, " edge"] | None:
+    """The edges of the circuit in `verify.reference`; None without one.
+
+    Raises:
+        RunError, GraphError: not a circuit file, or one of another graph.
+        ConfigError: a circuit of no edge or of all, against which nothing can be judged.
+    """
+    path, graph = setup.config.verify.reference, setup.gated.graph
+    if path is None:
+        return None
+    found = Circuit.load(path, graph)
+    if replace(found.graph, d_model=0) != replace(graph, d_model=0):
+        raise GraphError(
+            f"verify.reference={path} is of {found.graph.describe()}, the model's is "
+            f"{graph.describe()}; see model.kv_readers if only key/value readers differ"
+        )
+    if not 0 < found.n_edges < graph.n_edges:
+        raise ConfigError(
+            f"verify.reference={path} keeps {found.n_edges:,} of {graph.n_edges:,} edges; a "
+            "reference keeps some edges and leaves out some"
+        )
+    return found.mask
 
 
 def job(setup: Setup) -> Job:

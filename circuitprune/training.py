@@ -9,10 +9,11 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from circuitprune import board
 from circuitprune.data import Batch
 from circuitprune.errors import NonFiniteError, RunError
 from circuitprune.gates import HardConcrete, Learner
-from circuitprune.live import density_image
+from circuitprune.live import Curve
 from circuitprune.metrics import CircuitEvaluation, TaskMetric
 from circuitprune.objectives import Objective
 from circuitprune.references import References
@@ -43,6 +44,7 @@ class MaskTraining(LightningModule):
         penalty_lr: Learning rate of the multipliers.
         schedule: Target density; required with a penalty.
         fingerprint: Of the base model; a checkpoint of another one is refused.
+        reference: A known circuit; TensorBoard shows how well the ranking finds it.
 
     Raises:
         RunError: a checkpoint that belongs to another model or learner.
@@ -66,6 +68,7 @@ class MaskTraining(LightningModule):
         penalty_lr: float = 0.05,
         schedule: DensitySchedule | None = None,
         fingerprint: str = "",
+        reference: Bool[Tensor, " edge"] | None = None,
     ) -> None:
         super().__init__()
         self.learner, self.penalty = learner, penalty
@@ -74,10 +77,12 @@ class MaskTraining(LightningModule):
         self.selection: Method = selection
         self.steps, self.lr, self.lr_warmup, self.lr_end = steps, lr, lr_warmup, lr_end
         self.noise_seed, self.penalty_lr, self.schedule = seed, penalty_lr, schedule
-        self.fingerprint = fingerprint
+        self.fingerprint, self.reference = fingerprint, reference
         self._masks: dict[str, Bool[Tensor, " edge"]] = {}
         self._evaluations: dict[str, CircuitEvaluation] = {}
         self._ends: tuple[Evidence, Evidence] | None = None
+        self._frontiers: list[Curve] = []
+        self._drawn_at: dict[str, int] = {}
 
     # ---------------------------------------------------------------- training
 
@@ -146,9 +151,11 @@ class MaskTraining(LightningModule):
         return 1 - (1 - self.lr_end) * min(progress, 1.0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note which model the gates belong to, and drop the absolute paths of the callbacks."""
+        """Note which model the gates belong to, drop the callbacks' absolute paths, draw."""
         checkpoint["base_model"] = self.fingerprint
         checkpoint["callbacks"] = {}
+        if isinstance(self.logger, TensorBoardLogger):
+            self._draw_circuit(self.logger)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse gates of another model, or of a learner of another kind or size."""
@@ -184,22 +191,32 @@ class MaskTraining(LightningModule):
             )
 
     def on_validation_epoch_end(self) -> None:
-        """Log KL and faithfulness of each size, gate histograms and the density image."""
-        full, empty = self._reference_ends()
+        """Log KL and faithfulness of each size, gate histograms, densities and the frontier."""
+        (full, empty), curve = self._reference_ends(), []
         for name, evaluation in self._evaluations.items():
             evidence = with_faithfulness(evaluation.compute(), full, empty)
             self.log(f"val_kl/{name}", evidence["kl"])
             self.log(f"val_faithfulness/{name}", evidence["faithfulness"])
+            curve.append((int(self._masks[name].sum()), evidence["kl"]))
             if name == self._shown_size():
                 self.log("val_kl", evidence["kl"], prog_bar=True, logger=False)
+        self._frontiers.append(curve)
         if isinstance(self.logger, TensorBoardLogger):
             self._draw(self.logger)
+            writer, title = self.logger.experiment, f"step {self.global_step}"
+            board.write_frontier(writer, "validation", self._frontiers, title, self.global_step)
 
     def on_train_end(self) -> None:
         """Draw the final gates too: without validation pairs nothing else would."""
         if isinstance(self.logger, TensorBoardLogger):
             self._cut()
             self._draw(self.logger)
+            self._draw_circuit(self.logger)
+
+    def _first_at_step(self, what: str) -> bool:
+        """Whether this is not yet drawn at this step, as a run's last step would be twice."""
+        before, self._drawn_at[what] = self._drawn_at.get(what), self.global_step
+        return before != self.global_step
 
     def _reference_ends(self) -> tuple[Evidence, Evidence]:
         """The full model and the empty circuit on the validation pairs; the same at every epoch."""
@@ -218,10 +235,22 @@ class MaskTraining(LightningModule):
         return f"{min(self.sizes, key=lambda size: abs(size - 0.05)):g}"
 
     def _draw(self, logger: TensorBoardLogger) -> None:
-        graph, step = self.references.gated.graph, self.global_step
-        image = density_image(graph, self._masks[self._shown_size()])
-        logger.experiment.add_image(f"layers/kept_at_{self._shown_size()}", image, step)
-        open_share, kinds = self.learner.probabilities().cpu(), graph.reader_kind
-        for kind in ("q", "k", "v", "mlp", "logits"):
-            rows = torch.tensor([k == kind for k in kinds])[graph.edge_reader]
-            logger.experiment.add_histogram(f"gates/{kind}", open_share[rows], step)
+        """The gates, the density of a circuit's layers and, if there is one, the reference."""
+        if not self._first_at_step("gates"):
+            return
+        graph, step, size = self.references.gated.graph, self.global_step, self._shown_size()
+        writer, learner = logger.experiment, self.learner
+        board.write_density(writer, f"kept_at_{size}", graph, self._masks[size], step)
+        board.write_gates(writer, graph, learner.probabilities().cpu(), step)
+        if self.reference is not None:
+            board.write_recovery(writer, learner.ranking(), self.reference, step)
+
+    def _draw_circuit(self, logger: TensorBoardLogger) -> None:
+        """The circuit of a readable size."""
+        if not self._first_at_step("circuit"):
+            return
+        graph, ranking = self.references.gated.graph, self.learner.ranking().cpu()
+        size = board.readable_size(graph, self.sizes)
+        (mask,) = select_sizes(graph, ranking, [size], self.selection).values()
+        tag = f"kept_at_{size:g}"
+        board.write_circuit(logger.experiment, tag, graph, mask, ranking, self.global_step)

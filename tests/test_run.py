@@ -26,6 +26,7 @@ from circuitprune.files import read_tensors, write_tensors
 from circuitprune.graph import Graph
 from circuitprune.objectives import OBJECTIVES
 from circuitprune.preparation import make_setup
+from circuitprune.recovery import recovery
 from circuitprune.results import PACKAGES, Frontier
 from circuitprune.selection import select_sizes
 from circuitprune.training import MaskTraining
@@ -49,6 +50,7 @@ PROMISED = {
     "COMPLETE",
 }
 SIZES = [0.05, 0.2, 0.5, 1.0]
+KNOWN = ["input->a0.h1<v>", "a0.h1->a1.h2<k>", "a1.h2->logits"]
 BYTES = {"gates.safetensors", "frontier.json", "edges.csv"}
 
 
@@ -279,9 +281,11 @@ def test_nothing_private_is_written(gpt2_home, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def events(gpt2_home) -> EventAccumulator:
     """Of a hard-concrete run, which logs all that there is."""
-    folder = gpt2_home / "events"
-    discover(gpt2_home, "gates.learner=hard_concrete", f"output_dir={folder}")
-    found = EventAccumulator(str(folder))
+    folder, known = gpt2_home / "events", gpt2_home / "known.json"
+    Circuit.from_names(Graph(2, 4, 4), KNOWN).save(known)
+    options = "gates.learner=hard_concrete", f"verify.reference={known}"
+    discover(gpt2_home, *options, f"output_dir={folder}")
+    found = EventAccumulator(str(folder), size_guidance={"images": 0, "histograms": 0})
     found.Reload()
     return found
 
@@ -326,8 +330,7 @@ def test_validation_curves_are_logged_at_every_size(events, size):
 def test_pictures_texts_and_hyper_parameters_are_logged(events):
     tags = events.Tags()
     assert set(tags["histograms"]) == {f"gates/{k}" for k in ("q", "k", "v", "mlp", "logits")}
-    assert len(tags["images"]) == 1
-    image = events.Images(tags["images"][0])[0]
+    image = events.Images("layers/kept_at_0.05")[0]
     assert (image.width, image.height) == (72, 72)  # 2 layers and the ends, 24 pixels each
     config = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "learner: hard_concrete" in config
@@ -339,6 +342,52 @@ def test_pictures_texts_and_hyper_parameters_are_logged(events):
     assert b"gates.learner" in hparams and b"hard_concrete" in hparams
     for name in (*EVIDENCE, "n_edges"):
         assert values(events, f"final/{name}")
+
+
+def steps(events: EventAccumulator, kind: str) -> dict[str, list[int]]:
+    """At which steps each picture or histogram was drawn."""
+    read = events.Images if kind == "images" else events.Histograms
+    return {tag: [event.step for event in read(tag)] for tag in events.Tags()[kind]}
+
+
+def test_circuits_are_drawn_at_checkpoints_and_frontiers_at_validations(events, gpt2_home):
+    """Checkpoints every 4 steps, validations every 5, the end after 12; nothing twice."""
+    n_edges = strict(gpt2_home / "events" / "frontier.json")["points"]
+    chosen = values(events, "final/n_edges")[0]
+    assert chosen in {float(point["n_edges"]) for point in n_edges}
+    assert steps(events, "images") == {
+        "circuit/kept_at_0.5": [4, 8, 12],
+        "frontier/validation": [5, 10],
+        "layers/kept_at_0.05": [5, 10, 12],
+        "circuit/chosen": [chosen],
+        "frontier/verified": [chosen],
+    }
+    assert set(map(tuple, steps(events, "histograms").values())) == {(5, 10, 12)}
+
+
+def test_the_ranking_is_compared_with_a_reference(events, gpt2_home):
+    ranking = read_tensors(gpt2_home / "events" / "gates.safetensors")[0]["ranking"]
+    known = Graph(2, 4, 4).mask_of(KNOWN)
+    for name, value in recovery(ranking, known).items():
+        if name != "precision_at_size":
+            drawn = values(events, f"reference/{name}")
+            assert list(drawn) == [5, 10, 12] and drawn[12] == pytest.approx(value)
+    curves = events.Tensors("reference/precision_recall")
+    assert [curve.step for curve in curves] == [5, 10, 12]
+
+
+@pytest.mark.parametrize(
+    ("graph", "edges", "words"),
+    [
+        (Graph(2, 4, 4), [], "keeps 0 of 110 edges"),
+        (Graph(2, 4, 2), ["input->logits"], "2 layers, 4 heads, 2 KV readers"),
+    ],
+)
+def test_a_reference_that_cannot_be_one_is_refused(gpt2_home, tmp_path, graph, edges, words):
+    Circuit.from_names(graph, edges).save(tmp_path / "known.json")
+    with pytest.raises(CircuitPruneError, match=words):
+        discover(gpt2_home, f"verify.reference={tmp_path}/known.json", f"output_dir={tmp_path}/run")
+    assert not (tmp_path / "run").exists()
 
 
 # ---------------------------------------------------------------- every option
@@ -429,8 +478,10 @@ def test_without_validation_pairs(gpt2_home, tmp_path):
     assert "train/loss" in found.Tags()["scalars"]
     assert not [tag for tag in found.Tags()["scalars"] if tag.startswith("val_")]
     assert len(found.Tags()["histograms"]) == 5
-    (tag,) = found.Tags()["images"]
-    assert [image.step for image in found.Images(tag)] == [12]
+    drawn = steps(found, "images")
+    assert drawn.pop("layers/kept_at_0.05") == [12]
+    assert drawn.pop("circuit/kept_at_0.5") == [4, 8, 12]
+    assert set(drawn) == {"circuit/chosen", "frontier/verified"}
     assert (folder / "COMPLETE").exists()
 
 
