@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from circuitprune.config import RunConfig, load_config
 from circuitprune.errors import ConfigError
@@ -60,7 +61,7 @@ def load_options(overrides: Sequence[str]) -> tuple[EvidenceConfig, list[str]]:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(EvidenceConfig), OmegaConf.from_dotlist(own))
         options = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, TypeError, ValueError, AttributeError) as error:
+    except (OmegaConfBaseException, YAMLError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"the command line: {str(error).splitlines()[0]}") from None
     assert isinstance(options, EvidenceConfig)
     _check(options)

@@ -257,6 +257,11 @@ def test_an_override_is_an_assignment(item):
 # ---------------------------------------------------------------- broken files
 
 
+def test_a_value_that_is_no_yaml_is_refused():
+    with pytest.raises(ConfigError, match="the command line: while parsing a flow sequence"):
+        load_config(None, ["verify.sizes=[0.01"])
+
+
 def test_missing_file_is_named(tmp_path):
     path = tmp_path / "absent.yaml"
     assert str(path) in refusal(path)

@@ -217,6 +217,7 @@ def test_a_section_that_is_undefined_says_why_and_is_not_kept(run, monkeypatch):
         ("sections=[minimal]", "did you mean 'minimality'"),
         ("seeed=1", "seeed"),
         ("n_random=many", "many"),
+        ("sections=[a", "while parsing"),
         ("seed", "key=value"),
         ("seed=${oops}", "key=value"),
         ("task.seed=1", "task.seed is a setting of the run"),
