@@ -116,7 +116,11 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
 
 def add_report(parser: argparse.ArgumentParser) -> None:
     """The arguments of `report`."""
-    parser.add_argument("runs", nargs="+", help="run folders; the first one's circuit is drawn")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        help="run folders, the first one's circuit is drawn; also folders of stability and compare",
+    )
     parser.add_argument("-o", "--output", help="the file (report.html in the first folder)")
     parser.set_defaults(command=_report, hint="nothing was written")
 

@@ -16,6 +16,7 @@ from circuitprune.circuit import Circuit
 from circuitprune.errors import RunError
 from circuitprune.files import read_json, read_tensors
 from circuitprune.graph import Graph
+from circuitprune.report.studies import sources
 from circuitprune.results import Frontier, Point
 
 MOST_DRAWN = 50_000
@@ -34,15 +35,14 @@ def report_data(folders: Sequence[str | Path]) -> dict:
     has other sizes, so that no edge means the same, what those sizes are.
 
     Args:
-        folders: Run folders of `train` or `attribute`; they need not be `COMPLETE`.
+        folders: Run folders of `train` or `attribute`, which need not be `COMPLETE`, and what
+            `stability` and `compare` wrote; see `sources`.
 
     Raises:
         RunError: no folder, or one without a run or with damaged files.
         GraphError: a file under `circuits` is not a circuit.
     """
-    if not folders:
-        raise RunError("no run to report on; give at least one run folder")
-    paths = [Path(folder) for folder in folders]
+    paths, studies = sources(folders)
     read = [_read(path) for path in paths]
     first, (frontier, circuits) = paths[0], read[0]
     evidence = _optional(first / "verification.json")
@@ -57,6 +57,7 @@ def report_data(folders: Sequence[str | Path]) -> dict:
         ],
         "command": _command(first),
         "evidence": evidence,
+        "studies": studies,
         "pairs": _optional(first / "pairs.json"),
         "config": _text(first / "config.yaml"),
         "versions": _optional(first / "versions.json"),

@@ -23,10 +23,20 @@ SCRIPTS = (
     "takeaway.js",
     "address.js",
     "frontier.js",
+    "plots.js",
+    "rows.js",
+    "curves.js",
+    "matrix.js",
+    "figures.js",
+    "studies.js",
     "evidence.js",
+    "pairs.js",
+    "node_details.js",
     "report.js",
 )
 """Parts of the page's one script, in order."""
+STYLES = ("report.css", "figures.css")
+"""Parts of its one style, in order."""
 INERT = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 """Characters that could end a script element, and how JSON spells them otherwise."""
 
@@ -35,8 +45,8 @@ def write_report(folders: Sequence[str | Path], path: str | Path | None = None) 
     """Write the report of the first run, with the frontiers of the others laid over its own.
 
     Args:
-        folders: Run folders; see `report_data`.
-        path: Where to; None is `report.html` in the first folder.
+        folders: Run folders, and studies of runs; see `report_data`.
+        path: Where to; None is `report.html` in the first folder, or beside the first file.
 
     Returns:
         The file written.
@@ -45,9 +55,13 @@ def write_report(folders: Sequence[str | Path], path: str | Path | None = None) 
         RunError, GraphError: as `report_data`; or the file cannot be written.
     """
     data = report_data(folders)
-    target = Path(folders[0]) / "report.html" if path is None else Path(path)
+    target = _beside(Path(folders[0])) if path is None else Path(path)
     write_atomic(target, report_page(data))
     return target
+
+
+def _beside(first: Path) -> Path:
+    return (first.parent if first.is_file() else first) / "report.html"
 
 
 def report_page(data: dict) -> str:
@@ -60,7 +74,7 @@ def report_page(data: dict) -> str:
     Raises:
         RunError: the data holds NaN, an infinity, or something that JSON has no form for.
     """
-    style, script = _asset("report.css"), "\n".join(map(_asset, SCRIPTS))
+    style, script = ("\n".join(map(_asset, names)) for names in (STYLES, SCRIPTS))
     policy = (
         f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}; "
         "base-uri 'none'; form-action 'none'"

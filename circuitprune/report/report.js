@@ -80,6 +80,7 @@ function mark(hover = null) {
     if (box.hasAttribute("aria-pressed")) box.setAttribute("aria-pressed", String(name === state.node));
   }
   showPanel(id);
+  showReading(picture.has(state.node) ? state.node : null);
 }
 
 const matches = (text) => text.toLowerCase().includes(state.search.toLowerCase());

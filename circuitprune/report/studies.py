@@ -1,0 +1,81 @@
+"""What a report is made of: run folders, and studies of several runs that stand beside them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from circuitprune.errors import RunError
+from circuitprune.files import read_json
+
+KINDS = {"stability": "groups", "compare": "circuits"}
+"""Studies, written as `<name>.json`, and a key by which a file of another name is known."""
+
+
+def sources(given: Sequence[str | Path]) -> tuple[list[Path], dict[str, Any]]:
+    """Run folders, and studies by the name of their kind.
+
+    A path is a run folder, a folder with a `stability.json` or `compare.json`, or such a file. A
+    study of stability that no run is given with stands for its own runs; a run that is one of a
+    study's brings it along.
+
+    Raises:
+        RunError: no run, two studies of a kind, or a file that is neither.
+    """
+    runs: list[Path] = []
+    found: dict[str, Path] = {}
+    for path in map(Path, given):
+        files = _studies(path)
+        if not files or (path / "frontier.json").is_file():
+            runs.append(path)
+        for kind, file in files.items():
+            if kind in found:
+                raise RunError(f"a report shows one {kind} study, got {found[kind]} and {file}")
+            found[kind] = file
+    studies = {kind: _read(file, kind) for kind, file in found.items()}
+    if not runs and "stability" in found:
+        runs = _runs_of(found["stability"], studies["stability"])
+    if not runs:
+        what = f"{', '.join(map(str, given))} holds none" if given else "got nothing"
+        raise RunError(f"no run to report on, {what}; give at least one run folder")
+    if "stability" not in studies and (around := _around(runs[0])) is not None:
+        studies["stability"] = around
+    return runs, studies
+
+
+def _studies(path: Path) -> dict[str, Path]:
+    """Studies at a path, by their kinds."""
+    if path.is_file():
+        value = read_json(path)
+        kinds = [k for k, key in KINDS.items() if isinstance(value, dict) and key in value]
+        if len(kinds) != 1:
+            raise RunError(
+                f"{path} is no study; a report takes run folders, and what `stability` and "
+                "`compare` wrote"
+            )
+        return {kinds[0]: path}
+    return {kind: path / f"{kind}.json" for kind in KINDS if (path / f"{kind}.json").is_file()}
+
+
+def _read(file: Path, kind: str) -> Any:
+    value: Any = read_json(file)
+    if not isinstance(value, dict) or KINDS[kind] not in value:
+        raise RunError(f"{file} is damaged: it has no {KINDS[kind]!r}; write it anew by `{kind}`")
+    return value
+
+
+def _runs_of(file: Path, study: dict) -> list[Path]:
+    """The folders of the first group of runs of a study, where they still are."""
+    for group in study["groups"].values():
+        folders = [file.parent / run["folder"] for run in group["runs"]]
+        return [folder for folder in folders if (folder / "frontier.json").is_file()]
+    return []
+
+
+def _around(run: Path) -> Any:
+    """The study that a run is one of."""
+    file = run.resolve().parent / "stability.json"
+    if not file.is_file():
+        return None
+    study = _read(file, "stability")
+    folders = [one["folder"] for group in study["groups"].values() for one in group["runs"]]
+    return study if run.resolve().name in folders else None
