@@ -9,6 +9,9 @@ const NAMES = {
   minimise: "The minimised circuit",
 };
 
+const UNVERIFIED =
+  "This run has no verification.json. `circuitprune verify RUN` gathers the evidence, `circuitprune report RUN` shows it here.";
+
 const words = (key) => key.replaceAll("_", " ");
 const heading = (key) => NAMES[key] ?? words(key).replace(/^./, (c) => c.toUpperCase());
 const isPlain = (v) => v === null || typeof v !== "object" || isInterval(v) || isShort(v);
@@ -83,16 +86,14 @@ function showEvidence() {
     );
     into.append(...sections.map(([name, section]) => sectionArticle(name, section)));
   } else {
-    into.append(
-      make(
-        "p",
-        {},
-        "This run has no verification.json. `circuitprune verify RUN` gathers the evidence, `circuitprune report RUN` shows it here.",
-      ),
-    );
+    into.append(make("p", {}, withCode(UNVERIFIED)));
   }
   showStudies();
 }
+
+/** A sentence in which what stands between backticks is code. */
+const withCode = (sentence) =>
+  sentence.split("`").map((part, i) => (i % 2 ? make("code", {}, part) : part));
 
 /** A verdict for each section, with the pairs behind it. */
 function overview(sections) {
@@ -120,7 +121,7 @@ function sectionArticle(name, section) {
     "article",
     { "data-section": name },
     make("h3", {}, `${heading(name)} `, make("span", { class: `badge ${kind}` }, says)),
-    make("p", {}, sentence ?? ""),
+    make("p", {}, withCode(sentence ?? "")),
     ...(failed
       ? []
       : [

@@ -25,7 +25,7 @@ function reading(id) {
     const why =
       READINGS?.sentence ??
       "This run has not been verified. `circuitprune verify RUN` adds what each node looks at, reads and writes, and what each edge is worth.";
-    return [head, make("p", { class: "hint" }, why)];
+    return [head, make("p", { class: "hint" }, withCode(why))];
   }
   const parts = [direct(id), probes(id), lens(id), effects(id)].flat();
   const n = DATA.evidence.circuit.n_edges;
@@ -59,7 +59,7 @@ function direct(id) {
       {},
       `Direct share of the logit difference: `,
       make("b", {}, signed(share)),
-      `, by size the ${at + 1}. of the kept writers.${cut}`,
+      `, number ${at + 1} by size of the kept writers.${cut}`,
     ),
   ];
 }
@@ -125,9 +125,9 @@ function effects(id) {
     return from === id || own.includes(to.replace(/<.>$/, ""));
   };
   const found = edges.filter(touches),
-    few = found.slice(0, 40);
+    few = found.slice(0, 12);
   if (!found.length) return [];
-  const rows = few.map((e) => [e.edge, interval(e.kl), interval(e.metric)]);
+  const rows = few.map((e) => [e.edge, interval(e.kl), signed(e.metric.value)]);
   return [
     make("h4", {}, "Each of its edges removed"),
     table(["edge", "KL rises by (nats)", "metric changes by"], rows),
@@ -218,7 +218,7 @@ function attentionFigure(id, tokens, rows, number) {
     box,
     [frame, ...cells, ...queries, ...keys],
     [
-      `Attention on clean pair ${number}: rows look at columns; the last row is the answer position.`,
+      `Attention on clean pair ${number}: rows look at columns. ${rows.length > 1 ? "The last row is the answer position." : "The row is the answer position."}`,
     ],
   );
   figure.append(
@@ -230,4 +230,26 @@ function attentionFigure(id, tokens, rows, number) {
     ),
   );
   return figure;
+}
+
+// ---------------------------------------------------------------- in short, in the node's card
+
+/** A line on what is known of a node, and for the selected one the way to all of it. */
+function brief(id) {
+  const written = READINGS?.direct?.find((row) => row.node === id);
+  const labels = READINGS?.heads?.find((row) => row.head === id)?.labels;
+  const facts = [
+    ...(written ? [`direct share ${signed(written.share)}`] : []),
+    ...(labels ? [labels.join(", ") || "passes no probe"] : []),
+  ];
+  const down = () => byId("reading").scrollIntoView({ block: "nearest" });
+  const more = make(
+    "button",
+    { type: "button", "aria-label": `what ${id} does`, onclick: down },
+    "what it does ↓",
+  );
+  return [
+    ...(facts.length ? [make("p", {}, facts.join("; "))] : []),
+    ...(id === state.node ? [make("p", { class: "acts" }, more)] : []),
+  ];
 }

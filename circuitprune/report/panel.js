@@ -26,6 +26,7 @@ function card(id) {
   return [
     make("h3", {}, id, " ", make("small", {}, title(id))),
     make("p", { class: "acts" }, button(pinned ? "unpin" : "pin", "p", pin), " ", button("hide", "h", hide)),
+    ...brief(id),
     ...edgeList("in", into, "from"),
     ...edgeList("out", out, "to"),
     ...(left > 0 ? [make("p", { class: "hint" }, `${spell(left)} more are not drawn: filtered out, or their other end is hidden.`)] : []),
