@@ -130,7 +130,7 @@ function effects(id) {
   const rows = few.map((e) => [e.edge, interval(e.kl), signed(e.metric.value)]);
   return [
     make("h4", {}, "Each of its edges removed"),
-    table(["edge", "KL rises by (nats)", "metric changes by"], rows),
+    table(["edge", "KL rises (nats)", "metric"], rows),
     ...(found.length > few.length
       ? [make("p", {}, `And ${found.length - few.length} more in verification.json.`)]
       : []),
