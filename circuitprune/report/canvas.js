@@ -12,9 +12,9 @@ class Paint {
     this.view = null;
   }
 
-  /** Takes curves `{d, style, width, opacity, dash}`, the weakest first; none clears the canvas. */
+  /** Takes curves `{points, style, width, opacity, dash}`, the weakest first; none clears the canvas. */
   show(curves, bands, view) {
-    this.curves = curves.map((curve) => ({ ...curve, path: new Path2D(curve.d) }));
+    this.curves = curves;
     this.bands = bands;
     this.canvas.hidden = curves.length === 0;
     this.paint(view);
@@ -45,12 +45,17 @@ class Paint {
     const look = getComputedStyle(canvas);
     pen.setTransform(unit, 0, 0, unit, -corner(view.x, view.k, WIDTH) * unit, -corner(view.y, view.k, HEIGHT) * unit);
     this.shade(pen, look);
-    for (const { path, style, width: line, opacity, dash } of curves) {
-      pen.strokeStyle = look.getPropertyValue(style);
+    const colours = new Map(curves.map(({ style }) => [style, ""]));
+    for (const style of colours.keys()) colours.set(style, look.getPropertyValue(style));
+    for (const { points, style, width: line, opacity, dash } of curves) {
+      pen.strokeStyle = colours.get(style);
       pen.globalAlpha = opacity;
       pen.lineWidth = line;
       pen.setLineDash(dash);
-      pen.stroke(path);
+      pen.beginPath();
+      pen.moveTo(points[0], points[1]);
+      pen.bezierCurveTo(...points.slice(2));
+      pen.stroke();
     }
   }
 

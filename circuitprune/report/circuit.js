@@ -32,10 +32,10 @@ function bundles(edges, collapsed, name) {
 
 /** How a curve is inked among `n`: where they crowd, the weak ones are thin and let others through. */
 function ink({ share }, n) {
-  const room = Math.min(1, 150 / n), faint = Math.max(0.05, 0.8 * room);
+  const crowd = Math.max(0, Math.log10(n / 150)), faint = 0.8 * 10 ** -crowd;
   return {
-    width: 0.6 + (2.2 + 2.6 * Math.sqrt(room)) * share,
-    opacity: faint + (0.9 - faint) * share ** (room < 0.1 ? 2.5 : 1.2),
+    width: 0.6 / (1 + crowd / 2) + (4.8 / (1 + crowd / 2)) * share,
+    opacity: Math.max(0.012, faint + (0.9 - faint) * share ** (1.2 + 1.3 * crowd)),
   };
 }
 

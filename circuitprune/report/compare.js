@@ -114,6 +114,7 @@ function listenComparison() {
   byId("swap").addEventListener("click", () => { state.sides = (state.sides ?? usualSides()).reverse(); showComparison(); remember(); });
   byId("incomparable").replaceChildren(...DATA.others.flatMap(({ differs }, i) => (differs ? [make("p", { class: "hint" }, `${DATA.runs[i + 1].name} is of a model with other sizes, ${differs}: none of its edges means the same, so it can't be compared here.`)] : [])));
   byId("comparison-svg").addEventListener("click", () => save("comparison.svg", figure(beginComparison()), "image/svg+xml"));
+  byId("comparison").setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`); // its place, before it is drawn
   const near = new IntersectionObserver((seen) => { if (seen.some((entry) => entry.isIntersecting)) beginComparison(); }, { rootMargin: "600px" });
   near.observe(byId("compare"));
   window.addEventListener("beforeprint", beginComparison);
@@ -122,8 +123,12 @@ function listenComparison() {
 /** Draws when the section comes near, so that the page is ready sooner. */
 function beginComparison() {
   if (comparison) return comparison;
-  const choose = (id) => { chosenNode = chosenNode === id ? null : id; lightComparison(); };
-  comparison = new Picture(byId("comparison"), { point: (id) => lightComparison(id), pick: choose });
+  comparison = new Picture(byId("comparison"), { point: (id) => lightComparison(id), pick: chooseInBoth });
   drawComparison();
   return comparison;
+}
+
+function chooseInBoth(id) {
+  chosenNode = chosenNode === id ? null : id;
+  lightComparison();
 }

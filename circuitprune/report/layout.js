@@ -47,12 +47,12 @@ function addGroups(add, layer, y) {
   }
 }
 
+const READER_NODES = GRAPH.readers.map((name) => name.replace(/<.>$/, ""));
 const nodeOfWriter = (writer, collapsed) => inLayer(GRAPH.writers[writer], collapsed);
-const nodeOfReader = (reader, collapsed) =>
-  inLayer(GRAPH.readers[reader].replace(/<.>$/, ""), collapsed);
+const nodeOfReader = (reader, collapsed) => inLayer(READER_NODES[reader], collapsed);
 
 function inLayer(name, collapsed) {
-  const head = /^a(\d+)\./.exec(name);
+  const head = collapsed.size ? /^a(\d+)\./.exec(name) : null;
   return head && collapsed.has(Number(head[1])) ? `a${head[1]}` : name;
 }
 
@@ -64,13 +64,17 @@ function port(node, kind) {
   return { x: node.x + shift * step, y: node.y + node.h };
 }
 
-/** A curve from the top of a writer to a port; nodes in one column are joined around it. */
+/** The four points of a curve from a writer's top to a port; in one column it goes around what is between. */
 function bend(from, kind, to) {
   const end = port(to, kind), x = from.x, y = from.y - from.h;
   const rise = y - end.y, pull = Math.max(16, rise * 0.45);
   const far = Math.abs(end.x - x) < 20 && rise > STEP * 0.7;
   const bow = far ? Math.min(20 + rise * 0.12, 84) : 0;
-  const points = [x, y, x + bow, y - pull, end.x + bow, end.y + pull, end.x, end.y];
+  return [x, y, x + bow, y - pull, end.x + bow, end.y + pull, end.x, end.y];
+}
+
+/** Those points as a path's `d`. */
+function pathOf(points) {
   const [a, b, c, d, e, f, g, h] = points.map((p) => p.toFixed(1));
   return `M${a} ${b}C${c} ${d} ${e} ${f} ${g} ${h}`;
 }
@@ -93,6 +97,6 @@ function title(id) {
 /** Every name that a node can have, folded or not. */
 const NODE_NAMES = new Set([
   ...GRAPH.writers,
-  ...GRAPH.readers.map((name) => name.replace(/<.>$/, "")),
+  ...READER_NODES,
   ...BANDS.map((_, layer) => `a${layer}`),
 ]);

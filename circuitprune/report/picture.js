@@ -8,7 +8,7 @@ const LOOKS = {
   both: { style: "--both", dash: [] },
 };
 /** How curves are told apart beyond what they lead to; a style is a colour's name. */
-const CLOSEST = 16, STRIDE = 0.15;
+const CLOSEST = 16, STRIDE = 0.15, LARGEST = 1.2;
 const WHOLE = Object.freeze({ x: WIDTH / 2, y: HEIGHT / 2, k: 1 });
 
 class Picture {
@@ -17,8 +17,10 @@ class Picture {
     this.svg = svg;
     this.hooks = hooks;
     this.view = { ...WHOLE };
+    this.replacing = false;
     const canvas = make("canvas", { "aria-hidden": "true" });
     svg.before(canvas, this.buttons());
+    svg.parentNode.style.maxWidth = `${LARGEST * WIDTH}px`;
     this.paint = new Paint(canvas);
     this.listen();
     new ResizeObserver(() => this.paint.follow(this.view)).observe(svg);
@@ -36,12 +38,14 @@ class Picture {
     }
     const many = curves.length > MOST_ELEMENTS, shown = [...this.nodes.values()].filter(({ id }) => !hidden.has(id));
     this.svg.setAttribute("class", many ? "painted" : "");
+    this.replacing = true; // the focused node says that it loses the focus as it goes
     this.svg.replaceChildren(
       draw("g", { class: "layers" }, BANDS.flatMap((band, layer) => this.layer(band, layer, collapsed.has(layer)))),
       draw("g", { class: "edges" }, many ? [] : curves.map((curve) => this.path(curve))),
       draw("g", { class: "ports" }, this.ports()),
       draw("g", { class: "nodes" }, shown.map((node) => this.box(node, used.has(node.id), mark(node.id)))),
     );
+    this.replacing = false;
     this.look(this.view);
     this.paint.show(many ? curves.map((curve) => this.stroke(curve)) : [], BANDS, this.view);
   }
@@ -87,15 +91,15 @@ class Picture {
 
   stroke(curve) {
     const { width, opacity } = ink(curve, this.curves.length), { style, dash } = LOOKS[curve.look];
-    const d = bend(this.nodes.get(curve.from), curve.kind, this.nodes.get(curve.to));
-    return { d, width, opacity, dash, style: style ?? `--${curve.kind}` };
+    const points = bend(this.nodes.get(curve.from), curve.kind, this.nodes.get(curve.to));
+    return { points, width, opacity, dash, style: style ?? `--${curve.kind}` };
   }
 
   path(curve, more = "") {
-    const { d, width, opacity, dash } = this.stroke(curve), { from, to, kind, look, edges } = curve;
+    const { points, width, opacity, dash } = this.stroke(curve), { from, to, kind, look, edges } = curve;
     const about = edges.length > 8 ? `${edges.length} edges` : edges.map((edge) => curve.name(edge)).join(", ");
     const looks = {
-      class: `edge ${kind} ${look} ${more}`, d, "data-from": from, "data-to": to,
+      class: `edge ${kind} ${look} ${more}`, d: pathOf(points), "data-from": from, "data-to": to,
       "stroke-width": width.toFixed(2), "stroke-opacity": (more ? 0.95 : opacity).toFixed(3), "stroke-dasharray": dash.join(" ") || null,
     };
     return draw("path", looks, draw("title", {}, about));
@@ -189,13 +193,18 @@ class Picture {
       const done = event.key === "Enter" || event.key === " " ? act(event) : this.key(event);
       if (done) event.preventDefault();
     });
-    for (const name of ["pointerover", "focusin"]) svg.addEventListener(name, (event) => { if (nodeAt(event) && !this.drag) hooks.point(nodeAt(event), event); });
-    for (const name of ["pointerout", "focusout"]) svg.addEventListener(name, (event) => { if (nodeAt(event) && !this.drag) hooks.point(null, event); });
+    for (const name of ["pointerover", "focusin"]) svg.addEventListener(name, (event) => { if (nodeAt(event) && !this.still()) hooks.point(nodeAt(event), event); });
+    for (const name of ["pointerout", "focusout"]) svg.addEventListener(name, (event) => { if (nodeAt(event) && !this.still()) hooks.point(null, event); });
     svg.addEventListener("focusin", (event) => this.reveal(nodeAt(event)));
     svg.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     svg.addEventListener("pointerdown", (event) => { this.dragged = false; if (event.button === 0) this.drag = { x: event.clientX, y: event.clientY }; });
     window.addEventListener("pointermove", (event) => this.pull(event));
     window.addEventListener("pointerup", () => { this.drag = null; svg.classList.remove("dragged"); });
+  }
+
+  /** Whether nodes under the pointer or the focus don't count: while it drags, or they are replaced. */
+  still() {
+    return Boolean(this.drag) || this.replacing;
   }
 
   /** A plain wheel scrolls the page, unless the reader is at work in the drawing. */

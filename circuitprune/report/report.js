@@ -132,6 +132,7 @@ function key(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.("input, select, textarea")) return;
   const id = document.activeElement.closest?.("#drawing .node:not(.cut)")?.dataset.node ?? (picture.has(state.node) ? state.node : null);
   if (event.key === "Escape" && state.node) select(state.node);
+  else if (event.key === "Escape" && chosenNode) chooseInBoth(chosenNode);
   else if (event.key === "H" && state.hidden.size) unhide([...state.hidden]);
   else if (event.key === "p" && id) pin(id);
   else if (event.key === "h" && id) hide(id);

@@ -1,6 +1,6 @@
 // What the reader takes away: the drawing as an SVG file, the circuit as EAP-IG's JSON.
 
-const WRITTEN = ["fill", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linecap", "opacity", "font-size", "font-family", "font-weight", "text-anchor"];
+const WRITTEN = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linecap", "opacity", "font-size", "font-family", "font-weight", "text-anchor"];
 
 /** The drawing as it is seen, as a file of its own: colours and fonts written into it. */
 function figure(picture) {
@@ -20,8 +20,8 @@ function figure(picture) {
 function painted(picture, look) {
   const band = ({ opacity, ...place }) => draw("rect", { ...place, opacity, fill: look.getPropertyValue("--panel") });
   const path = (curve) => {
-    const { d, width, opacity, dash, style } = picture.stroke(curve);
-    const looks = { d, fill: "none", stroke: look.getPropertyValue(style), "stroke-width": width.toFixed(2), "stroke-opacity": opacity.toFixed(3) };
+    const { points, width, opacity, dash, style } = picture.stroke(curve);
+    const looks = { d: pathOf(points), fill: "none", stroke: look.getPropertyValue(style), "stroke-width": width.toFixed(2), "stroke-opacity": opacity.toFixed(3) };
     return draw("path", { class: `edge ${curve.kind}`, ...looks, "stroke-dasharray": dash.join(" ") || null });
   };
   const opacity = getComputedStyle(picture.paint.canvas).opacity;
