@@ -24,7 +24,7 @@ class Picture {
     this.paint = new Paint(canvas);
     this.listen();
     new ResizeObserver(() => this.paint.follow(this.view)).observe(svg);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.paint.paint(this.view));
+    for (const media of ["(prefers-color-scheme: dark)", "print"]) matchMedia(media).addEventListener("change", () => this.paint.paint(this.view));
   }
 
   /** Draws curves between nodes; `used` are the names of those in the circuit, `hidden` of those left out. */
