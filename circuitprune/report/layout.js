@@ -66,8 +66,9 @@ function port(node, kind) {
 
 /** The four points of a curve from a writer's top to a port; in one column it goes around what is between. */
 function bend(from, kind, to) {
-  const end = port(to, kind), x = from.x, y = from.y - from.h;
-  const rise = y - end.y, pull = Math.max(16, rise * 0.45);
+  const side = { q: -1, v: 1 }[kind] ?? 0; // so that q, k and v edges of one pair are seen apart
+  const end = port(to, kind), x = from.x + 4 * side, y = from.y - from.h;
+  const rise = y - end.y, pull = Math.max(18 + 7 * side, rise * (0.45 + 0.07 * side));
   const far = Math.abs(end.x - x) < 20 && rise > STEP * 0.7;
   const bow = far ? Math.min(20 + rise * 0.12, 84) : 0;
   return [x, y, x + bow, y - pull, end.x + bow, end.y + pull, end.x, end.y];
