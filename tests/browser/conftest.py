@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
-from report_runs import judge, make_run
+from report_evidence import judge
+from report_runs import make_run
 
 from browser.view import View
 from circuitprune.report import write_report

@@ -6,41 +6,8 @@ import re
 import pytest
 from report_runs import GROUPED, SIZES, make_run
 
-from circuitprune.circuit import Circuit
+from browser.cases import CHOSEN, busiest, drawn, ends, loaded, neighbours, touching
 from circuitprune.report import write_report
-
-CHOSEN = 40
-"""Edges of the circuit that the synthetic run chooses: the smallest whose KL 2/n is within 0.1."""
-
-
-def loaded(run, n_edges):
-    return Circuit.load(run / "circuits" / f"{n_edges}.json")
-
-
-def ends(name):
-    """Nodes at the ends of an edge, and what its reader is."""
-    writer, reader = name.split("->")
-    kind = re.search("<(.)>", reader)
-    node = re.sub("<.>", "", reader)
-    return writer, node, kind[1] if kind else "logits" if node == "logits" else "mlp"
-
-
-def drawn(circuit):
-    return {ends(name) for name in circuit.edges}
-
-
-def neighbours(circuit, node):
-    """What the panel lists: writers that the node reads, with the way in, and its readers."""
-    pairs = [(ends(name), *name.split("->")) for name in circuit.edges]
-    ways = {kind: f" → {kind}" for kind in "qkv"}
-    into = [writer + ways.get(kind, "") for (_, to, kind), writer, _ in pairs if to == node]
-    return sorted(into), sorted(reader for _, writer, reader in pairs if writer == node)
-
-
-def busiest(circuit):
-    """The head with the most edges in and out."""
-    heads = {node for name in circuit.edges for node in ends(name)[:2] if ".h" in node}
-    return max(sorted(heads), key=lambda head: sum(map(len, neighbours(circuit, head))))
 
 
 @pytest.fixture
@@ -111,7 +78,7 @@ def test_a_click_lists_and_lights_the_right_neighbours(opened, run, n_edges):
         into, out = neighbours(circuit, node)
         listed = opened.listed()
         assert (sorted(listed[0]), sorted(listed[1])) == (into, out)
-        lit = {edge for edge in drawn(circuit) if node in edge[:2]}
+        lit = touching(circuit, node)
         assert opened.edges(".edge.on") == lit and lit
 
 
@@ -211,24 +178,13 @@ def test_an_address_of_nonsense_shows_the_chosen_circuit(opened, run):
 # ---------------------------------------------------------------- files to take away
 
 
-def saved(opened, button):
-    with opened.page.expect_download() as download:
-        opened.page.locator(button).click()
-    opened.asked[:] = [url for url in opened.asked if not url.startswith("blob:")]
-    return download.value
-
-
 def test_the_saved_json_is_the_circuit(opened, run):
-    download = saved(opened, "#save-json")
-    assert download.suggested_filename == f"circuit-{CHOSEN}.json"
-    text = download.path().read_text()
-    circuit = loaded(run, CHOSEN)
-    assert all(name in text or name.split("->")[1] in text for name in circuit.edges)
-    assert json.loads(text)
+    edges = json.loads(opened.saved("#save-json"))["edges"]
+    names = [edge["edge"] if isinstance(edge, dict) else edge for edge in edges]
+    assert sorted(names) == sorted(loaded(run).edges)
 
 
-def test_the_saved_drawing_stands_alone(opened, run, view):
-    text = saved(opened, "#save-svg").path().read_text()
-    assert text.startswith("<svg") and "<script" not in text
+def test_the_saved_drawing_stands_alone(opened):
+    text = opened.saved("#save-svg")
+    assert text.startswith("<svg") and "<script" not in text and "var(" not in text
     assert text.count('class="edge ') == CHOSEN
-    assert "var(" not in text

