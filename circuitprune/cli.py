@@ -10,6 +10,7 @@ from circuitprune.attribute import attribute, dry_run_attribute
 from circuitprune.compare import comparison
 from circuitprune.config import RunConfig, load_config
 from circuitprune.errors import CircuitPruneError
+from circuitprune.figures import FIGURES, Options, write_figure
 from circuitprune.pages import compare_page
 from circuitprune.report import write_report
 from circuitprune.run import discover, dry_run
@@ -125,6 +126,20 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_report, hint="nothing was written")
 
 
+def add_figure(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `figure`."""
+    parser.epilog = "; ".join(f"{name}: {about}" for name, about in FIGURES.items())
+    parser.add_argument("figure", choices=FIGURES, help="what to draw")
+    parser.add_argument("sources", nargs="+", help="run folders or files, see below")
+    parser.add_argument("-o", "--output", required=True, help="a .pdf, .svg, .png or .dot file")
+    parser.add_argument("--width", type=float, help="inches (3.35, a column, or as needed)")
+    parser.add_argument("--labels", nargs="+", default=(), help="names in place of the folders'")
+    parser.add_argument("--size", type=float, help="circuit: fraction of edges, such as 0.01")
+    nodes = ("auto", "all", "kept")
+    parser.add_argument("--nodes", choices=nodes, default="auto", help="circuit: which are drawn")
+    parser.set_defaults(command=_figure, hint="nothing was written")
+
+
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "train": ("learn, verify and export a circuit", add_train),
     "attribute": ("score the edges, verify and export circuits of the best", add_attribute),
@@ -133,6 +148,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "verify": ("gather the evidence for the circuit of a run", add_verify),
     "compare-scores": ("how far scores of the same edges agree", add_compare),
     "report": ("write what runs found as one HTML file", add_report),
+    "figure": ("draw one figure for a paper", add_figure),
 }
 """Commands by name, with what they do and their arguments: one line for each.
 
@@ -222,6 +238,12 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     print(f"report       {write_report(options.runs, options.output)}")
+    return 0
+
+
+def _figure(options: argparse.Namespace) -> int:
+    about = Options(options.width, options.labels, options.size, options.nodes)
+    print(f"figure       {write_figure(options.figure, options.sources, options.output, about)}")
     return 0
 
 

@@ -14,9 +14,7 @@ from circuitprune.circuit import Circuit
 from circuitprune.errors import GraphError
 from circuitprune.files import write_atomic
 from circuitprune.graph import Graph
-
-PORT_COLOURS = {"q": "#c2185b", "k": "#2e7d32", "v": "#1565c0", "mlp": "#616161"}
-"""Edge colours by port: EAP-IG's magenta, green and blue, dark enough for white paper."""
+from circuitprune.layout import KIND_COLOURS, place, strengths
 
 
 def write_edges_csv(
@@ -65,22 +63,42 @@ def write_edges_csv(
 def to_dot(circuit: Circuit) -> str:
     """The circuit as DOT text, input at the bottom, one line per edge counted by query head.
 
-    Render it with Graphviz: `dot -Tsvg circuit.dot`.
+    A layer's heads are one rank, its MLP the next (the same in parallel blocks). Edges have the
+    colours of their ports and, if the circuit has scores, the width of their strength. Render it
+    with Graphviz: `dot -Tpdf circuit.dot -o circuit.pdf`.
     """
     whole = circuit.ungrouped()
-    graph = whole.graph
+    graph, kept = whole.graph, whole.mask.nonzero().flatten().tolist()
     title = ", ".join(
         str(circuit.provenance[k]) for k in ("model", "task") if k in circuit.provenance
     )
     lines = ["digraph circuit {", "  rankdir=BT;", f"  label={_quoted(title)};"]
-    lines += [f"  {_quoted(name)} [shape=box];" for name in whole.nodes]
-    for edge in whole.mask.nonzero().flatten().tolist():
+    lines += ['  node [shape=box, style=rounded, fontname="Helvetica"];']
+    ranks = _ranks(whole)
+    for names in ranks.values():
+        lines.append(f"  {{ rank=same; {' '.join(f'{_quoted(name)};' for name in names)} }}")
+    first = [_quoted(names[0]) for names in ranks.values()]
+    if len(first) > 1:  # keeps the ranks in order where no edge does
+        lines.append(f"  {' -> '.join(first)} [style=invis];")
+    strength = strengths(whole.scores, whole.mask)
+    for edge in kept:
         reader = int(graph.edge_reader[edge])
         writer = graph.writers[int(graph.edge_writer[edge])]
         node = graph.readers[reader].partition("<")[0]
-        colour = PORT_COLOURS.get(graph.reader_kind[reader], "#000000")
-        lines.append(f'  {_quoted(writer)} -> {_quoted(node)} [color="{colour}"];')
+        colour, width = KIND_COLOURS[graph.reader_kind[reader]], 0.8 + 3 * float(strength[edge])
+        lines.append(
+            f'  {_quoted(writer)} -> {_quoted(node)} [color="{colour}", penwidth={width:.2f}];'
+        )
     return "\n".join([*lines, "}", ""])
+
+
+def _ranks(circuit: Circuit) -> dict[float, list[str]]:
+    """The circuit's nodes by the height at which they are drawn, from the input up."""
+    ranks: dict[float, list[str]] = {}
+    places = place(circuit.graph).nodes
+    for name in circuit.nodes:
+        ranks.setdefault(places[name].y, []).append(name)
+    return dict(sorted(ranks.items()))
 
 
 def _cell(value: object) -> object:

@@ -96,7 +96,7 @@ def place(graph: Graph, only: Collection[str] | None = None) -> Layout:
             nodes[f"m{layer}"] = Node(right + 0.75, y + up, _MLP, _BOX, "mlp", f"MLP {layer}")
     nodes["logits"] = Node(middle, height - 0.4, 1.4, _BOX, "logits", "logits")
     has_mlps = any(node.kind == "mlp" for node in nodes.values())
-    return Layout(right + (1.5 if has_mlps else 0.3), height, nodes, layers)
+    return Layout(right + (2.0 if has_mlps else 0.3), height, nodes, layers)
 
 
 def _row(graph: Graph, layer: int, only: Collection[str] | None) -> Iterator[str]:
@@ -188,7 +188,7 @@ def curve(start: Node, end: Node, kind: str) -> tuple[Point, Point, Point, Point
     rise = to_y - y
     pull = max(0.25, 0.45 * rise)
     around = abs(to_x - x) < 0.5 and rise > STEP
-    bow = min(0.45 + 0.12 * rise, 2.0) if around else 0.0
+    bow = min(0.45 + 0.12 * rise, 1.5) if around else 0.0
     return (x, y), (x + bow, y + pull), (to_x + bow, to_y - pull), (to_x, to_y)
 
 

@@ -11,6 +11,7 @@ from circuitprune.circuit import Circuit
 from circuitprune.errors import GraphError
 from circuitprune.export import to_dot, write_edges_csv
 from circuitprune.graph import Graph
+from circuitprune.layout import KIND_COLOURS
 
 each_graph = pytest.mark.parametrize("graph", reference_graph.GRAPHS, ids=Graph.describe)
 
@@ -75,18 +76,55 @@ def test_csv_refuses_columns_of_another_length(tmp_path):
     assert not (tmp_path / "e.csv").exists()
 
 
+DOT_EDGE = r'^  "(.+)" -> "(.+)" \[color="(#\w{6})", penwidth=(\d\.\d\d)\];$'
+
+
 @each_graph
 def test_dot_has_the_nodes_and_edges_by_query_head(graph):
     circuit = some_circuit(graph)
     text, whole = to_dot(circuit), circuit.ungrouped()
-    edges = re.findall(r'^  "(.+)" -> "(.+)" \[color="(#\w{6})"\];$', text, re.MULTILINE)
+    edges = re.findall(DOT_EDGE, text, re.MULTILINE)
     expected = [name.partition("<")[0].split("->") for name in whole.edges]
-    assert [[writer, node] for writer, node, _ in edges] == expected
-    assert re.findall(r'^  "(.+)" \[shape=box\];$', text, re.MULTILINE) == list(whole.nodes)
-    ports = {name: colour for name, (*_, colour) in zip(whole.edges, edges, strict=True)}
-    for port in "qkv":
-        assert len({c for n, c in ports.items() if n.endswith(f"<{port}>")}) <= 1
+    assert [[writer, node] for writer, node, *_ in edges] == expected
+    kinds = [whole.graph.reader_kind[r] for r in whole.graph.edge_reader[whole.mask].tolist()]
+    assert [colour for *_, colour, _ in edges] == [KIND_COLOURS[kind] for kind in kinds]
+    ranks = [re.findall(r'"(.+?)";', line) for line in text.splitlines() if "rank=same" in line]
+    assert sorted(name for rank in ranks for name in rank) == sorted(whole.nodes)
     assert text.startswith("digraph circuit {\n") and text.endswith("}\n")
+
+
+def test_dot_ranks_layers_from_the_input_up():
+    edges = ["input->a0.h0<q>", "input->a0.h1<v>", "a0.h0->m0", "m0->a1.h1<k>", "a1.h1->logits"]
+    for parallel, ranks in (
+        (False, [["input"], ["a0.h0", "a0.h1"], ["m0"], ["a1.h1"], ["logits"]]),
+        (True, [["input"], ["a0.h0", "a0.h1", "m0"], ["a1.h1"], ["logits"]]),
+    ):
+        kept = [name for name in edges if not (parallel and name == "a0.h0->m0")]
+        kept += ["input->m0"] if parallel else []
+        text = to_dot(Circuit.from_names(Graph(2, 2, 2, parallel=parallel), kept))
+        found = [re.findall(r'"(.+?)";', line) for line in text.splitlines() if "rank=same" in line]
+        assert found == ranks
+        chain = " -> ".join(f'"{rank[0]}"' for rank in ranks)
+        assert f"  {chain} [style=invis];" in text.splitlines()
+
+
+def test_dot_is_this_text():
+    graph = Graph(1, 1, 1)
+    mask, scores = graph.mask_of(["input->m0", "m0->logits"]), torch.zeros(graph.n_edges)
+    scores[graph.edge_index("m0->logits")] = 3.0
+    assert to_dot(Circuit(graph, mask, scores, {"model": "tiny", "task": "ioi"})).splitlines() == [
+        "digraph circuit {",
+        "  rankdir=BT;",
+        '  label="tiny, ioi";',
+        '  node [shape=box, style=rounded, fontname="Helvetica"];',
+        '  { rank=same; "input"; }',
+        '  { rank=same; "m0"; }',
+        '  { rank=same; "logits"; }',
+        '  "input" -> "m0" -> "logits" [style=invis];',
+        '  "input" -> "m0" [color="#b86e00", penwidth=0.80];',
+        '  "m0" -> "logits" [color="#59626e", penwidth=3.80];',
+        "}",
+    ]
 
 
 def test_dot_escapes_its_title():

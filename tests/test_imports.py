@@ -73,6 +73,7 @@ ORDER = [
     "config",
     "preparation",
     "finished",
+    "figures",
     "pages",
     "scoring",
     "run",
