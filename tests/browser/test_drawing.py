@@ -4,9 +4,10 @@ import json
 import re
 
 import pytest
-from report_runs import GROUPED, SIZES, make_run
+from report_runs import GROUPED, SIZES, SMALL, make_run
 
 from browser.cases import CHOSEN, busiest, drawn, ends, loaded, neighbours, touching
+from circuitprune.circuit import Circuit
 from circuitprune.report import write_report
 
 
@@ -178,10 +179,13 @@ def test_an_address_of_nonsense_shows_the_chosen_circuit(opened, run):
 # ---------------------------------------------------------------- files to take away
 
 
-def test_the_saved_json_is_the_circuit(opened, run):
-    edges = json.loads(opened.saved("#save-json"))["edges"]
-    names = [edge["edge"] if isinstance(edge, dict) else edge for edge in edges]
-    assert sorted(names) == sorted(loaded(run).edges)
+@pytest.mark.parametrize("graph", [SMALL, GROUPED], ids=["heads", "groups"])
+def test_the_saved_json_is_the_circuit(view, tmp_path, graph):
+    run, saved = make_run(tmp_path, graph), tmp_path / "saved.json"
+    view.open(write_report([run]))
+    saved.write_text(view.saved("#save-json"))
+    chosen = loaded(run)
+    assert Circuit.load(saved).mask.equal(chosen.mask) and chosen.n_edges == CHOSEN
 
 
 def test_the_saved_drawing_stands_alone(opened):
