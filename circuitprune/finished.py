@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,11 +13,10 @@ from circuitprune.circuit import Circuit
 from circuitprune.config import RunConfig, load_config
 from circuitprune.encoding import Example
 from circuitprune.errors import GraphError, RunError
-from circuitprune.files import read_json
 from circuitprune.graph import Graph
 from circuitprune.preparation import Setup
 from circuitprune.reachability import live_edges
-from circuitprune.results import Frontier, Point
+from circuitprune.results import Frontier, read_results
 from circuitprune.selection import Method, select
 
 
@@ -104,25 +102,11 @@ def read_frontier(folder: Path) -> tuple[Frontier, Float[Tensor, " edge"]]:
             f"{str(folder)!r} is not a finished run: it has no COMPLETE; pass a folder that "
             "`train` or `attribute` has finished"
         )
-    value: Any = read_json(folder / "frontier.json")
-    try:
-        circuits = [_at(folder, point["n_edges"]) for point in value["points"]]
-        measured = ("kl", "metric", "accuracy", "exact_match", "n", "faithfulness")
-        points = [
-            Point(point["size"], circuit.mask, {name: point[name] for name in measured})
-            for point, circuit in zip(value["points"], circuits, strict=True)
-        ]
-        full, empty, ranking = value["full"], value["empty"], circuits[0].scores
-        about = {key: item for key, item in value.items() if key not in ("full", "empty", "points")}
-        assert ranking is not None
-        frontier = Frontier(circuits[0].graph, about, full, empty, points)
-    except (KeyError, TypeError, IndexError, AssertionError) as error:
-        raise RunError(f"{folder / 'frontier.json'} is damaged: {error!r}") from error
+    frontier, circuits = read_results(folder)
+    ranking = circuits[0].scores
+    if ranking is None:
+        raise RunError(f"{folder / 'circuits'} is damaged: its circuits have no scores")
     return frontier, ranking
-
-
-def _at(folder: Path, n_edges: int) -> Circuit:
-    return Circuit.load(folder / "circuits" / f"{n_edges}.json")
 
 
 def _from_file(path: Path) -> Found:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,8 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from circuitprune.circuit import Circuit
+from circuitprune.errors import RunError
 from circuitprune.export import write_edges_csv
-from circuitprune.files import write_atomic, write_json
+from circuitprune.files import read_json, write_atomic, write_json
 from circuitprune.graph import Graph
 from circuitprune.verification import Evidence
 
@@ -114,6 +116,36 @@ def write_results(
     write_edges_csv(folder / "edges.csv", frontier.graph, columns)
     write_json(folder / "frontier.json", frontier.to_json())
     write_atomic(folder / "summary.md", summary(frontier, command, notes))
+
+
+def read_results(folder: Path) -> tuple[Frontier, list[Circuit]]:
+    """`frontier.json` and the circuit of each of its points, whether or not the run is `COMPLETE`.
+
+    Raises:
+        RunError: no run there, or a damaged `frontier.json`.
+        GraphError: a file under `circuits` is not a circuit.
+    """
+    path = folder / "frontier.json"
+    if not path.is_file():
+        raise RunError(
+            f"{str(folder)!r} holds no run: it has no frontier.json; give the output_dir of a run "
+            "of `train` or `attribute`"
+        )
+    value: Any = read_json(path)
+    try:
+        full, empty, rows = value["full"], value["empty"], value["points"]
+        circuits = [Circuit.load(folder / "circuits" / f"{row['n_edges']}.json") for row in rows]
+        points = [_point(row, c) for row, c in zip(rows, circuits, strict=True)]
+        about = {key: item for key, item in value.items() if key not in ("full", "empty", "points")}
+        return Frontier(circuits[0].graph, about, full, empty, points), circuits
+    except (KeyError, TypeError, IndexError) as error:
+        raise RunError(f"{path} is damaged: {error!r}") from error
+
+
+def _point(row: dict, circuit: Circuit) -> Point:
+    sizes = ("size", "n_edges", "n_edges_ungrouped")
+    evidence = {name: value for name, value in row.items() if name not in sizes}
+    return Point(row["size"], circuit.mask, evidence)
 
 
 def summary(frontier: Frontier, command: str, notes: Sequence[str] = ()) -> str:

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from circuitprune.attribution import UNSIGNED
 from circuitprune.circuit import Circuit
-from circuitprune.errors import RunError
 from circuitprune.files import read_json, read_tensors
 from circuitprune.graph import Graph
 from circuitprune.report.studies import sources
-from circuitprune.results import Frontier, Point
+from circuitprune.results import Frontier, read_results
 
 MOST_DRAWN = 50_000
 """Edges of one circuit that a report holds; of a larger circuit, the strongest."""
@@ -43,7 +42,7 @@ def report_data(folders: Sequence[str | Path]) -> dict:
         GraphError: a file under `circuits` is not a circuit.
     """
     paths, studies = sources(folders)
-    read = [_read(path) for path in paths]
+    read = [read_results(path) for path in paths]
     first, (frontier, circuits) = paths[0], read[0]
     evidence = _optional(first / "verification.json")
     return {
@@ -67,32 +66,6 @@ def report_data(folders: Sequence[str | Path]) -> dict:
 # ---------------------------------------------------------------- the frontier
 
 
-def _read(folder: Path) -> tuple[Frontier, list[Circuit]]:
-    """The frontier of a run with its circuits, before or after the run is marked `COMPLETE`."""
-    if not (folder / "frontier.json").is_file():
-        raise RunError(
-            f"{str(folder)!r} holds no run: it has no frontier.json; give the output_dir of a run "
-            "of `train` or `attribute`"
-        )
-    value: Any = read_json(folder / "frontier.json")
-    try:
-        parts = {key: value[key] for key in ("full", "empty", "points")}
-        points = parts["points"]
-        circuits = [Circuit.load(folder / f"circuits/{p['n_edges']}.json") for p in points]
-        pairs = list(zip(points, circuits, strict=True))
-        about = {key: item for key, item in value.items() if key not in parts}
-        frontier = Frontier(
-            circuits[0].graph,
-            about,
-            parts["full"],
-            parts["empty"],
-            [Point(point["size"], circuit.mask, point) for point, circuit in pairs],
-        )
-    except (KeyError, TypeError, IndexError) as error:
-        raise RunError(f"{folder / 'frontier.json'} is damaged: {error!r}") from error
-    return frontier, circuits
-
-
 def _run(folder: Path, frontier: Frontier) -> dict:
     """One run's frontier, as `frontier.json` has it, with the position of the chosen circuit."""
     chosen = frontier.chosen()
@@ -101,7 +74,7 @@ def _run(folder: Path, frontier: Frontier) -> dict:
         "about": frontier.provenance,
         "full": frontier.full,
         "empty": frontier.empty,
-        "points": [point.evidence for point in frontier.points],
+        "points": frontier.to_json()["points"],
         "chosen": next(i for i, point in enumerate(frontier.points) if point is chosen),
     }
 
