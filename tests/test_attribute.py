@@ -26,6 +26,7 @@ from circuitprune.files import read_tensors, write_tensors
 from circuitprune.graph import Graph
 from circuitprune.preparation import make_setup
 from circuitprune.reachability import live_edges
+from circuitprune.recovery import auroc
 from circuitprune.selection import select_sizes
 
 ROOT = Path(__file__).parents[1]
@@ -173,6 +174,20 @@ def test_tensorboard_draws_the_frontier_over_edges(make):
         shown = events.Tensors(f"{text}/text_summary")[0].tensor_proto.string_val[0].decode()
         assert word in shown
     assert any("session_start_info" in tag for tag in events.PluginTagToContent("hparams"))
+
+
+def test_scores_are_compared_with_a_reference(home):
+    known, folder = home / "known.json", home / "compared"
+    Circuit.from_names(GRAPH, ["input->a0.h1<v>", "a0.h1->logits"]).save(known)
+    options = "init.method=eap", f"verify.reference={known}", f"output_dir={folder}"
+    attribute(quick_config(home, *options), lambda _: None)
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    scores = read_tensors(folder / "scores.safetensors")[0]["scores"]
+    (drawn,) = events.Scalars("reference/auroc")
+    expected = auroc(scores.abs(), Circuit.load(known).mask)
+    assert (drawn.step, drawn.value) == (0, pytest.approx(expected))
+    assert {"circuit/chosen", "frontier/verified"} == set(events.Tags()["images"])
 
 
 def test_training_draws_the_same_curves(make, home):

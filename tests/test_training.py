@@ -8,6 +8,7 @@ import torch
 from conftest import build_tiny_model
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
 from test_verification import pairs
 from tiny import quick_config, save_model, save_pairs
 from torch import Tensor
@@ -423,3 +424,19 @@ def test_the_target_density_moves_along_a_line():
     for step, target in enumerate([0.9, 0.74, 0.58, 0.42, 0.26, 0.1, 0.1, 0.1]):
         assert schedule(step) == pytest.approx(target)
     assert DensitySchedule(0.9, 0.1, 0)(0) == pytest.approx(0.1)
+
+
+def test_drawing_changes_no_gate_and_no_checkpoint(home, learner, tmp_path):
+    """The same bits with TensorBoard's pictures as without, at a checkpoint and at the end."""
+    found, saved = [], []
+    for name in ("plain", "drawn"):
+        setup = new_setup(home, learner)
+        module, checkpoint = module_of(setup), tmp_path / f"{name}.ckpt"
+        logger = TensorBoardLogger(tmp_path, name=name, version="") if name == "drawn" else False
+        fit(module, setup, tmp_path, SaveAt(6, checkpoint), logger=logger)
+        found.append(module.state_dict())
+        saved.append(torch.load(checkpoint, weights_only=True))
+    assert module._drawn_at == {"gates": STEPS, "circuit": STEPS}
+    for a, b in (found, [one["state_dict"] for one in saved]):
+        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    assert saved[0].keys() == saved[1].keys()

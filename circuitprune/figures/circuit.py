@@ -6,7 +6,7 @@ from pathlib import Path as FilePath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
+from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path
 
 from circuitprune.errors import GraphError
@@ -67,8 +67,7 @@ def draw(sources: Sequence[FilePath], options: Options) -> Figure:
 def _layers(axes: Axes, layout: Layout, points: float) -> None:
     for number, (layer, y) in enumerate(layout.layers.items()):
         if number % 2 == 0:
-            band = Rectangle((0, y - 0.7), layout.width, 1.9, facecolor=_BAND, linewidth=0)
-            axes.add_patch(band)
+            axes.axhspan(y - 0.7, y + 1.2, facecolor=_BAND, linewidth=0)
         size = min(7.5, 0.3 * points)
         axes.text(0.35, y, str(layer), color=SOFT, ha="center", va="center", fontsize=size)
 
