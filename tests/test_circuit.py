@@ -222,7 +222,7 @@ def test_the_documented_files_are_true(tmp_path):
     facts = {"model": "tiny", "task": "ioi", "evidence": {"kl": 0.12}}
     circuit = replace(Circuit.from_names(graph, names), scores=scores, provenance=facts)
     circuit.save(tmp_path / "c.json")
-    whole, pairs = documented("json")
+    whole, pairs, _ = documented("json")
     assert (tmp_path / "c.json").read_text() == json.dumps(json.loads(whole))
     write_edges_csv(tmp_path / "e.csv", circuit, {"score": scores})
     assert [(tmp_path / "e.csv").read_text()] == documented("csv")
