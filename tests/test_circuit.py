@@ -225,7 +225,7 @@ def test_the_documented_files_are_true(tmp_path):
     whole, pairs, _ = documented("json")
     assert (tmp_path / "c.json").read_text() == json.dumps(json.loads(whole))
     write_edges_csv(tmp_path / "e.csv", circuit, {"score": scores})
-    assert [(tmp_path / "e.csv").read_text()] == documented("csv")
+    assert [(tmp_path / "e.csv").read_text()] == documented("text")
     read = load_list(tmp_path, json.loads(pairs), Graph(1, 2, 2))
     assert read.edges == ("input->a0.h1<k>", "a0.h1->m0", "m0->logits")
     read.save(tmp_path / "p.json", format="edge_pruning_gpt2")
