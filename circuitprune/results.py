@@ -198,11 +198,18 @@ def versions(model: PreTrainedModel) -> dict[str, str]:
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """Hash of the model's sizes and of its first, middle and last weight."""
-    digest = hashlib.sha256()
-    parameters = list(model.named_parameters())
-    for name, parameter in parameters:
-        digest.update(f"{name} {tuple(parameter.shape)}".encode())
-    for position in (0, len(parameters) // 2, -1):
-        digest.update(parameters[position][1].detach().float().cpu().numpy().tobytes())
+    """Hash of every weight and buffer of the model: names, shapes and bytes.
+
+    Buffers that are computed when a model is made, such as rotary frequencies, count by their sum
+    to six digits: their last bits depend on the machine.
+    """
+    digest, kept = hashlib.sha256(), model.state_dict()
+    for name, tensor in kept.items():
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(values.view(torch.uint8).numpy())
+    for name, buffer in model.named_buffers():
+        if name not in kept:
+            total = buffer.double().sum().item()
+            digest.update(f"{name} {tuple(buffer.shape)} {total:.6g}".encode())
     return digest.hexdigest()[:16]

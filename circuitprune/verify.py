@@ -178,11 +178,13 @@ def _check_finished(folder: Path) -> None:
 
 def _check_model(folder: Path, setup: Setup) -> None:
     theirs: Any = read_json(folder / "versions.json")
+    theirs = theirs.get("model_fingerprint") if isinstance(theirs, dict) else None
     ours = fingerprint(setup.gated.model)
-    if not isinstance(theirs, dict) or theirs.get("model_fingerprint") != ours:
+    if theirs != ours:
         raise RunError(
             f"the run in {str(folder)!r} was of another model than {setup.config.model.name!r} is "
-            "now; its fingerprint is in versions.json. Give its place by model.name=FOLDER"
+            f"now, or is of a version that hashed it otherwise: model_fingerprint is {theirs} in "
+            f"versions.json, {ours} now. Give its place by model.name=FOLDER, or run again"
         )
 
 

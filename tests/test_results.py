@@ -2,14 +2,17 @@
 
 import json
 import math
+from copy import deepcopy
 
 import pytest
 import torch
+from conftest import CONFIGS, build_tiny_model
+from transformers import AutoModelForCausalLM
 
 from circuitprune.errors import RunError
 from circuitprune.files import write_json
 from circuitprune.graph import Graph
-from circuitprune.results import Frontier, Point, summary, write_results
+from circuitprune.results import Frontier, Point, fingerprint, summary, write_results
 
 GRAPH = Graph(2, 4, 2)
 FULL = {"kl": 0.0, "metric": 2.0, "accuracy": 0.95, "exact_match": 1.0, "n": 40}
@@ -133,3 +136,31 @@ def test_summary_is_a_table_of_the_frontier():
     assert "82 edges (110 by query head)" in text
     assert "`python scripts/train_mask.py x.yaml`" in text
     assert "40 test pairs" in text
+
+
+# ---------------------------------------------------------------- the model's fingerprint
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_every_weight_and_buffer_is_in_the_fingerprint(family, dtype):
+    model = deepcopy(build_tiny_model(family)).to(dtype)
+    before = fingerprint(model)
+    assert fingerprint(deepcopy(model)) == before
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        kept = tensor.clone()
+        tensor.view(-1)[-1] += 0.5
+        assert fingerprint(model) != before, name
+        tensor.copy_(kept)
+    assert fingerprint(model) == before
+
+
+def test_what_is_computed_counts_but_not_its_last_bits():
+    model = deepcopy(build_tiny_model("llama")).float()
+    before, frequencies = fingerprint(model), model.model.rotary_emb.inv_freq
+    frequencies *= 1 + 1e-7  # as another machine may round
+    assert fingerprint(model) == before
+    config = CONFIGS["llama"]()
+    config.rope_parameters["rope_theta"] *= 2
+    other = AutoModelForCausalLM.from_config(config).eval()
+    other.load_state_dict(model.state_dict())
+    assert fingerprint(other) != before

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from copy import deepcopy
 
 import pytest
 import torch
@@ -244,18 +245,18 @@ def test_folders_that_are_no_finished_run_are_refused(run, tmp_path):
         gather(run)
 
 
-def test_another_model_or_other_pairs_are_refused(run, home, tmp_path):
-    model = tiny_lm("gpt2")
-    weight = model.transformer.wte.weight.data
-    before = weight.clone()
-    try:
-        weight += 0.01
-        model.save_pretrained(tmp_path / "other")
-    finally:
-        weight.copy_(before)
+@pytest.mark.parametrize("part", ["wte", "h.0.attn.c_attn", "h.1.mlp.c_fc"])
+def test_another_model_is_refused_whichever_weight_differs(run, tmp_path, part):
+    model = deepcopy(tiny_lm("gpt2"))
+    model.transformer.get_submodule(part).weight.data += 0.001
+    model.save_pretrained(tmp_path / "other")
     tokenizer().save_pretrained(tmp_path / "other")
-    with pytest.raises(RunError, match="another model"):
+    with pytest.raises(RunError, match=r"another model .* or run again"):
         gather(run, f"model.name={tmp_path / 'other'}")
+    assert not (run / "evidence").exists()
+
+
+def test_other_pairs_are_refused(run, home, tmp_path):
     lines = (home / "pairs.jsonl").read_text().splitlines()
     (tmp_path / "others.jsonl").write_text("\n".join(lines[::-1]))
     with pytest.raises(RunError, match="the pairs are not those of the run"):
