@@ -3,8 +3,10 @@
 prepare(task, tokenizer) = collate . split . encode(task.pairs(...))
 """
 
+import hashlib
 import itertools
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -31,6 +33,7 @@ __all__ = [
     "draw",
     "encode",
     "pad_token",
+    "pairs_hash",
     "prepare",
     "split",
 ]
@@ -54,6 +57,16 @@ class Report:
 
 def _reasons(dropped: Counter[str]) -> list[str]:
     return [f"  dropped {number}: {reason}" for reason, number in dropped.most_common()]
+
+
+def pairs_hash(splits: Mapping[str, Sequence[Example]]) -> str:
+    """Hash of the pairs of each side in their order: prompts and answers, as texts and tokens."""
+    parts = ("clean", "corrupt", "answers", "wrong")
+    rows = {
+        side: [[getattr(of, part) for of in (one.pair, one) for part in parts] for one in examples]
+        for side, examples in splits.items()
+    }
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

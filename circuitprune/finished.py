@@ -11,6 +11,7 @@ from torch import Tensor
 from circuitprune.batches import Batch, collate
 from circuitprune.circuit import Circuit
 from circuitprune.config import RunConfig, load_config
+from circuitprune.data import PairData, pairs_hash
 from circuitprune.encoding import Example
 from circuitprune.errors import GraphError, RunError
 from circuitprune.graph import Graph
@@ -37,6 +38,8 @@ class Found:
     """Of a run; None for a file."""
     fingerprint: str | None = None
     """Of a run's model."""
+    pairs_hash: str | None = None
+    """Of a run's pairs."""
 
     @property
     def n_edges(self) -> int:
@@ -88,7 +91,30 @@ def load_run(folder: Path) -> Found:
         known.get(about["selection"], "top_n"),
         load_config(folder / "config.yaml"),
         str(about["model_fingerprint"]),
+        str(about.get("pairs_hash")),
     )
+
+
+def check_source(found: Found, fingerprint: str, data: PairData) -> None:
+    """Refuse a run that was made of another model or of other pairs than are there now.
+
+    Args:
+        found: The run.
+        fingerprint: Of the model that its config names now.
+        data: The pairs that its config gives now.
+
+    Raises:
+        RunError: either differs.
+    """
+    now = {"model": fingerprint, "pairs": pairs_hash(data.splits)}
+    then = {"model": found.fingerprint, "pairs": found.pairs_hash}
+    for what, key in (("model", "model_fingerprint"), ("pairs", "pairs_hash")):
+        if then[what] != now[what]:
+            raise RunError(
+                f"{found.name} was made with another model or other pairs than its config gives "
+                f"now: {key} was {then[what]} and is {now[what]}. Restore the {what}, or run again "
+                "in another folder"
+            )
 
 
 def read_frontier(folder: Path) -> tuple[Frontier, Float[Tensor, " edge"]]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from circuitprune import board
 from circuitprune.config import RunConfig, flatten, to_yaml
+from circuitprune.data import pairs_hash
 from circuitprune.errors import ConfigError
 from circuitprune.files import write_tensors
 from circuitprune.folder import claim, complete, create, read_checkpoint, step_of, unusable
@@ -262,6 +263,7 @@ def _provenance(setup: Setup, split: str) -> dict[str, str | int | float | None]
         "dtype": config.model.dtype,
         "kv_readers": config.model.kv_readers,
         "model_fingerprint": fingerprint(setup.gated.model),
+        "pairs_hash": pairs_hash(setup.data.splits),
         "task": config.task.name,
         "corruption": config.task.corruption or None,
         "ablation": config.ablation,

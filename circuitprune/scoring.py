@@ -15,7 +15,7 @@ from circuitprune.acdc import AcdcState, Worsening, acdc
 from circuitprune.attribution import METHODS, convergence, per_example
 from circuitprune.circuit import Circuit
 from circuitprune.config import flatten
-from circuitprune.data import Batch
+from circuitprune.data import Batch, pairs_hash
 from circuitprune.errors import ConfigError, GraphError, RunError
 from circuitprune.files import read_tensors, write_tensors
 from circuitprune.gradients import Metric
@@ -271,11 +271,10 @@ def job(setup: Setup) -> Job:
     """Every setting that decides a score, and hashes of the model and of the training pairs."""
     parts = ("model.", "task.", "ablation", "init.", "cache.", "train.batch_size", "verify.batch")
     settings = {k: v for k, v in flatten(setup.config).items() if k.startswith(parts)}
-    pairs = repr([asdict(example) for example in setup.data.splits["train"]])
     return {
         **settings,
         "model_fingerprint": fingerprint(setup.gated.model),
-        "pairs": hashlib.sha256(pairs.encode()).hexdigest()[:16],
+        "pairs": pairs_hash({"train": setup.data.splits["train"]}),
     }
 
 

@@ -16,7 +16,15 @@ from circuitprune.errors import GraphError, RunError
 from circuitprune.evidence import full_examples, per_example
 from circuitprune.evidence.bootstrap import Bootstrap, Interval
 from circuitprune.files import write_json
-from circuitprune.finished import Found, Texts, load_found, same_graph, texts_of, unseen_batches
+from circuitprune.finished import (
+    Found,
+    Texts,
+    check_source,
+    load_found,
+    same_graph,
+    texts_of,
+    unseen_batches,
+)
 from circuitprune.models import load_model
 from circuitprune.overlap import overlaps, parts
 from circuitprune.preparation import Setup, make_pairs, make_setup
@@ -56,8 +64,8 @@ def compare(
 
     Raises:
         GraphError: circuits of different graphs, or one that cannot be cut to the size.
-        RunError: fewer than two paths, the same twice, a run that is not finished, a model that
-            has changed since, or a `compare.json` that is there already.
+        RunError: fewer than two paths, the same twice, a run that is not finished, a model
+            or pairs that have changed since, or a `compare.json` that is there already.
 
     Source: circuits reused across tasks: Merullo et al. 2024, "Circuit Component Reuse Across Tasks
     in Transformer Language Models" (arXiv 2310.08744).
@@ -117,13 +125,13 @@ def _transfer(found: dict[str, Found], masks: Masks, random: Controls, say: Prin
     if files:
         raise RunError(f"--transfer needs run folders, with their tasks; {files[0]} is a file")
     configs = {name: _fresh(one) for name, one in found.items()}
-    seen = _trained_on(list(configs.values()))
+    seen = _trained_on(found, configs)
     cells: list[dict] = []
     settings: list[dict] = []
     cross: list[dict] = []
     for name, config in configs.items():
         say(f"Every circuit on the pairs of {name}")
-        setup = _setup(found[name], config)
+        setup = make_setup(config)
         batches = unseen_batches(setup, seen)
         settings.append(_setting(name, setup, batches))
         if batches:
@@ -144,24 +152,15 @@ def _fresh(found: Found) -> RunConfig:
     return replace(found.config, train=replace(found.config.train, resume=None))
 
 
-def _trained_on(configs: Sequence[RunConfig]) -> Texts:
-    """Pairs that any of the runs was trained on."""
+def _trained_on(found: dict[str, Found], configs: dict[str, RunConfig]) -> Texts:
+    """Pairs that any of the runs was trained on, after checking that they still are its pairs."""
     seen: Texts = set()
-    for config in configs:
+    for name, config in configs.items():
         model, tokenizer = load_model(config.model.name, config.model.dtype, config.model.revision)
-        seen |= texts_of(make_pairs(config, model, tokenizer).splits["train"])
+        data = make_pairs(config, model, tokenizer)
+        check_source(found[name], fingerprint(model), data)
+        seen |= texts_of(data.splits["train"])
     return seen
-
-
-def _setup(found: Found, config: RunConfig) -> Setup:
-    """The model and pairs of a run, after checking that it is still that model."""
-    setup = make_setup(config)
-    if fingerprint(setup.gated.model) != found.fingerprint:
-        raise RunError(
-            f"{found.name} was made with another {config.model.name}: its model_fingerprint is "
-            f"{found.fingerprint}, now it is {fingerprint(setup.gated.model)}"
-        )
-    return setup
 
 
 def _setting(name: str, setup: Setup, batches: Sequence[Batch]) -> dict:

@@ -13,6 +13,7 @@ from torch import Tensor
 from circuitprune.attribution import UNSIGNED
 from circuitprune.circuit import Circuit
 from circuitprune.config import RunConfig, flatten
+from circuitprune.data import pairs_hash
 from circuitprune.errors import GraphError, RunError
 from circuitprune.evidence import EVIDENCE, Case
 from circuitprune.evidence.minimality import minimised
@@ -82,7 +83,8 @@ def verify_run(
         found = read_run(folder, setup.gated.graph, config)
         name, tested = _tested(folder, found, circuit)
         case = make_case(setup, found, tested.mask, options)
-        _check_pairs(found, case, setup)
+        _check_pairs(found, setup)
+        _check_metric(found, case, setup)
         say(f"{describe(setup)}\ncircuit   {name}, {tested.n_edges:,} edges")
         identity = _identity(setup, case, found, options)
         kinds = _kinds(options, minimise)
@@ -188,16 +190,25 @@ def _check_model(folder: Path, setup: Setup) -> None:
         )
 
 
-def _check_pairs(found: Found, case: Case, setup: Setup) -> None:
-    """Refuse held-out pairs that are not those of the run, by what the full model does."""
+def _check_pairs(found: Found, setup: Setup) -> None:
+    """Refuse pairs that are not those of the run."""
+    theirs, ours = found.frontier.provenance.get("pairs_hash"), pairs_hash(setup.data.splits)
+    if theirs != ours:
+        raise RunError(
+            f"the pairs are not those of the run: pairs_hash is {theirs} in frontier.json, {ours} "
+            "now; restore the task's data, or run again"
+        )
+
+
+def _check_metric(found: Found, case: Case, setup: Setup) -> None:
+    """Refuse a full model that no longer does on the run's pairs what it did."""
     theirs = found.frontier.full
     ours = evaluate_full(case.references, case.batches, case.task_metric)
-    apart = abs(theirs["metric"] - ours["metric"])
-    if theirs["n"] != ours["n"] or apart > SAME * max(1.0, abs(theirs["metric"])):
+    if abs(theirs["metric"] - ours["metric"]) > SAME * max(1.0, abs(theirs["metric"])):
         raise RunError(
-            f"the pairs are not those of the run: on its {theirs['n']:.0f} {setup.held_out} pairs "
-            f"the full model's {setup.metric_name} was {theirs['metric']:.4f}, and is "
-            f"{ours['metric']:.4f} on {ours['n']:.0f} now; restore the task's data, or run again"
+            f"model and pairs are those of the run, but the full model's {setup.metric_name} on "
+            f"the {setup.held_out} pairs was {theirs['metric']:.4f} and is {ours['metric']:.4f} "
+            "now; compare versions.json with what is installed, or run again"
         )
 
 
@@ -216,12 +227,11 @@ def _identity(setup: Setup, case: Case, found: Found, options: EvidenceConfig) -
     """All that decides a section's numbers."""
     free = ("output_dir", "train.progress", "train.resume", *MOVABLE[:2])
     settings = {k: v for k, v in flatten(setup.config).items() if k not in free}
-    pairs = repr([asdict(e) for side in setup.data.splits.values() for e in side])
     return {
         "schema": SCHEMA,
         "circuit": _hash(case.mask),
         "frontier": _hash(*(point.mask for point in found.frontier.points), found.ranking),
-        "pairs": hashlib.sha256(pairs.encode()).hexdigest()[:16],
+        "pairs": pairs_hash(setup.data.splits),
         "options": _budget(options),
         "config": settings,
         "versions": versions(setup.gated.model),

@@ -1,6 +1,7 @@
 """The whole path from a task to batches, and the batches that a resumed run draws."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import islice, product
 from pathlib import Path
 from random import Random
@@ -11,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from pairs import TOKENIZER, WORDS, examples_of, pair
 from transformers import AutoTokenizer
 
-from circuitprune.data import PairData, encode, prepare
+from circuitprune.data import PairData, encode, pairs_hash, prepare
 from circuitprune.errors import DataError
 from circuitprune.tasks import JsonlTask
 
@@ -49,6 +50,26 @@ def test_sides_may_be_empty():
     assert data.val_dataloader() == [] and data.batches("train") == []
     with pytest.raises(DataError, match="n_train is 0"):
         data.train_dataloader()
+
+
+def test_the_hash_of_pairs_knows_their_order_their_side_and_every_part():
+    splits = make_data().splits
+    train, val, test = splits.values()
+    one, *rest = train
+    others = [
+        {**splits, "train": train[::-1]},
+        {**splits, "train": rest, "val": [one, *val]},
+        {**splits, "val": test, "test": val},
+    ]
+    for part in ("clean", "corrupt", "answers", "wrong"):
+        others.append({**splits, "train": [replace(one, **{part: (99,)}), *rest]})
+        text = "word" if part in ("clean", "corrupt") else ("word",)
+        changed = replace(one, pair=replace(one.pair, **{part: text}))
+        others.append({**splits, "train": [changed, *rest]})
+    hashes = [pairs_hash(other) for other in (splits, *others)]
+    assert len(set(hashes)) == len(hashes) == 12
+    renamed = replace(one, pair=replace(one.pair, id="mine", meta={"a": "b"}))
+    assert pairs_hash({**splits, "train": [renamed, *rest]}) == hashes[0]
 
 
 def test_an_unknown_side_and_an_empty_batch_are_errors():

@@ -1,6 +1,7 @@
 """Circuits compared: set algebra, the transfer matrix cell by cell, activations across models."""
 
 import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
@@ -292,14 +293,14 @@ def test_what_cannot_be_compared_is_refused(home, tmp_path, case):
         compare(paths, say=quiet, **options)
 
 
-def test_a_changed_model_is_refused(home, tmp_path):
-    make(home, "stale", "init.method=eap", f"model.name={home / 'tuned_model'}", "task.n_test=6")
-    text = (home / "stale" / "frontier.json").read_text()
-    frontier = json.loads(text)
-    frontier["model_fingerprint"] = "0" * 16
-    (home / "stale" / "frontier.json").write_text(json.dumps(frontier))
-    with pytest.raises(RunError, match="made with another"):
-        compare([home / "stale", home / "one"], transfer=True, n_random=1, say=quiet)
+@pytest.mark.parametrize("key", ["model_fingerprint", "pairs_hash"])
+def test_a_run_of_a_changed_model_or_of_changed_pairs_is_refused(home, tmp_path, key):
+    stale = shutil.copytree(home / "one", tmp_path / "stale")
+    frontier = json.loads((stale / "frontier.json").read_text())
+    was, frontier[key] = frontier[key], "0" * 16
+    (stale / "frontier.json").write_text(json.dumps(frontier))
+    with pytest.raises(RunError, match=f"stale was made with .* {key} was 0{{16}} and is {was}"):
+        compare([home / "two", stale], transfer=True, n_random=1, say=quiet)
 
 
 def test_the_command_prints_the_page(home, capsys, tmp_path):

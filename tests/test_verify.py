@@ -256,12 +256,36 @@ def test_another_model_is_refused_whichever_weight_differs(run, tmp_path, part):
     assert not (run / "evidence").exists()
 
 
-def test_other_pairs_are_refused(run, home, tmp_path):
-    lines = (home / "pairs.jsonl").read_text().splitlines()
-    (tmp_path / "others.jsonl").write_text("\n".join(lines[::-1]))
+@pytest.mark.parametrize("change", ["order", "corrupt"])
+def test_other_pairs_are_refused(run, home, tmp_path, change):
+    rows = [json.loads(line) for line in (home / "pairs.jsonl").read_text().splitlines()]
+    if change == "order":
+        rows = rows[::-1]
+    else:  # the full model's metric, on the clean prompts, stays as it was
+        for row in rows:
+            row["corrupt"] = row["corrupt"].replace("and then", "then and")
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "others.jsonl").write_text(text)
     with pytest.raises(RunError, match="the pairs are not those of the run"):
         gather(run, f"task.path={tmp_path / 'others.jsonl'}")
     assert not (run / "evidence").exists()
+
+
+def test_pairs_may_lie_elsewhere_under_other_ids(run, home, tmp_path):
+    rows = [json.loads(line) for line in (home / "pairs.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps({**row, "id": f"my-{i}"}) + "\n" for i, row in enumerate(rows))
+    (tmp_path / "moved.jsonl").write_text(text)
+    before, _ = gather(run)
+    found, said = gather(run, f"task.path={tmp_path / 'moved.jsonl'}")
+    assert found == before and reused(said) == ["faithfulness", "minimality"]
+
+
+def test_a_full_model_that_does_something_else_is_refused(run):
+    frontier = json.loads((run / "frontier.json").read_text())
+    frontier["full"]["metric"] += 0.1
+    (run / "frontier.json").write_text(json.dumps(frontier))
+    with pytest.raises(RunError, match="model and pairs are those of the run, but"):
+        gather(run)
 
 
 def test_circuits_that_cannot_be_verified_are_refused(run, tmp_path):
