@@ -7,7 +7,7 @@ import torch
 from test_attribution import by_logit_diff, pairs, patched
 from torch.testing import assert_close
 
-from circuitprune.attribution import METHODS, eap
+from circuitprune.attribution import ADDITIVE, METHODS, NODE_METHODS, UNSIGNED, eap
 from circuitprune.attribution.nodes import atp, lift, node_level, node_scores
 from circuitprune.graph import Graph
 
@@ -93,3 +93,36 @@ def test_the_lifted_methods(tiny_model):
         scores = METHODS[name](references, [pairs()], by_logit_diff, steps)
         assert_close(scores, lift(graph, node_scores(graph, edges)))
     assert METHODS["atp"] is atp
+
+
+@pytest.mark.parametrize("name", NODE_METHODS)
+def test_a_lifted_method_names_the_node_scores_that_it_lifts(tiny_model, name):
+    references = patched(tiny_model("llama"))
+    graph, given = references.gated.graph, ([pairs()], by_logit_diff, 2)
+    nodes = NODE_METHODS[name](references, *given)
+    edges = METHODS[name](references, *given)
+    assert_close(edges, lift(graph, nodes))
+    back = node_scores(graph, edges)  # no way back: the sum orders the nodes otherwise
+    assert back.abs().argsort().tolist() != nodes.abs().argsort().tolist()
+
+
+def test_every_method_is_known_to_score_nodes_or_not_to():
+    others = {"exact", "exact_denoising", "random"}
+    kinds = [ADDITIVE, set(NODE_METHODS), UNSIGNED, others]
+    assert sorted(METHODS) == sorted(name for kind in kinds for name in kind)
+
+
+@pytest.mark.parametrize("name", ["eap", "gate_ig"])
+def test_scores_that_add_up_are_those_of_one_gate_for_all_out_edges(tiny_model, name):
+    references, batch, steps = patched(tiny_model("llama")), pairs(), 3
+    gated, graph = references.gated, references.gated.graph
+    opens = [1.0] if name == "eap" else [(k + 0.5) / steps for k in range(steps)]
+    expected = torch.zeros(graph.n_writers, dtype=gated.dtype)
+    for value in opens:
+        shared = torch.full_like(expected, value, requires_grad=True)
+        gates = shared[graph.edge_writer]
+        logits = gated(gates, batch.clean, batch.mask, references.ablated(batch), batch.last)
+        by_logit_diff(logits, batch).mean().backward()
+        expected -= shared.grad / len(opens)
+    edges = METHODS[name](references, [batch], by_logit_diff, steps)
+    assert_close(node_scores(graph, edges), expected)

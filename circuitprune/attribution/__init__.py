@@ -14,18 +14,26 @@ from circuitprune.attribution.eap_ig_inputs import (
     eap_ig_inputs_midpoint,
     eap_ig_inputs_right,
 )
-from circuitprune.attribution.exact import exact, exact_denoising, exact_nodes
+from circuitprune.attribution.exact import effects_of_nodes, exact, exact_denoising, exact_nodes
 from circuitprune.attribution.gate_ig import gate_ig
 from circuitprune.attribution.ifr import ifr
 from circuitprune.attribution.magnitude import magnitude
-from circuitprune.attribution.nodes import atp, atp_ig
+from circuitprune.attribution.nodes import (
+    NodeAttribution,
+    atp,
+    atp_ig,
+    atp_ig_nodes,
+    atp_nodes,
+)
 from circuitprune.attribution.per_writer_ig import per_writer_ig
 from circuitprune.attribution.random import random
 from circuitprune.attribution.relp import relp, relp_ah
 from circuitprune.attribution.ugs import ugs
 
 __all__ = [
+    "ADDITIVE",
     "METHODS",
+    "NODE_METHODS",
     "UNSIGNED",
     "Attribution",
     "convergence",
@@ -60,3 +68,27 @@ METHODS: dict[str, Attribution] = {
 
 UNSIGNED = frozenset({"ifr", "magnitude", "ugs"})
 """Methods whose scores are magnitudes: larger is more important, helpful or harmful alike."""
+
+NODE_METHODS: dict[str, NodeAttribution] = {
+    "atp": atp_nodes,
+    "atp_ig": atp_ig_nodes,
+    "exact_nodes": effects_of_nodes,
+}
+"""Scores of writers, by the name of the method in `METHODS` that lifts them to edges."""
+
+ADDITIVE = frozenset(
+    {
+        "eap",
+        "eap_ig_inputs",
+        "eap_ig_inputs_right",
+        "eap_ig_inputs_midpoint",
+        "eap_ig_activations",
+        "gate_ig",
+        "clean_corrupted",
+        "per_writer_ig",
+        "relp",
+        "relp_ah",
+    }
+)
+"""Methods linear in a gradient: the scores of a writer's out-edges add up to the writer's own, that
+of one gate for all of them."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from circuitprune.attribution.nodes import lift
@@ -45,4 +45,11 @@ def exact_nodes(
 
     `steps` is ignored.
     """
-    return lift(references.gated.graph, node_effects(references, batches, metric))
+    return lift(references.gated.graph, effects_of_nodes(references, batches, metric, steps))
+
+
+def effects_of_nodes(
+    references: References, batches: Iterable[Batch], metric: Metric, steps: int = 1
+) -> Float64[Tensor, " writer"]:
+    """What `exact_nodes` lifts: the change of the metric when each writer is ablated."""
+    return node_effects(references, batches, metric)

@@ -1,7 +1,8 @@
 """Whole nodes instead of edges: scores of writers, and edge scores that stand for them.
 
 A gradient method's scores of a writer's out-edges add up to the score of the writer itself: the
-gradient at its output is the sum of the gradients at its readers.
+gradient at its output is the sum of the gradients at its readers. The way back is closed: `lift`
+gives an edge the score of its weaker endpoint, and out of those no sum makes the nodes' scores.
 """
 
 from collections.abc import Callable, Iterable
@@ -66,6 +67,9 @@ def node_level(method: Attribution) -> NodeAttribution:
     return score
 
 
+atp_nodes, atp_ig_nodes = node_level(eap), node_level(eap_ig_inputs_right)
+
+
 def atp(
     references: References, batches: Iterable[Batch], metric: Metric, steps: int = 1
 ) -> Float[Tensor, " edge"]:
@@ -75,8 +79,7 @@ def atp(
 
     Source: Nanda 2023, "Attribution Patching"; Kramar et al. 2024, "AtP*" (arXiv 2403.00745).
     """
-    scores = node_level(eap)(references, batches, metric, steps)
-    return lift(references.gated.graph, scores)
+    return lift(references.gated.graph, atp_nodes(references, batches, metric, steps))
 
 
 def atp_ig(
@@ -89,5 +92,4 @@ def atp_ig(
 
     Source: Hanna et al. 2024, "Have Faith in Faithfulness" (arXiv 2403.17806).
     """
-    scores = node_level(eap_ig_inputs_right)(references, batches, metric, steps)
-    return lift(references.gated.graph, scores)
+    return lift(references.gated.graph, atp_ig_nodes(references, batches, metric, steps))
