@@ -145,7 +145,8 @@ class RecordedRun:
     def mlp(self, layer: int, stream: Tensor) -> Tensor:
         """What a layer's MLP writes when it reads this stream."""
         modules = self.ports.layers[layer]
-        result = modules.mlp(modules.mlp_norm(stream))
+        with self.ports.fused_activations():
+            result = modules.mlp(modules.mlp_norm(stream))
         written = result[0] if isinstance(result, tuple) else result
         return written if modules.mlp_post_norm is None else modules.mlp_post_norm(written)
 

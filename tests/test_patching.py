@@ -1,6 +1,7 @@
 """Exact patching of edges and nodes against hooks, the gated engine and another program."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from circuitprune.engine import GatedModel
 from circuitprune.errors import ConfigError, DataError, GraphError, NonFiniteError
 from circuitprune.graph import Graph
 from circuitprune.patching import edge_effects, node_effects, plan, replay_of
+from circuitprune.recorded import RecordedRun
 from circuitprune.references import References
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
@@ -241,6 +243,26 @@ def test_identical_prompts_have_no_effects(references):
     for of in (edge_effects, node_effects):
         found = of(references, [batch], by_logit_diff)
         assert_close(found, torch.zeros_like(found), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_part_taken_up_again_is_the_part_that_was_recorded(tiny_model, name, dtype):
+    """To the bit: in bfloat16 another kernel for the same GELU moves as much as an edge does."""
+    gated, batch = GatedModel(deepcopy(tiny_model(name)).to(dtype)), pairs()
+    run = RecordedRun(gated, batch.clean, batch.mask, batch.last)
+    for layer in range(2):
+        again = run.mlp(layer, run.streams[layer] + run.heads[layer])
+        assert torch.equal(again, run.written[gated.graph.mlp_writer(layer)])
+
+
+def test_a_mask_is_its_positions(tiny_model):
+    references = patched(tiny_model("llama"))
+    mask = torch.arange(references.gated.graph.n_edges) % 9 == 4
+    expected = edge_effects(references, [pairs()], by_logit_diff, mask.nonzero().flatten())
+    assert torch.equal(edge_effects(references, [pairs()], by_logit_diff, mask), expected)
+    with pytest.raises(GraphError, match="a mask of 7"):
+        edge_effects(references, [pairs()], by_logit_diff, mask[:7])
 
 
 @pytest.mark.parametrize("kv_readers", ["kv_head"])

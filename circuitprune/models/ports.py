@@ -1,7 +1,7 @@
 """The modules and weights by which a Hugging Face model reads and writes its residual stream."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -179,7 +179,7 @@ class Ports:
         """
         padded = None if bool(mask.all()) else mask.long()
         call = dict(input_ids=tokens, attention_mask=padded, use_cache=False)
-        with self.intercept(self._fused_activations()):
+        with self.fused_activations():
             if last is None:
                 return self.model(**call).logits
             # an index, not a count: HF then copies the position, and the unembedding is one plain
@@ -187,10 +187,14 @@ class Ports:
             keep = torch.tensor([tokens.shape[1] - 1], device=tokens.device)
             return self.model(**call, logits_to_keep=keep).logits[:, -1]
 
-    def _fused_activations(self) -> list[tuple[nn.Module, str, Any]]:
-        """HF spells one GELU out in eight tensors; the same function is one kernel in torch."""
+    def fused_activations(self) -> AbstractContextManager[None]:
+        """HF spells one GELU out in eight tensors; the same function is one kernel in torch.
+
+        Every part of a run needs it or none: in bfloat16 the two differ by as much as an edge.
+        """
         fused = partial(F.gelu, approximate="tanh")
-        return [(act, "forward", fused) for act in self.gelus if "forward" not in act.__dict__]
+        own = [act for act in self.gelus if "forward" not in act.__dict__]
+        return self.intercept([(act, "forward", fused) for act in own])
 
     @contextmanager
     def intercept(self, changes: list[tuple[Any, str, Any]]) -> Iterator[None]:
