@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from circuitprune.data import Batch
@@ -36,7 +36,7 @@ def plan(
     """
     if per_shard < 1:
         raise GraphError(f"a shard needs at least 1 edge, got per_shard={per_shard}")
-    chosen = _checked("edge", torch.arange(graph.n_edges) if edges is None else edges, graph)
+    chosen = positions("edge", torch.arange(graph.n_edges) if edges is None else edges, graph)
     return list(ordered(graph, chosen).split(per_shard))
 
 
@@ -44,7 +44,7 @@ def edge_effects(
     references: References,
     batches: Iterable[Batch],
     metric: Metric,
-    edges: Int[Tensor, " n"] | None = None,
+    edges: Int[Tensor, " n"] | Bool[Tensor, " edge"] | None = None,
     direction: str = "noising",
     per_example: bool = False,
     progress: Progress | None = None,
@@ -76,7 +76,7 @@ def edge_effects(
     and denoising as in Heimersheim and Nanda 2024 (arXiv 2404.15255).
     """
     graph = references.gated.graph
-    chosen = _checked("edge", torch.arange(graph.n_edges) if edges is None else edges, graph)
+    chosen = positions("edge", torch.arange(graph.n_edges) if edges is None else edges, graph)
 
     def run(replay: Replay, wanted: Tensor) -> Iterator[tuple[Sequence[int], Logits]]:
         return replay.edges(wanted)
@@ -89,7 +89,7 @@ def node_effects(
     references: References,
     batches: Iterable[Batch],
     metric: Metric,
-    writers: Int[Tensor, " n"] | None = None,
+    writers: Int[Tensor, " n"] | Bool[Tensor, " writer"] | None = None,
     direction: str = "noising",
     per_example: bool = False,
     progress: Progress | None = None,
@@ -102,7 +102,7 @@ def node_effects(
     """
     graph = references.gated.graph
     chosen = torch.arange(graph.n_writers) if writers is None else writers
-    chosen = _checked("writer", chosen, graph)
+    chosen = positions("writer", chosen, graph)
 
     def run(replay: Replay, wanted: Tensor) -> Iterator[tuple[Sequence[int], Logits]]:
         return replay.nodes(wanted.tolist())
@@ -182,8 +182,19 @@ def _check_finite(found: Tensor, batch: Batch) -> None:
         )
 
 
-def _checked(what: str, chosen: Int[Tensor, " n"], graph: Graph) -> Int[Tensor, " n"]:
+def positions(
+    what: str, chosen: Int[Tensor, " n"] | Bool[Tensor, " all"], graph: Graph
+) -> Int[Tensor, " n"]:
+    """Positions of edges or writers, from positions or from a mask such as `Circuit.mask`.
+
+    Raises:
+        GraphError: the graph has no such, or another number of them than the mask.
+    """
     n = {"edge": graph.n_edges, "writer": graph.n_writers}[what]
+    if chosen.dtype == torch.bool:
+        if len(chosen) != n:
+            raise GraphError(f"a mask of {len(chosen):,} for {graph.describe()}; it needs {n:,}")
+        chosen = chosen.nonzero().flatten()
     outside = chosen[(chosen < 0) | (chosen >= n)]
     if len(outside):
         raise GraphError(f"no {what} {int(outside[0])} in {graph.describe()}; it has {n:,}")

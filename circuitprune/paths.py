@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from circuitprune.data import Batch
 from circuitprune.errors import DataError, GraphError, NonFiniteError
 from circuitprune.gradients import Metric
 from circuitprune.graph import Graph
-from circuitprune.patching import replay_of
+from circuitprune.patching import positions, replay_of
 from circuitprune.references import References
 from circuitprune.replay import Replay
 
@@ -114,14 +114,14 @@ def set_effect(
     references: References,
     batches: Iterable[Batch],
     metric: Metric,
-    edges: Int[Tensor, " n"] | Sequence[str],
+    edges: Int[Tensor, " n"] | Bool[Tensor, " edge"] | Sequence[str],
     per_example: bool = False,
 ) -> Float64[Tensor, ""] | Float64[Tensor, " example"]:
     """Change of the metric when a set of edges is ablated together, in one gated run.
 
     Args:
         references, batches, metric: As of `path_effects`.
-        edges: Positions in the flat order, or names; all at gate 0, the others at gate 1.
+        edges: Positions in the flat order, a mask, or names; these at gate 0, the others at 1.
         per_example: Return one change per example instead of their mean.
 
     Raises:
@@ -129,10 +129,9 @@ def set_effect(
         DataError, NonFiniteError: as `patching.edge_effects`.
     """
     gated, graph = references.gated, references.gated.graph
-    chosen = edges if isinstance(edges, Tensor) else [graph.edge_index(name) for name in edges]
-    closed = torch.as_tensor(chosen, dtype=torch.long)
-    if len(closed) and not 0 <= int(closed.min()) <= int(closed.max()) < graph.n_edges:
-        raise GraphError(f"edges must be positions in {graph.describe()}, got {closed.tolist()}")
+    if not isinstance(edges, Tensor):
+        edges = torch.tensor([graph.edge_index(name) for name in edges], dtype=torch.long)
+    closed = positions("edge", edges, graph)
     gates = torch.ones(graph.n_edges, dtype=gated.dtype, device=gated.device)
     gates[closed.to(gated.device)] = 0
 

@@ -12,10 +12,12 @@ from circuitprune.data import Batch
 from circuitprune.engine import GatedModel
 
 Joined = TypeVar("Joined")
+Prompts = tuple[tuple[int, ...], tuple[int, ...]]
+"""Clean and corrupt tokens up to the answer position: all that both runs depend on."""
 
 
 class References:
-    """Ablated writers and the full model's answer logits of every example, cached by its index.
+    """Ablated writers and the full model's answer logits of every example, cached by its prompts.
 
     Mask training visits each pair many times while neither run changes. What does not fit in
     `max_gb` is computed again each time; results are the same either way up to rounding, which
@@ -30,8 +32,8 @@ class References:
     def __init__(self, gated: GatedModel, ablation: Ablation, max_gb: float = 2.0) -> None:
         self.gated, self.ablation = gated, ablation
         self.budget = int(max_gb * 1e9)
-        self._written: dict[int, Float[Tensor, "writer pos d_model"]] = {}
-        self._logits: dict[int, Float[Tensor, " vocab"]] = {}
+        self._written: dict[Prompts, Float[Tensor, "writer pos d_model"]] = {}
+        self._logits: dict[Prompts, Float[Tensor, " vocab"]] = {}
 
     def fill(self, batches: Iterable[Batch]) -> None:
         """Cache the runs of these batches, the logits first, until the budget is spent.
@@ -77,23 +79,29 @@ class References:
 
     def _cached(
         self,
-        store: dict[int, Tensor],
+        store: dict[Prompts, Tensor],
         batch: Batch,
         compute: Callable[[Batch], Tensor],
         take: Callable[[Tensor, int], Tensor],
         join: Callable[[list[Tensor]], Joined],
     ) -> Tensor | Joined:
-        indices = batch.index.tolist()
-        if all(index in store for index in indices):
-            return join([store[index] for index in indices])
+        keys = _prompts(batch)
+        if all(key in store for key in keys):
+            return join([store[key] for key in keys])
         whole = compute(batch)
-        for row, index in enumerate(indices):
-            if index in store:
+        for row, key in enumerate(keys):
+            if key in store:
                 continue
             part = take(whole, row)
             if part.nbytes > self.budget:
                 self.budget = 0  # closed: what is kept must not depend on who asks next
                 break
-            store[index] = part
+            store[key] = part
             self.budget -= part.nbytes
         return whole
+
+
+def _prompts(batch: Batch) -> list[Prompts]:
+    """Not the pairs' indices: every data set counts from 0."""
+    rows = zip(batch.clean.tolist(), batch.corrupt.tolist(), batch.last.tolist(), strict=True)
+    return [(tuple(c[: last + 1]), tuple(k[: last + 1])) for c, k, last in rows]

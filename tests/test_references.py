@@ -1,5 +1,7 @@
 """Reference runs from the cache are those computed afresh, and the cache keeps to its budget."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import VOCAB, random_batch
@@ -84,6 +86,16 @@ def test_what_is_cached_is_not_computed_again(gated, counts):
         refs.ablated(batch_of(rows))[:]
         refs.full_logits(batch_of(rows))
     assert counts == {"patch": [[0, 1, 2], [3, 4, 5]], "plain": [[9, 4, 7], [9, 2, 6]]}
+
+
+def test_pairs_of_another_data_set_are_not_taken_for_those_of_the_same_number(gated):
+    refs, batch = references(gated), batch_of([0, 1, 2])
+    assert_right(refs, batch, gated)
+    tokens = random_batch(LENGTHS, seed=1)
+    other = replace(batch, clean=tokens.clean[:3], corrupt=tokens.corrupt[:3])
+    assert_right(refs, other, gated)
+    assert_right(refs, replace(batch, corrupt=other.corrupt), gated)
+    assert_right(refs, batch, gated)
 
 
 def test_one_unknown_example_computes_its_batch(gated, counts):
