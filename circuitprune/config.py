@@ -24,7 +24,7 @@ class ModelConfig:
     name: str = "zoo/small"
     """`zoo/small`, a folder with a Hugging Face model, or a hub id."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
-    """Type of weights and activations; gates and scores are never below float32."""
+    """Type of weights and activations; gates and sums of scores never fall below float32."""
     kv_readers: Literal["kv_head", "query_head"] = "kv_head"
     """Key/value readers belong to KV heads, or to query heads as EAP-IG and MIB count."""
     revision: str | None = None

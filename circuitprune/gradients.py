@@ -86,7 +86,8 @@ class TappedRun:
         self.ports, self.graph = gated.ports, gated.graph
         self.difference = difference.flatten(1, 2)
         self.entering, self.batch, self.start = entering, batch, start
-        self.scores = difference.new_zeros(self.graph.n_edges)
+        precise = torch.promote_types(difference.dtype, torch.float32)
+        self.scores = difference.new_zeros(self.graph.n_edges, dtype=precise)
         self.entrance = difference.new_zeros(())
         widest = self.graph.attention_block(0).n_readers
         loan = gated.workspace.lend(self)

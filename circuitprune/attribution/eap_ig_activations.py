@@ -37,7 +37,8 @@ def eap_ig_activations(
     def score(batch: Batch) -> Float[Tensor, " edge"]:
         recorded = RecordedRun(gated, batch.clean, batch.mask, batch.last)
         difference = references.ablated_copy(batch).sub_(recorded.written)
-        total = difference.new_zeros(gated.graph.n_edges)
+        precise = torch.promote_types(gated.dtype, torch.float32)
+        total = difference.new_zeros(gated.graph.n_edges, dtype=precise)
         upstream: defaultdict[int, Tensor | float] = defaultdict(float)
         for k in range(1, steps + 1):
             share = 1 - k / steps

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -45,7 +46,8 @@ def eap_ig_inputs(
         difference = references.ablated_copy(batch)
         ablated = difference[0].clone()
         gated.subtract(difference, batch.clean, batch.mask)
-        total = difference.new_zeros(gated.graph.n_edges)
+        precise = torch.promote_types(gated.dtype, torch.float32)
+        total = difference.new_zeros(gated.graph.n_edges, dtype=precise)
         for k in range(steps):
             embeddings = ablated - difference[0] * ((k + _OFFSET[rule]) / steps)
             total += edge_scores_at(gated, batch, metric, difference, embeddings)

@@ -36,7 +36,8 @@ def ifr(
 
     @torch.no_grad()
     def score(batch: Batch) -> Float[Tensor, " edge"]:
-        scores = torch.zeros(gated.graph.n_edges, device=gated.device, dtype=gated.dtype)
+        precise = torch.promote_types(gated.dtype, torch.float32)
+        scores = torch.zeros(gated.graph.n_edges, device=gated.device, dtype=precise)
         for block, parts, stream in _streams(gated, batch):
             shares = proximity(parts, stream)
             if block.kind == "logits":
