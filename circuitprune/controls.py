@@ -21,18 +21,21 @@ Controls = dict[str, dict[str, Masks]]
 def draw_controls(
     graph: Graph, masks: Mapping[str, Bool[Tensor, " edge"]], n_random: int
 ) -> Controls:
-    """For each circuit and family, `n_random` random circuits of its size; the same every time."""
+    """For each circuit and family, `n_random` random circuits of its size; the same every time.
+
+    Draws that are the circuit itself are left out: nothing beats itself.
+    """
     generator = torch.Generator().manual_seed(0)
-    return {
-        name: {
-            family: {
-                f"{family} {i} for {name}": DRAWS[family](graph, mask, generator)
-                for i in range(n_random)
+    controls: Controls = {name: {} for name in masks}
+    for name, mask in masks.items():
+        for family in FAMILIES:
+            drawn = [DRAWS[family](graph, mask, generator) for _ in range(n_random)]
+            controls[name][family] = {
+                f"{family} {i} for {name}": other
+                for i, other in enumerate(drawn)
+                if not torch.equal(other, mask)
             }
-            for family in FAMILIES
-        }
-        for name, mask in masks.items()
-    }
+    return controls
 
 
 def flat(controls: Controls) -> Masks:
@@ -46,7 +49,7 @@ def flat(controls: Controls) -> Masks:
 
 
 def against(share: Callable[[str], Interval], circuit: str, random: Controls) -> dict:
-    """Where a circuit lies among its random ones: their mean, and how many of them it beats."""
+    """Where a circuit lies among its `n` random ones: their mean, and which share it beats."""
     value, places = share(circuit)["value"], {}
     for family, drawn in random[circuit].items():
         known = [v for v in (share(name)["value"] for name in drawn) if v is not None]
@@ -54,5 +57,5 @@ def against(share: Callable[[str], Interval], circuit: str, random: Controls) ->
         beaten = None
         if value is not None and known:
             beaten = sum(v < value for v in known) / len(known)
-        places[family] = {"mean": mean, "beaten": beaten}
+        places[family] = {"n": len(known), "mean": mean, "beaten": beaten}
     return places

@@ -2,13 +2,17 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 from evidence_cases import tiny_case
 from scipy import stats
 
-from circuitprune.evidence import per_example
+from circuitprune.ablation import make_ablation
+from circuitprune.data import prepare
+from circuitprune.engine import GatedModel
+from circuitprune.evidence import Case, per_example
 from circuitprune.evidence.random_circuits import (
     DRAWS,
     cell_of_edges,
@@ -16,9 +20,20 @@ from circuitprune.evidence.random_circuits import (
     random_circuits,
     relabelled,
     uniform,
+    verdict,
 )
+from circuitprune.evidence.statistics import rank_test, worst_of
 from circuitprune.graph import Graph
+from circuitprune.known.induction import (
+    LENGTH,
+    Induction,
+    induction_model,
+    induction_tokenizer,
+    true_circuit,
+)
+from circuitprune.metrics import logit_diff
 from circuitprune.reachability import live_edges
+from circuitprune.references import References
 from circuitprune.selection import select
 
 GRAPHS = [Graph(3, 4, 4), Graph(3, 4, 2), Graph(2, 2, 1, parallel=True)]
@@ -155,8 +170,6 @@ def test_the_place_of_the_circuit_is_counted():
 
 def test_p_values_are_uniform_for_a_circuit_that_is_random_itself():
     """Ranks of one draw among others from the same family, by a score of its edges."""
-    from circuitprune.evidence.statistics import rank_test
-
     graph, draw, p_values = GRAPHS[2], generator(4), []
     worth = torch.randn(graph.n_edges, generator=draw, dtype=torch.float64)
     mask = circuit(graph, 0.3)
@@ -169,6 +182,53 @@ def test_p_values_are_uniform_for_a_circuit_that_is_random_itself():
 
 def test_too_few_random_circuits_decide_nothing():
     assert random_circuits(tiny_case(n_random=2))["verdict"] == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("p", "n_same", "n_random", "says"),
+    [
+        (0.01, 0, 100, "pass"),
+        (0.05, 0, 100, "fail"),
+        (0.04, 3, 100, "pass"),
+        (0.06, 4, 100, "fail"),  # 5 / 101 would have been enough
+        (0.06, 5, 100, "undecided"),
+        (1.0, 30, 30, "undecided"),
+        (0.05, 0, 19, "undecided"),
+        (0.04, 0, 20, "pass"),
+    ],
+)
+def test_copies_of_the_circuit_are_no_reason_to_fail(p, n_same, n_random, says):
+    assert verdict(p, n_same, n_random) == says
+
+
+def test_the_worst_of_the_verdicts_is_that_of_all():
+    assert worst_of(["pass", "pass"]) == "pass"
+    assert worst_of(["pass", "undecided"]) == "undecided"
+    assert worst_of(["undecided", "fail"]) == "fail"
+
+
+def test_the_true_circuit_of_the_hand_built_model_does_not_fail():
+    """Few circuits have its cells or its shape, so draws of those hit it: neither can tell."""
+    tokenizer = induction_tokenizer()
+    sizes = dict(n_train=8, n_val=0, n_test=32, seed=0, batch_size=32, max_length=LENGTH)
+    data, gated = prepare(Induction(), tokenizer, **sizes), GatedModel(induction_model(0.2))
+    train, truth = data.batches("train"), true_circuit()
+    references = References(gated, make_ablation("patch", gated.ports, train))
+    batches, ranking = data.batches("test"), truth.double()
+    case = Case(references, batches, train, logit_diff, truth, ranking, {}, 0, n_random=60)
+    found = random_circuits(case)
+    verdicts = {family: f["verdict"] for family, f in found["families"].items()}
+    assert verdicts == {"uniform": "pass", "matched": "undecided", "relabelled": "undecided"}
+    assert found["verdict"] == "undecided" and "too few others to tell" in found["sentence"]
+    n_same = found["families"]["relabelled"]["n_same"]
+    assert n_same > 2 and found["families"]["relabelled"]["least_p"] == (1 + n_same) / 61
+
+
+def test_a_circuit_that_no_draw_can_differ_from_is_undecided():
+    case = tiny_case(n_random=20)
+    found = random_circuits(replace(case, mask=case.full_mask))
+    assert {f["verdict"] for f in found["families"].values()} == {"undecided"}
+    assert found["verdict"] == "undecided"
 
 
 def test_the_same_seed_gives_the_same_bytes():

@@ -245,8 +245,12 @@ def test_controls_have_the_size_and_places_count_those_beaten(home):
     values = dict(zip(flat(controls), [0.1, 0.2, None, 0.6, 1.0, 2.0, 3.0, 4.0], strict=True))
     shares = {name: {"value": v} for name, v in {**values, "x": 0.5}.items()}
     places = against(shares.__getitem__, "x", controls)
-    assert places["uniform"] == {"mean": pytest.approx(0.3), "beaten": pytest.approx(2 / 3)}
-    assert places["relabelled"] == {"mean": 2.5, "beaten": 0.0}
+    assert places["uniform"] == {
+        "n": 3,
+        "mean": pytest.approx(0.3),
+        "beaten": pytest.approx(2 / 3),
+    }
+    assert places["relabelled"] == {"n": 4, "mean": 2.5, "beaten": 0.0}
 
 
 # ---------------------------------------------------------------- files, and what is refused

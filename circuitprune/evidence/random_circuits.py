@@ -8,7 +8,7 @@ from torch import Tensor
 
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.examples import Examples, few_pairs, full_examples, per_example
-from circuitprune.evidence.statistics import ALPHA, rank_test
+from circuitprune.evidence.statistics import ALPHA, rank_test, worst_of
 from circuitprune.graph import Graph
 from circuitprune.metrics import EVIDENCE_NAMES
 from circuitprune.reachability import joinable_edges, live_edges
@@ -110,6 +110,9 @@ def random_circuits(case: Case) -> dict:
     share that does at least as well, the circuit itself counted). Few pairs are used: see
     `few_pairs`; the circuit's own numbers here are on the same pairs.
 
+    A draw may be the circuit itself (`n_same`), which is as good as the circuit. Where there are so
+    many of these that no p could fall below `ALPHA` (`least_p`), the family is `undecided`.
+
     Source: Shi et al. 2024 (arXiv 2410.13032) and MIB (arXiv 2504.13151) compare with random
     circuits; the matched families are ours.
     """
@@ -131,10 +134,14 @@ def random_circuits(case: Case) -> dict:
     for family in DRAWS:
         names = [f"{family} {i}" for i in range(case.n_random)]
         edges = [int(masks[name].sum()) for name in names]
+        places = _places(numbers["circuit"], [numbers[name] for name in names])
+        n_same = sum(torch.equal(masks[name], case.mask) for name in names)
         families[family] = {
             "n_edges": {"least": min(edges), "mean": sum(edges) / len(edges), "most": max(edges)},
-            "n_same": sum(bool((masks[name] == case.mask).all()) for name in names),
-            **_places(numbers["circuit"], [numbers[name] for name in names]),
+            "n_same": n_same,
+            "least_p": (1 + n_same) / (1 + case.n_random),
+            "verdict": verdict(places["kl"]["p"], n_same, case.n_random),
+            **places,
             "kl_of_each": [numbers[name]["kl"] for name in names],
         }
     return {
@@ -143,7 +150,7 @@ def random_circuits(case: Case) -> dict:
         "n_edges": int(case.mask.sum()),
         "circuit": numbers["circuit"],
         "families": families,
-        "verdict": _verdict(case.n_random, [f["kl"]["p"] for f in families.values()]),
+        "verdict": worst_of(f["verdict"] for f in families.values()),
         "sentence": _sentence(case, numbers["circuit"], families, sum(map(len, batches))),
     }
 
@@ -173,10 +180,11 @@ def _places(circuit: dict[str, float], others: list[dict[str, float]]) -> dict[s
     return places
 
 
-def _verdict(n_random: int, p_values: list[float]) -> str:
-    if 1 / (1 + n_random) >= ALPHA:
-        return "undecided"  # too few for any circuit to pass
-    return "pass" if max(p_values) < ALPHA else "fail"
+def verdict(p: float, n_same: int, n_random: int) -> str:
+    """Of one family; `undecided` if it holds too few other circuits for any circuit to pass."""
+    if (1 + n_same) / (1 + n_random) >= ALPHA:
+        return "undecided"
+    return "pass" if p < ALPHA else "fail"
 
 
 def _sentence(case: Case, circuit: dict[str, float], families: dict, n_pairs: int) -> str:
@@ -188,7 +196,22 @@ def _sentence(case: Case, circuit: dict[str, float], families: dict, n_pairs: in
     return (
         f"On {n_pairs} pairs the circuit's KL of {circuit['kl']:.3g} nats is below that of this "
         f"share of {case.n_random} random circuits of its size: {told}. It is better than chance "
-        f"if p < {ALPHA:g} in every family; p cannot fall below {1 / (1 + case.n_random):.2g} here."
+        f"if p < {ALPHA:g} in every family. {_reach(families)}"
+    )
+
+
+def _reach(families: dict) -> str:
+    """How small p could have become, and which families that leaves undecided."""
+    least = min(f["least_p"] for f in families.values())
+    few = {family: f for family, f in families.items() if f["verdict"] == "undecided"}
+    said = f"p cannot fall below {least:.2g} here."
+    if not few:
+        return said
+    there = ", ".join(f"{family} {f['least_p']:.2g}" for family, f in few.items())
+    same = ", ".join(str(f["n_same"]) for f in few.values())
+    return (
+        f"{said} Undecided, as p cannot fall below {ALPHA:g} there: {there}; of the circuits "
+        f"drawn, {same} are this very circuit, and there are too few others to tell."
     )
 
 

@@ -1,5 +1,7 @@
 """The few tests that the evidence needs, exact or by permutation, and their correction."""
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -8,6 +10,12 @@ ALPHA = 0.05
 """Below this, a p-value (corrected where there are many) rejects its hypothesis."""
 MOST_PAIRS = 1000
 """HSIC looks at no more pairs than this: its cost grows with their cube."""
+
+
+def worst_of(verdicts: Iterable[str]) -> str:
+    """`fail` if any fails, else `undecided` if any is, else `pass`."""
+    found = set(verdicts)
+    return next((one for one in ("fail", "undecided") if one in found), "pass")
 
 
 def binomial(n: int, p: float) -> Float64[Tensor, " k"]:
