@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitprune.acdc import AcdcState, Worsening, acdc
-from circuitprune.attribution import METHODS, convergence, per_example
+from circuitprune.attribution import ADDITIVE, METHODS, NODE_METHODS, convergence, per_example
+from circuitprune.attribution.nodes import lift, node_scores
 from circuitprune.circuit import Circuit
 from circuitprune.config import flatten
 from circuitprune.data import Batch, pairs_hash
@@ -44,12 +45,16 @@ class Scoring:
     """acdc: the circuit of each threshold."""
     agreement: list[tuple[int, int, float]] = field(default_factory=list)
     """(m, 2m, Spearman of the magnitudes of their scores)."""
+    nodes: Float[Tensor, " writer"] | None = None
+    """Signed scores of whole nodes, where the method gives any and scored all edges."""
 
     def save(self, path: Path, setup: Setup) -> None:
         """One safetensors file: `scores`, and under their own names whatever else there is."""
         tensors = {"scores": self.scores}
         if self.per_example is not None:
             tensors["per_example"] = self.per_example
+        if self.nodes is not None:
+            tensors["nodes"] = self.nodes
         if self.circuits:
             tensors["thresholds"] = torch.tensor(list(self.circuits), dtype=torch.float64)
             tensors["circuits"] = torch.stack(list(self.circuits.values()))
@@ -82,7 +87,8 @@ class Scoring:
         circuits = dict(zip(sizes, tensors.get("circuits", ()), strict=True))
         rows = tensors.get("agreement", torch.empty(0, 3)).tolist()
         agreement = [(int(m), int(double), rho) for m, double, rho in rows]
-        return cls(tensors["scores"], tensors.get("per_example"), circuits, agreement)
+        each, nodes = tensors.get("per_example"), tensors.get("nodes")
+        return cls(tensors["scores"], each, circuits, agreement, nodes)
 
 
 def scoring_of(
@@ -118,13 +124,26 @@ def by_method(setup: Setup) -> Scoring:
     method, metric = METHODS[init.method], attribution_metric(setup)
     batches = training_batches(setup)
     chosen = chosen_edges(setup)
-    scores = _only(method(references, batches, metric, init.steps).cpu(), chosen)
-    each, agreement = None, []
+    scores, nodes = _scores_and_nodes(setup, batches, metric)
+    scores, each, agreement = _only(scores, chosen), None, []
     if init.per_example:
         each = _only(per_example(method, references, batches, metric, init.steps).cpu(), chosen)
     if init.convergence:
         agreement = convergence(method, references, batches, metric, init.steps, init.doublings)
-    return Scoring(scores, each, agreement=agreement)
+    return Scoring(scores, each, agreement=agreement, nodes=nodes if chosen is None else None)
+
+
+def _scores_and_nodes(
+    setup: Setup, batches: list[Batch], metric: Metric
+) -> tuple[Float[Tensor, " edge"], Float[Tensor, " writer"] | None]:
+    """Scores of all edges, and of all nodes by the same method; None if it has none of nodes."""
+    name, graph = setup.config.init.method, setup.gated.graph
+    given = (setup.references, batches, metric, setup.config.init.steps)
+    if name in NODE_METHODS:
+        nodes = NODE_METHODS[name](*given).cpu()
+        return lift(graph, nodes), nodes
+    scores = METHODS[name](*given).cpu()
+    return scores, node_scores(graph, scores) if name in ADDITIVE else None
 
 
 def by_exact(setup: Setup, folder: Path, ranks: Ranks) -> Scoring | None:

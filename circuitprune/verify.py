@@ -47,6 +47,8 @@ class Found:
     """What the circuits were cut from, higher first; -inf for an edge that is in none."""
     scores: Float[Tensor, " edge"] | None
     """Signed scores that the ranking was made of; None if it has no sign."""
+    nodes: Float[Tensor, " writer"] | None = None
+    """The same of whole nodes; None if the method has none."""
 
 
 def verify_run(
@@ -117,6 +119,7 @@ def make_case(
         sizes={point.size: point.mask for point in found.frontier.points},
         seed=options.seed,
         scores=found.scores,
+        nodes=found.nodes,
         n_bootstrap=options.n_bootstrap,
         n_random=options.n_random,
         n_knockouts=options.n_knockouts,
@@ -144,10 +147,11 @@ def read_run(folder: Path, graph: Graph, config: RunConfig) -> Found:
     frontier, ranking = read_frontier(folder)
     _check_graph(folder / "circuits", frontier.graph, graph)
     learned = (folder / "gates.safetensors").exists()  # such a ranking has no sign
-    scores = None
+    scores = nodes = None
     if not learned and config.init.method not in UNSIGNED:
-        scores = read_tensors(folder / "scores.safetensors")[0]["scores"].nan_to_num(0)
-    return Found(frontier, ranking.where(~ranking.isnan(), -torch.inf), scores)
+        tensors, _ = read_tensors(folder / "scores.safetensors")
+        scores, nodes = tensors["scores"].nan_to_num(0), tensors.get("nodes")
+    return Found(frontier, ranking.where(~ranking.isnan(), -torch.inf), scores, nodes)
 
 
 def _check_graph(path: Path, theirs: Graph, ours: Graph) -> None:

@@ -7,14 +7,25 @@ import pytest
 import torch
 from evidence_cases import tiny_case
 from reference_evidence import MIB_SIZES, area, on_a_path
+from tiny import quick_config, save_model, save_pairs
+from torch.testing import assert_close
 
+from circuitprune.attribute import attribute
+from circuitprune.attribution import NODE_METHODS
+from circuitprune.attribution.nodes import lift
+from circuitprune.circuit import Circuit
+from circuitprune.errors import GraphError
 from circuitprune.evidence import full_examples, per_example
 from circuitprune.evidence.bootstrap import Bootstrap
 from circuitprune.evidence.mib import SIZES, cmd, cpr, edge_circuits, mib, node_circuits
 from circuitprune.graph import Graph
+from circuitprune.preparation import make_setup
+from circuitprune.scoring import Scoring, attribution_metric, by_method, training_batches
 from circuitprune.verification import evaluate, evaluate_full
+from circuitprune.verify import read_run
 
 GRAPH = Graph(3, 4, 4)
+GRAPH_OF_RUNS = Graph(2, 4, 4, d_model=32)
 
 
 def values(*numbers):
@@ -105,7 +116,70 @@ def test_the_section_is_mibs_definition(family):
     assert [p["faithfulness"]["value"] for p in points] == pytest.approx(signed, rel=1e-5, abs=1e-5)
     assert points[-1]["n_edges"] == case.graph.n_edges
     assert found["cpr"]["low"] < found["cpr"]["value"] < found["cpr"]["high"]
-    assert "nodes_signed" in found["curves"]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_nodes_are_cut_by_their_own_scores(family):
+    """Scores that were lifted to edges do not add up to the nodes' again."""
+    graph = (case := tiny_case(family)).graph
+    nodes = torch.randn(graph.n_writers, generator=torch.Generator().manual_seed(9))
+    case = replace(case, scores=lift(graph, nodes), nodes=nodes)
+    found = mib(case)
+    assert found["nodes_left_out"] is None
+    for curve, helps in (("nodes_signed", -nodes), ("nodes_absolute", nodes.abs())):
+        points, circuits = found["curves"][curve]["points"], node_circuits(graph, helps)
+        assert [p["n_edges"] for p in points] == [int(m.sum()) for m in circuits.values()]
+        slow = slow_curve(case, list(circuits.values()))
+        found_here = [p["faithfulness"]["value"] for p in points]
+        assert found_here == pytest.approx(slow, rel=1e-5, abs=1e-5)
+
+
+def test_where_no_node_was_scored_there_is_no_curve_of_nodes():
+    case = tiny_case()
+    found = mib(case)
+    assert set(found["curves"]) == {"edges_signed", "edges_absolute"}
+    assert "scored edges alone" in found["nodes_left_out"]
+    assert "has no sign" in mib(replace(case, scores=None))["nodes_left_out"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    save_model(folder / "model")
+    save_pairs(folder / "pairs.jsonl")
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")  # TensorBoard's and transformers' advice
+@pytest.mark.parametrize("method", ["eap", "atp", "exact_nodes", "random"])
+def test_a_run_keeps_what_nodes_scored(home, method):
+    config = quick_config(home, f"init.method={method}", f"output_dir={home / method}")
+    attribute(config, say=lambda _: None)
+    setup = make_setup(config)
+    found = read_run(home / method, setup.gated.graph, config)
+    if method == "random":
+        assert found.nodes is None
+        return
+    given = (setup.references, training_batches(setup), attribution_metric(setup), 2)
+    wanted = NODE_METHODS["atp" if method == "eap" else method](*given)
+    assert_close(found.nodes, wanted)
+    if method != "eap":
+        assert_close(found.scores, lift(setup.gated.graph, wanted))
+    assert_close(Scoring.load(home / method / "scores.safetensors", setup).nodes, wanted)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_some_edges_alone_are_no_score_of_a_node(home):
+    some = GRAPH_OF_RUNS.mask_of(["input->a0.h1<v>", "a0.h1->logits"])
+    Circuit(GRAPH_OF_RUNS, some).save(home / "some.json")
+    config = quick_config(home, "init.method=eap", f"init.edges={home / 'some.json'}")
+    assert by_method(make_setup(config)).nodes is None
+
+
+def test_node_scores_must_fit_the_graph():
+    case = tiny_case()
+    with pytest.raises(GraphError, match="nodes has shape"):
+        replace(case, nodes=case.scores)
 
 
 def test_intervals_are_those_of_the_area_of_each_resample():

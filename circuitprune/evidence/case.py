@@ -32,7 +32,7 @@ class Case:
 
     Raises:
         DataError: no held-out pairs.
-        GraphError: a mask, ranking or scores that do not fit the graph, or hold NaN.
+        GraphError: a mask, ranking, scores or nodes that do not fit the graph, or hold NaN.
     """
 
     references: References
@@ -52,6 +52,8 @@ class Case:
     seed: int
     scores: Float[Tensor, " edge"] | None = None
     """Signed scores of an attribution, negative helps; None if the ranking has no sign."""
+    nodes: Float[Tensor, " writer"] | None = None
+    """Signed scores of whole nodes by the same attribution; None if it has none."""
     n_bootstrap: int = 1000
     """Resamples behind each interval."""
     n_random: int = 100
@@ -69,17 +71,23 @@ class Case:
     def __post_init__(self) -> None:
         if not self.n_examples:
             raise DataError("there is no held-out pair to judge the circuit on")
-        fields = {"mask": self.mask, "ranking": self.ranking, "scores": self.scores}
-        for name, values in fields.items():
+        n_edges, n_writers = self.graph.n_edges, self.graph.n_writers
+        fields = {
+            "mask": (self.mask, n_edges),
+            "ranking": (self.ranking, n_edges),
+            "scores": (self.scores, n_edges),
+            "nodes": (self.nodes, n_writers),
+        }
+        for name, (values, n) in fields.items():
             if values is None:
                 continue
-            if values.shape != (self.graph.n_edges,):
+            if values.shape != (n,):
                 raise GraphError(
-                    f"{name} has shape {tuple(values.shape)}, expected ({self.graph.n_edges},) for "
+                    f"{name} has shape {tuple(values.shape)}, expected ({n},) for "
                     f"{self.graph.describe()}"
                 )
             if values.is_floating_point() and bool(values.isnan().any()):
-                raise GraphError(f"{name} holds NaN; give an edge without a rank -inf, or 0")
+                raise GraphError(f"{name} holds NaN; give what has no rank -inf, or 0")
 
     @property
     def graph(self) -> Graph:

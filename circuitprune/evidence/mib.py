@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from circuitprune.attribution.nodes import node_scores
 from circuitprune.evidence.bootstrap import Bootstrap, Interval, ratio, spell
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.examples import Examples, full_examples, per_example
@@ -63,12 +62,13 @@ def node_circuits(
 
 
 def mib(case: Case) -> dict:
-    """CPR and CMD of the edges, and of the nodes where the scores have a sign.
+    """CPR and CMD of the edges, and of the nodes where they have scores of their own.
 
     CPR is cut by signed scores, what helps most first; CMD by their magnitude; and both areas are
     given for both. Without signed scores (`Case.scores` is None) the case's ranking serves for
-    both, and nodes are left out. `n_edges` of a node circuit is MIB's weighted edge count: an edge
-    counts with the share of its writer's neurons in the circuit, which is 1 for whole nodes.
+    both. Without `Case.nodes` the curves of nodes are left out, and `nodes_left_out` says why.
+    `n_edges` of a node circuit is MIB's weighted edge count: an edge counts with the share of its
+    writer's neurons in the circuit, which is 1 for whole nodes.
 
     Differs from MIB's own runs in the metric (the case's instead of always the logit difference),
     and, if key/value readers belong to KV heads, in what one edge is: `n_edges_total` against
@@ -99,6 +99,7 @@ def mib(case: Case) -> dict:
         "n_edges_total": case.graph.n_edges,
         "n_edges_total_ungrouped": case.graph.n_edges_ungrouped,
         "signed_scores": case.scores is not None,
+        "nodes_left_out": _why_no_nodes(case),
         "cpr": curves["edges_signed"]["cpr"],
         "cmd": curves["edges_absolute"]["cmd"],
         "curves": curves,
@@ -108,18 +109,32 @@ def mib(case: Case) -> dict:
 
 def circuits_of(case: Case) -> dict[str, dict[float, Bool[Tensor, " edge"]]]:
     """The circuits of each curve: `edges_signed`, `edges_absolute`, and the same of nodes."""
-    graph = case.graph
-    if case.scores is None:
+    graph, scores, nodes = case.graph, case.scores, case.nodes
+    if scores is None:
         by_ranking = edge_circuits(graph, case.ranking)
         return {"edges_signed": by_ranking, "edges_absolute": by_ranking}
-    helps = -case.scores
-    nodes = node_scores(graph, helps)
-    return {
-        "edges_signed": edge_circuits(graph, helps),
-        "edges_absolute": edge_circuits(graph, helps.abs()),
-        "nodes_signed": node_circuits(graph, nodes),
-        "nodes_absolute": node_circuits(graph, nodes.abs()),
+    circuits = {
+        "edges_signed": edge_circuits(graph, -scores),
+        "edges_absolute": edge_circuits(graph, scores.abs()),
     }
+    if nodes is not None:
+        circuits["nodes_signed"] = node_circuits(graph, -nodes)
+        circuits["nodes_absolute"] = node_circuits(graph, nodes.abs())
+    return circuits
+
+
+def _why_no_nodes(case: Case) -> str | None:
+    if case.scores is None:
+        return (
+            "the ranking has no sign and orders edges alone; neither a sum nor the best of a "
+            "node's edges is the effect of the node"
+        )
+    if case.nodes is None:
+        return (
+            "the run scored edges alone; they add up to scores of nodes only where the method is "
+            "linear in a gradient and scored all of them"
+        )
+    return None
 
 
 def _curve(
