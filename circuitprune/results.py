@@ -67,11 +67,36 @@ class Frontier:
                     "size": point.size,
                     "n_edges": int(point.mask.sum()),
                     "n_edges_ungrouped": int(self.graph.ungroup(point.mask).sum()),
+                    "file": file,
                     **point.evidence,
                 }
-                for point in self.points
+                for point, file in zip(self.points, self.files(), strict=True)
             ],
         }
+
+    def files(self) -> list[str]:
+        """Where the circuit of each point lies in the run's folder: `circuits/<edges>.json`.
+
+        Circuits of equal size need not be the same, as ACDC's are not nested: the second is
+        `circuits/<edges>_2.json`. Points of one and the same circuit share a file.
+        """
+        known: dict[int, list[Tensor]] = {}
+        names = []
+        for point in self.points:
+            n_edges = int(point.mask.sum())
+            masks = known.setdefault(n_edges, [])
+            same = [torch.equal(mask, point.mask) for mask in masks]
+            number = same.index(True) if any(same) else len(masks)
+            if number == len(masks):
+                masks.append(point.mask)
+            names.append(f"circuits/{n_edges}{f'_{number + 1}' * (number > 0)}.json")
+        return names
+
+    def file_of(self, point: Point) -> str:
+        """Where the circuit of one of `points` lies; see `files`."""
+        return next(
+            file for one, file in zip(self.points, self.files(), strict=True) if one is point
+        )
 
     def smallest_size(self) -> Float[Tensor, " edge"]:
         """For each edge the number of edges of the smallest circuit that keeps it; NaN for none."""
@@ -81,10 +106,13 @@ class Frontier:
         return smallest
 
     def chosen(self, max_kl: float = 0.1) -> Point:
-        """The smallest circuit with a KL of at most `max_kl` nats, else the one of least KL."""
+        """The smallest circuit with a KL of at most `max_kl` nats, else the one of least KL.
+
+        Of several of equal size, the one of least KL.
+        """
         good = [point for point in self.points if point.evidence["kl"] <= max_kl]
         if good:
-            return min(good, key=lambda point: int(point.mask.sum()))
+            return min(good, key=lambda point: (int(point.mask.sum()), point.evidence["kl"]))
         return min(self.points, key=lambda point: point.evidence["kl"])
 
 
@@ -107,10 +135,9 @@ def write_results(
         notes: Paragraphs for the summary.
     """
     (folder / "circuits").mkdir(exist_ok=True)
-    for point in frontier.points:
+    for point, file in zip(frontier.points, frontier.files(), strict=True):
         provenance = {**frontier.provenance, "size": point.size, "evidence": point.evidence}
-        circuit = Circuit(frontier.graph, point.mask, final, provenance)
-        circuit.save(folder / "circuits" / f"{circuit.n_edges}.json")
+        Circuit(frontier.graph, point.mask, final, provenance).save(folder / file)
     columns = {} if initial is None else {"initial_score": initial}
     columns |= {"final_score": final, "smallest_circuit": frontier.smallest_size()}
     write_edges_csv(folder / "edges.csv", frontier.graph, columns)
@@ -134,7 +161,7 @@ def read_results(folder: Path) -> tuple[Frontier, list[Circuit]]:
     value: Any = read_json(path)
     try:
         full, empty, rows = value["full"], value["empty"], value["points"]
-        circuits = [Circuit.load(folder / "circuits" / f"{row['n_edges']}.json") for row in rows]
+        circuits = [Circuit.load(folder / _file(row)) for row in rows]
         points = [_point(row, c) for row, c in zip(rows, circuits, strict=True)]
         about = {key: item for key, item in value.items() if key not in ("full", "empty", "points")}
         return Frontier(circuits[0].graph, about, full, empty, points), circuits
@@ -142,9 +169,14 @@ def read_results(folder: Path) -> tuple[Frontier, list[Circuit]]:
         raise RunError(f"{path} is damaged: {error!r}") from error
 
 
+def _file(row: dict) -> str:
+    """Of a point's circuit; one without `file` is named by its size."""
+    return "circuits/" + Path(row.get("file", f"{row['n_edges']}.json")).name
+
+
 def _point(row: dict, circuit: Circuit) -> Point:
-    sizes = ("size", "n_edges", "n_edges_ungrouped")
-    evidence = {name: value for name, value in row.items() if name not in sizes}
+    about = ("size", "n_edges", "n_edges_ungrouped", "file")
+    evidence = {name: value for name, value in row.items() if name not in about}
     return Point(row["size"], circuit.mask, evidence)
 
 
@@ -164,7 +196,7 @@ def summary(frontier: Frontier, command: str, notes: Sequence[str] = ()) -> str:
         "",
         f"**{n} edges ({n / graph.n_edges:.1%}) keep KL {evidence['kl']:.3g} nats, faithfulness "
         f"{evidence['faithfulness']:.3f}, accuracy {evidence['accuracy']:.1%}** (full model "
-        f"{frontier.full['accuracy']:.1%}): `circuits/{n}.json`.",
+        f"{frontier.full['accuracy']:.1%}): `{frontier.file_of(chosen)}`.",
         "",
         "| size | edges | KL (nats) | faithfulness | metric | accuracy | exact match |",
         "|---|---|---|---|---|---|---|",

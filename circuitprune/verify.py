@@ -162,7 +162,7 @@ def _check_graph(path: Path, theirs: Graph, ours: Graph) -> None:
 def _tested(folder: Path, found: Found, file: str | Path | None) -> tuple[str, Circuit]:
     """The circuit under test and what to call it."""
     if file is None:
-        name = f"circuits/{int(found.frontier.chosen().mask.sum())}.json"
+        name = found.frontier.file_of(found.frontier.chosen())
         path = folder / name
     else:
         name, path = Path(file).name, Path(file)

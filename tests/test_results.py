@@ -10,9 +10,10 @@ from conftest import CONFIGS, build_tiny_model
 from transformers import AutoModelForCausalLM
 
 from circuitprune.errors import RunError
+from circuitprune.figures.sources import chosen_of
 from circuitprune.files import write_json
 from circuitprune.graph import Graph
-from circuitprune.results import Frontier, Point, fingerprint, summary, write_results
+from circuitprune.results import Frontier, Point, fingerprint, read_results, summary, write_results
 
 GRAPH = Graph(2, 4, 2)
 FULL = {"kl": 0.0, "metric": 2.0, "accuracy": 0.95, "exact_match": 1.0, "n": 40}
@@ -110,6 +111,39 @@ def test_written_files_agree_with_the_frontier(tmp_path):
     assert len(rows) == GRAPH.n_edges
     expected = frontier(*points).smallest_size().tolist()
     assert [float(row.split(",")[-1]) for row in rows] == expected
+
+
+def test_circuits_of_equal_size_have_files_of_their_own(tmp_path):
+    points = [
+        point(0.1, 8, 0.07, seed=1),
+        point(0.2, 8, 0.05, seed=2),
+        point(0.3, 8, 0.06, seed=3),
+        point(0.4, 8, 0.07, seed=1),  # the first one again
+        point(0.5, 9, 0.3),
+    ]
+    found = frontier(*points)
+    files = [f"circuits/{name}.json" for name in ("8", "8_2", "8_3", "8", "9")]
+    assert found.files() == [row["file"] for row in found.to_json()["points"]] == files
+    write_results(tmp_path, found, None, torch.zeros(GRAPH.n_edges), "command")
+    back, circuits = read_results(tmp_path)
+    for before, after, circuit in zip(points, back.points, circuits, strict=True):
+        assert torch.equal(before.mask, after.mask) and torch.equal(after.mask, circuit.mask)
+        assert before.evidence == after.evidence
+    chosen = back.chosen()
+    assert torch.equal(chosen.mask, points[1].mask) and back.file_of(chosen) == files[1]
+    assert chosen_of(found.to_json()["points"])["file"] == files[1]
+    assert "`circuits/8_2.json`" in (tmp_path / "summary.md").read_text()
+
+
+def test_a_frontier_that_names_no_files_is_read_by_size(tmp_path):
+    points = [point(0.1, 8, 0.5), point(0.3, 25, 0.05)]
+    write_results(tmp_path, frontier(*points), None, torch.zeros(GRAPH.n_edges), "command")
+    value = json.loads((tmp_path / "frontier.json").read_text())
+    for row in value["points"]:
+        del row["file"]
+    write_json(tmp_path / "frontier.json", value)
+    masks = [found.mask for found in read_results(tmp_path)[0].points]
+    assert all(torch.equal(a, b.mask) for a, b in zip(masks, points, strict=True))
 
 
 # ---------------------------------------------------------------- the summary

@@ -64,7 +64,9 @@ def read_points(folder: Path) -> list[dict[str, Any]]:
 def chosen_of(points: Sequence[dict[str, Any]], max_kl: float = 0.1) -> dict[str, Any]:
     """The point of the chosen circuit; see `Frontier.chosen`."""
     good = [point for point in points if point["kl"] <= max_kl]
-    return good[0] if good else min(points, key=lambda point: point["kl"])
+    if good:
+        return min(good, key=lambda point: (point["n_edges"], point["kl"]))
+    return min(points, key=lambda point: point["kl"])
 
 
 def read_section(folder: Path, name: str) -> dict[str, Any]:

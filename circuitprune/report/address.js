@@ -5,7 +5,7 @@ let later = null;
 
 function remember() {
   clearTimeout(later);
-  const { view } = picture, parts = new URLSearchParams({ size: circuit().n_edges });
+  const { view } = picture, parts = new URLSearchParams({ size: circuitName(0, state.circuit) });
   const put = (name, value) => { if (value) parts.set(name, value); };
   put("node", state.node);
   put("folded", [...state.collapsed].sort((a, b) => a - b).join("-"));
@@ -29,7 +29,7 @@ function recall() {
   if (!parts.has("size")) return;
   const list = (name) => (parts.get(name) ?? "").split("-").filter((part) => part !== "");
   const names = (name) => new Set(list(name).filter((id) => NODE_NAMES.has(id)));
-  const at = DATA.circuits.findIndex((c) => String(c.n_edges) === parts.get("size"));
+  const at = DATA.circuits.findIndex((_, i) => circuitName(0, i) === parts.get("size"));
   state.circuit = at < 0 ? MAIN.chosen : at;
   state.node = NODE_NAMES.has(parts.get("node")) ? parts.get("node") : null;
   state.collapsed = new Set(list("folded").map(Number).filter((layer) => Number.isInteger(layer) && layer >= 0 && layer < GRAPH.n_layers));

@@ -26,13 +26,15 @@ function usualSides() {
   return [[0, MAIN.chosen], other ?? own[here + 1] ?? own[here - 1] ?? own[here]];
 }
 
-const spellSides = (sides) => sides.map(([run, at]) => `${run}.${circuitsOf(run).circuits[at].n_edges}`).join("-");
+/** A circuit's name in addresses and files: its number of edges, then `_2` if another has as many. */
+const circuitName = (run, at) => DATA.runs[run].points[at].file.replace(/^circuits\/|\.json$/g, "");
+const spellSides = (sides) => sides.map(([run, at]) => `${run}.${circuitName(run, at)}`).join("-");
 
 /** The two circuits that an address names; null if it doesn't. */
 function readSides(text) {
   const sides = text.split("-").map((side) => {
-    const [run, n_edges] = side.split(".").map(Number);
-    return [run, DATA.runs[run] ? (circuitsOf(run)?.circuits ?? []).findIndex((c) => c.n_edges === n_edges) : -1];
+    const [run, name] = [Number(side.split(".")[0]), side.split(".")[1]];
+    return [run, DATA.runs[run] ? (circuitsOf(run)?.circuits ?? []).findIndex((_, at) => circuitName(run, at) === name) : -1];
   });
   return sides.length === 2 && sides.every(([, at]) => at >= 0) ? sides : null;
 }

@@ -165,7 +165,7 @@ function jump(event) {
 
 /** Whether the focus or the pointer goes on into the panel. */
 const staysIn = (event) => byId("node").contains(event?.relatedTarget ?? null);
-const fileName = () => `circuit-${circuit().n_edges}`;
+const fileName = () => `circuit-${circuitName(0, state.circuit)}`;
 
 function showAll() {
   byId("width").value = state.column;

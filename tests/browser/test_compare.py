@@ -1,10 +1,13 @@
 """Two circuits on one drawing: which edges are in the first, in the second, in both."""
 
+from dataclasses import replace
+
 import pytest
 from report_runs import GROUPED, make_run
 
 from browser.cases import drawn, loaded
 from circuitprune.report import write_report
+from circuitprune.results import read_results, write_results
 
 LOOKS = ("a", "both", "b")
 SIZES = (300, 1000)
@@ -94,3 +97,21 @@ def test_a_run_of_another_graph_is_said_to_be_incomparable(opened):
     assert opened.text("#incomparable").startswith("small is of a model with other sizes")
     options = opened.page.locator("#side-a option").all_inner_texts()
     assert {text.split(",")[0] for text in options} == {"one", "two"}
+
+
+def test_an_address_tells_circuits_of_equal_size_apart(view, tmp_path):
+    """As ACDC's may be: 40 edges each, and none in both."""
+    run = make_run(tmp_path, sizes=(40, 300))
+    frontier, circuits = read_results(run)
+    other = circuits[1].mask & ~circuits[0].mask
+    other[other.nonzero()[40:]] = False
+    points = [frontier.points[0], replace(frontier.points[1], mask=other)]
+    write_results(run, replace(frontier, points=points), None, circuits[0].scores, "")
+    report = write_report([run])
+    view.open(report, "#size=40_2&compare=0.40-0.40_2")
+    view.page.locator("#compare").scroll_into_view_if_needed()
+    view.page.locator("#comparison .node").first.wait_for()
+    assert view.edges() == drawn(loaded(run, "40_2")) != drawn(loaded(run, 40))
+    assert "0 edges in both, 40 only in A, 40 only in B" in view.text("#compared")
+    view.page.keyboard.press("H")
+    assert "size=40_2" in view.fragment and "0.40-0.40_2" in view.fragment
