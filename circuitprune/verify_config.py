@@ -24,9 +24,9 @@ class EvidenceConfig:
     sections: list[str] = field(default_factory=list)
     """Kinds of evidence to gather, in their own order; empty gathers all."""
     n_bootstrap: int = 1000
-    """Resamples of the pairs behind each interval."""
+    """Resamples of the pairs behind each interval; permutations of the test of independence."""
     n_random: int = 100
-    """Random circuits, and permutations, that the circuit is compared with."""
+    """Random circuits, and edges added at random, that the circuit is compared with."""
     n_knockouts: int = 20
     """Random knock-outs, and nodes tried at each step of the greedy one."""
     tolerance: float = 0.01

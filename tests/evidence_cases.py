@@ -25,9 +25,11 @@ def pairs(lengths: list[int], seed: int, first: int = 0) -> Batch:
     return Batch(index, *drawn, answers=tokens[:, :1], wrong=tokens[:, 1:])
 
 
-def tiny_case(family: str = "gpt2", ablation: str = "patch", **changes) -> Case:
+def tiny_case(
+    family: str = "gpt2", ablation: str = "patch", dtype: torch.dtype = torch.float64, **changes
+) -> Case:
     """Eight held-out pairs in two batches of other lengths; the circuit is a fifth of the edges."""
-    gated = GatedModel(build_tiny_model(family))
+    gated = GatedModel(build_tiny_model(family).to(dtype))
     graph = gated.graph
     train = [pairs([9, 8, 9], seed=5, first=100)]
     references = References(gated, make_ablation(ablation, gated.ports, train))

@@ -1,17 +1,17 @@
 """The hypothesis tests: against scipy, loops and brute force, and uniform under simulated nulls."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import import_module
 
 import pytest
 import torch
-from evidence_cases import tiny_case
+from evidence_cases import pairs, tiny_case
 from reference_evidence import holm as slow_holm
 from reference_evidence import hsic, median_distance
 from scipy import stats
 
-from circuitprune.evidence import per_example
+from circuitprune.evidence import EVIDENCE, full_examples, per_example
 from circuitprune.evidence.examples import Examples, few_pairs
 from circuitprune.evidence.hypotheses import (
     equivalence,
@@ -19,14 +19,17 @@ from circuitprune.evidence.hypotheses import (
     independence,
     minimality,
     random_path,
+    rounding,
 )
 from circuitprune.evidence.statistics import (
     binomial,
     holm,
     hsic_test,
+    least_hsic_p,
     rank_test,
     share_test,
     sign_test,
+    verdict_of,
 )
 from circuitprune.graph import Graph
 from circuitprune.reachability import live_edges
@@ -143,8 +146,23 @@ def test_hsic_sees_a_dependence_without_correlation():
 def test_constants_are_independent_of_everything():
     x = torch.randn(10, dtype=torch.float64, generator=generator())
     assert hsic_test(x, torch.ones_like(x), 20, generator()) == (0.0, 1.0)
+    assert hsic_test(x[:1], x[1:2], 20, generator()) == (0.0, 1.0)
     mostly = torch.cat([torch.zeros(9, dtype=torch.float64), x[:1]])
     assert 0 < hsic_test(mostly, x, 20, generator())[0] < 1
+
+
+@pytest.mark.parametrize(("n", "n_permutations"), [(2, 60), (3, 60), (40, 12)])
+def test_no_permutation_beats_the_least_p(n, n_permutations):
+    """Numbers that depend as much as numbers can; of three, one order in six is the observed."""
+    x, p_values = torch.arange(float(n), dtype=torch.float64) ** 2, []
+    for seed in range(20):
+        p_values.append(hsic_test(x, x, n_permutations, generator(seed))[1])
+    assert sum(p_values) / 20 >= 0.9 * least_hsic_p(n, n_permutations) >= 0.9 * 0.05
+
+
+def test_a_test_that_cannot_reject_decides_nothing():
+    assert [verdict_of(0.04, 0.01), verdict_of(0.06, 0.01)] == ["fail", "pass"]
+    assert [verdict_of(0.05, 0.05), verdict_of(0.04, 0.05)] == ["undecided"] * 2
 
 
 # ---------------------------------------------------------------- correction
@@ -172,11 +190,41 @@ def numbers(metric):
 def test_equivalence_counts_wins_and_leaves_ties_out():
     found = equivalence(numbers([1.0, 2.0, 3.0, 0.0]), numbers([0.0, 2.0, 4.0, 1.0]))
     assert (found["n_pairs"], found["n_ties"], found["statistic"]) == (3, 1, 1 / 3)
-    assert found["p_sign"] == pytest.approx(1.0) and found["verdict"] == "pass"
+    assert found["p_sign"] == pytest.approx(1.0) and found["verdict"] == "undecided"
     assert found["mean_difference"] == pytest.approx(-0.25)
     assert "too few pairs" in found["sentence"]
     worse = equivalence(numbers([0.0] * 100), numbers([1.0] * 100))
     assert worse["verdict"] == "fail" and worse["statistic"] == 0
+
+
+def test_equivalence_is_undecided_until_some_number_of_wins_would_reject():
+    for n in range(1, 12):
+        found = equivalence(numbers([1.0, 0.0] * n), numbers([0.5] * 2 * n))
+        reachable = equivalence(numbers([1.0] * 2 * n), numbers([0.5] * 2 * n))["verdict"] == "fail"
+        assert found["verdict"] == ("pass" if reachable else "undecided")
+        assert ("too few pairs" in found["sentence"]) == (not reachable)
+    few = equivalence(numbers([1.0] * 3), numbers([1.0] * 3))  # alike, but on three pairs
+    assert few["verdict"] == "undecided"
+
+
+def test_a_difference_within_the_tolerance_is_a_tie():
+    full, circuit = [10.0, -10.0, 10.0, 0.0, 0.0], [10.1, -10.3, 9.7, 1e-9, 1.0]
+    found = equivalence(numbers(circuit), numbers(full), 0.01)
+    assert (found["n_ties"], found["n_pairs"], found["statistic"]) == (2, 3, 1 / 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_rounding_of_the_gated_model_is_no_win(family, dtype):
+    case = tiny_case(family, dtype=dtype)
+    opened = {"": case.full_mask}
+    gated = per_example(case.references, opened, case.batches, case.task_metric)[""]
+    plain = full_examples(case.references, case.batches, case.task_metric)
+    found = equivalence(gated, plain, rounding(dtype))
+    assert (found["n_ties"], found["n_pairs"]) == (case.n_examples, 0)
+    assert found["verdict"] == "pass" and "alike on every pair" in found["sentence"]
+    circuit = per_example(case.references, {"": case.mask}, case.batches, case.task_metric)[""]
+    assert equivalence(circuit, plain, rounding(dtype))["n_ties"] < case.n_examples
 
 
 def test_the_said_number_of_wins_is_where_the_verdict_turns():
@@ -193,6 +241,7 @@ def test_the_whole_model_is_equal_and_has_an_idle_complement():
     assert equivalence(full, full) | {"sentence": ""} == {
         "n_pairs": 0,
         "n_ties": 8,
+        "tolerance": 0.0,
         "epsilon": 0.1,
         "statistic": None,
         "p": 1.0,
@@ -268,6 +317,59 @@ def test_idle_edges_are_found():
     found = minimality(replace(case, mask=core | dangling))
     assert {"input->a0.h0<q>", "input->a0.h1<k>"} <= set(found["idle"])
     assert found["verdict"] == "fail" and found["n_idle"] == len(found["idle"])
+
+
+def test_minimality_holds_few_circuits_and_takes_few_pairs(monkeypatch):
+    """Not one mask for each edge at once; fewer pairs where there are many edges."""
+    module = import_module("circuitprune.evidence.hypotheses")
+    case, held = tiny_case(n_random=10), []
+
+    def counted(references, masks, *rest):
+        held.append(len(masks))
+        return per_example(references, masks, *rest)
+
+    monkeypatch.setattr(module, "per_example", counted)
+    monkeypatch.setattr(module, "AT_ONCE", 4)
+    whole = minimality(case)
+    assert max(held) == 8 and sum(held) == 20 and len(whole["edges"]) > 8
+    monkeypatch.setattr(module, "LEAST_PAIRS", 2)
+    for most, n_pairs in ((0, 2), (3 * len(whole["edges"]), 3)):
+        monkeypatch.setattr(module, "MOST_RUNS", most)
+        found = minimality(case)
+        few = minimality(replace(case, batches=few_pairs(case.batches, n_pairs)))
+        assert found["n_pairs"] == n_pairs and found["edges"] == few["edges"]
+
+
+@pytest.mark.parametrize(("n_random", "decided"), [(1, False), (2, False), (3, True)])
+def test_minimality_is_undecided_with_too_few_random_edges(n_random, decided):
+    """No p of six edges is below 6 * 0.1 ** n_random."""
+    case = tiny_case(n_random=n_random)
+    core = ["input->logits", "input->m1", "m1->logits", "input->m0", "m0->logits", "m0->m1"]
+    found = minimality(replace(case, mask=case.graph.mask_of(core)))
+    assert (found["verdict"] != "undecided") == decided
+    assert ("too few random edges" in found["sentence"]) == (not decided)
+
+
+def test_independence_is_undecided_with_few_permutations_or_pairs():
+    case = tiny_case()
+    x = numbers(torch.randn(30, dtype=torch.float64, generator=generator()).tolist())
+    for n_permutations, verdict in ((19, "undecided"), (20, "fail")):
+        found = independence(replace(case, n_bootstrap=n_permutations), x, x)
+        assert found["verdict"] == verdict and found["n_permutations"] == n_permutations
+        assert ("No outcome" in found["sentence"]) == (verdict == "undecided")
+    few = Examples(*(getattr(x, f.name)[:3] for f in fields(x)))
+    assert independence(case, few, few)["verdict"] == "undecided"
+
+
+@pytest.mark.parametrize("kind", EVIDENCE)
+def test_one_pair_is_judged_without_a_crash(kind):
+    case = tiny_case(batches=[pairs([9], seed=0)], n_bootstrap=20, n_random=25, n_knockouts=2)
+    found = json.loads(json.dumps(EVIDENCE[kind](case), allow_nan=False))
+    assert found["sentence"]
+    if kind == "hypotheses":
+        assert found["equivalence"]["verdict"] == "undecided"
+        assert found["independence"]["verdict"] == "undecided"
+        assert (found["independence"]["statistic"], found["independence"]["p"]) == (0.0, 1.0)
 
 
 def test_the_section_is_plain_and_the_same_again():

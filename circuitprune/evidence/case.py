@@ -55,9 +55,9 @@ class Case:
     nodes: Float[Tensor, " writer"] | None = None
     """Signed scores of whole nodes by the same attribution; None if it has none."""
     n_bootstrap: int = 1000
-    """Resamples behind each interval."""
+    """Resamples behind each interval, and permutations behind the test of independence."""
     n_random: int = 100
-    """Random circuits, and permutations, that the circuit is compared with."""
+    """Random circuits, and edges added at random, that the circuit is compared with."""
     n_knockouts: int = 20
     """Knock-outs of each family."""
     tolerance: float = 0.01

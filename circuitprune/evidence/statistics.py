@@ -1,5 +1,6 @@
 """The few tests that the evidence needs, exact or by permutation, and their correction."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -10,6 +11,13 @@ ALPHA = 0.05
 """Below this, a p-value (corrected where there are many) rejects its hypothesis."""
 MOST_PAIRS = 1000
 """HSIC looks at no more pairs than this: its cost grows with their cube."""
+
+
+def verdict_of(p: float, least: float) -> str:
+    """`undecided` if even the `least` p to be had would not reject, else `fail` if p does."""
+    if least >= ALPHA:
+        return "undecided"
+    return "fail" if p < ALPHA else "pass"
 
 
 def worst_of(verdicts: Iterable[str]) -> str:
@@ -61,11 +69,13 @@ def hsic_test(
     """HSIC of x and y, and the p-value of their independence by permutations of y.
 
     The biased statistic `trace(K H L H) / n^2` with Gaussian kernels whose widths are the median
-    distances between the values of x, and of y. 0 and 1 if either is constant.
+    distances between the values of x, and of y. 0 and 1 if either is constant, or of one value.
 
     Source: Gretton et al. 2007, "A Kernel Statistical Test of Independence".
     """
     n = len(x)
+    if n < 2:
+        return 0.0, 1.0
     left, right = _centred_features(x), _centred_features(y)
     if left is None or right is None:
         return 0.0, 1.0
@@ -78,6 +88,11 @@ def hsic_test(
     permuted = torch.stack([statistic(order) for order in drawn])
     nearly = observed.item() * (1 - 1e-9)  # the same order again differs by rounding
     return observed.item(), rank_test(nearly, permuted)
+
+
+def least_hsic_p(n: int, n_permutations: int) -> float:
+    """The least p to expect of n values: the observed order is drawn again once in `n!`."""
+    return max(1 / (1 + n_permutations), 1 / math.factorial(n))
 
 
 def _centred_features(values: Float64[Tensor, " n"]) -> Float64[Tensor, "n rank"] | None:
