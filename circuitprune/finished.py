@@ -15,7 +15,7 @@ from circuitprune.data import PairData, pairs_hash
 from circuitprune.encoding import Example
 from circuitprune.errors import GraphError, RunError
 from circuitprune.graph import Graph
-from circuitprune.preparation import Setup
+from circuitprune.preparation import Setup, make_pairs
 from circuitprune.reachability import live_edges
 from circuitprune.results import Frontier, read_results
 from circuitprune.selection import Method, select
@@ -40,6 +40,8 @@ class Found:
     """Of a run's model."""
     pairs_hash: str | None = None
     """Of a run's pairs."""
+    others: tuple[Bool[Tensor, " edge"], ...] = ()
+    """Of a run, all its circuits."""
 
     @property
     def n_edges(self) -> int:
@@ -47,11 +49,14 @@ class Found:
         return int(self.mask.sum())
 
     def cut(self, n_edges: int) -> Bool[Tensor, " edge"]:
-        """The circuit of at most `n_edges` live edges.
+        """The circuit of at most `n_edges` live edges: one of its own of that size, or one cut.
 
         Raises:
             GraphError: a circuit without scores is larger than that.
         """
+        for mask in (self.mask, *self.others):
+            if int(mask.sum()) == n_edges:
+                return mask
         if self.ranking is None:
             if self.n_edges <= n_edges:
                 return self.mask
@@ -68,8 +73,11 @@ class Found:
 def load_found(path: str | Path) -> Found:
     """The circuit in a run folder (its chosen one, see `Frontier.chosen`) or in a circuit file.
 
-    A run is cut by its final ranking; a file of this package by its scores as they are, one of
-    EAP-IG or MIB by their magnitude, and no file to edges that it does not keep.
+    A run is cut by its final ranking, one of `top_n_raw` or ACDC as by `top_n`: what they count is
+    not the live edges. ACDC's smaller circuits are made of the edges that survive the highest
+    thresholds, and an edge that survives none is in no circuit. A file of this package is cut by
+    its scores as they are, one of EAP-IG or MIB by their magnitude, and no file to edges that it
+    does not keep.
 
     Raises:
         RunError: nothing there, or a run that is not finished.
@@ -82,16 +90,17 @@ def load_run(folder: Path) -> Found:
     """A finished run of `train` or `attribute`; see `load_found`."""
     frontier, ranking = read_frontier(folder)
     about = frontier.provenance
-    known: dict[object, Method] = {"top_n_raw": "top_n_raw", "greedy": "greedy"}
+    known = ranking > 0 if about["selection"] == "acdc" else ~ranking.isnan()
     return Found(
         str(folder),
         frontier.graph,
         frontier.chosen().mask,
-        ranking.where(~ranking.isnan(), -torch.inf),
-        known.get(about["selection"], "top_n"),
+        ranking.where(known, -torch.inf),
+        "greedy" if about["selection"] == "greedy" else "top_n",
         load_config(folder / "config.yaml"),
         str(about["model_fingerprint"]),
         str(about.get("pairs_hash")),
+        tuple(point.mask for point in frontier.points),
     )
 
 
@@ -173,6 +182,15 @@ def texts_of(examples: Iterable[Example]) -> Texts:
     """
     pairs = [example.pair for example in examples]
     return {p.clean for p in pairs} | {frozenset((p.clean, p.corrupt)) for p in pairs}
+
+
+def trained_on(setup: Setup, configs: Iterable[RunConfig]) -> Texts:
+    """What runs in this setup's model were trained on; a resample has pairs of the same seed."""
+    seen = texts_of(setup.data.splits["train"])
+    for seed in {config.task.seed for config in configs} - {setup.config.task.seed}:
+        config = replace(setup.config, task=replace(setup.config.task, seed=seed))
+        seen |= texts_of(make_pairs(config, setup.gated.model, setup.tokenizer).splits["train"])
+    return seen
 
 
 def unseen_batches(setup: Setup, seen: Texts) -> list[Batch]:

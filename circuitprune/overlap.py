@@ -1,5 +1,6 @@
 """How far several circuits of one graph are the same: Jaccard indices, shared core, consensus."""
 
+import math
 from collections.abc import Mapping
 from itertools import combinations
 
@@ -15,16 +16,19 @@ from circuitprune.selection import select
 
 Masks = Bool[Tensor, "circuit edge"]
 Jaccard = Float[Tensor, "circuit circuit"]
-"""Symmetric, 1 on the diagonal."""
+"""Symmetric, 1 on the diagonal; NaN where both circuits are empty."""
 
 
 def edge_jaccard(masks: Bool[Tensor, "circuit member"]) -> Jaccard:
-    """`|A & B| / |A | B|` of every two rows, in [0, 1], float64; two empty rows are equal, so 1."""
+    """`|A & B| / |A | B|` of every two rows, in [0, 1], float64; NaN if both are empty.
+
+    Two empty rows have nothing that could agree: as 1 they would pass for a stable result.
+    """
     kept = masks.double()
     both = kept @ kept.T
     sizes = kept.sum(dim=1)
     either = sizes[:, None] + sizes - both
-    return torch.where(either > 0, both / either.clamp(min=1), 1.0)
+    return both / either
 
 
 def node_jaccard(graph: Graph, masks: Masks) -> Jaccard:
@@ -46,7 +50,8 @@ def pairs_summary(
     The pairs are not independent (each circuit is in n - 1 of them), so the interval resamples
     circuits, not pairs: n circuits are drawn with replacement, the mean is taken over the drawn
     pairs of different circuits, and `low`, `high` are percentiles of it. A copy paired with itself
-    would be 1 and is left out. With few circuits the interval is rough, below three it is None.
+    would be 1 and is left out, and so are pairs of empty circuits: `n_pairs` counts the others, and
+    without any all is None. With few circuits the interval is rough, below three it is None.
 
     Raises:
         GraphError: fewer than two circuits.
@@ -55,14 +60,13 @@ def pairs_summary(
     if n < 2:
         raise GraphError(f"an overlap needs two circuits, got {n}")
     values = jaccard[~torch.eye(n, dtype=torch.bool)]
-    summary: dict[str, float | int | None] = {
-        "mean": values.mean().item(),
-        "low": None,
-        "high": None,
-        "least": values.min().item(),
-        "largest": values.max().item(),
-        "n_pairs": n * (n - 1) // 2,
-    }
+    values = values[~values.isnan()]
+    names = ("mean", "low", "high", "least", "largest")
+    summary: dict[str, float | int | None] = {**dict.fromkeys(names), "n_pairs": len(values) // 2}
+    if not len(values):
+        return summary
+    summary["mean"] = values.mean().item()
+    summary["least"], summary["largest"] = values.min().item(), values.max().item()
     if n < 3:
         return summary
     generator = torch.Generator().manual_seed(seed)
@@ -76,22 +80,42 @@ def pairs_summary(
 def resampled_means(jaccard: Jaccard, draws: Tensor) -> Float[Tensor, " resample"]:
     """Mean over the pairs of different circuits in each row of `draws`.
 
-    A row that drew one circuit alone has no such pair and is left out.
+    Pairs of empty circuits do not count. A row without a pair that does is left out.
     """
     copies = torch.nn.functional.one_hot(draws, len(jaccard)).sum(dim=1).double()
-    apart = 1 - torch.eye(len(jaccard), dtype=torch.float64)
-    total = ((copies @ (jaccard * apart)) * copies).sum(dim=1)
+    apart = (1 - torch.eye(len(jaccard), dtype=torch.float64)) * ~jaccard.isnan()
+    total = ((copies @ (jaccard.nan_to_num(0) * apart)) * copies).sum(dim=1)
     n_pairs = ((copies @ apart) * copies).sum(dim=1)
     return (total / n_pairs)[n_pairs > 0]
 
 
-def chance_jaccard(n_total: int, n_first: int, n_second: int) -> float:
+def overlap_at(graph: Graph, masks: Masks, n_edges: int) -> dict:
+    """Pairwise Jaccard indices of circuits that were cut to at most `n_edges` edges."""
+    n_kept = masks.sum(dim=1)
+    return {
+        "n_edges": n_edges,
+        "fewest_edges": int(n_kept.min()),
+        "most_edges": int(n_kept.max()),
+        "n_empty": int((n_kept == 0).sum()),
+        "edges": pairs_summary(edge_jaccard(masks)),
+        "nodes": pairs_summary(node_jaccard(graph, masks)),
+        "chance_edges": chance_jaccard(graph.n_edges, n_edges, n_edges),
+    }
+
+
+def plain(jaccard: Jaccard) -> list[list[float | None]]:
+    """The matrix as JSON takes it, None for NaN."""
+    return [[None if math.isnan(x) else x for x in row] for row in jaccard.tolist()]
+
+
+def chance_jaccard(n_total: int, n_first: int, n_second: int) -> float | None:
     """Expected Jaccard index of two sets of these sizes drawn uniformly from `n_total` members.
 
-    The overlap is hypergeometric: `sum_i P(i) * i / (n_first + n_second - i)`.
+    The overlap is hypergeometric: `sum_i P(i) * i / (n_first + n_second - i)`. None if both are
+    empty.
     """
     if n_first + n_second == 0:
-        return 1.0
+        return None
 
     def log_choose(n: Tensor, k: Tensor) -> Tensor:
         return (n + 1).lgamma() - (k + 1).lgamma() - (n - k + 1).lgamma()
@@ -135,18 +159,19 @@ def core_and_private(masks: Masks) -> tuple[Bool[Tensor, " edge"], Masks]:
 def overlaps(graph: Graph, masks: Mapping[str, Bool[Tensor, " edge"]]) -> list[dict]:
     """Edges and nodes that every two circuits share, as plain values.
 
-    `chance` is what uniformly drawn edge sets of these sizes would share.
+    `chance` is what uniformly drawn edge sets of these sizes would share. Two empty circuits have
+    no index: None.
     """
     stacked = torch.stack(list(masks.values()))
-    edges, nodes = edge_jaccard(stacked), node_jaccard(graph, stacked)
+    edges, nodes = plain(edge_jaccard(stacked)), plain(node_jaccard(graph, stacked))
     sizes = stacked.sum(dim=1).tolist()
     return [
         {
             "a": a,
             "b": b,
             "shared_edges": int((masks[a] & masks[b]).sum()),
-            "edge_jaccard": edges[i, j].item(),
-            "node_jaccard": nodes[i, j].item(),
+            "edge_jaccard": edges[i][j],
+            "node_jaccard": nodes[i][j],
             "chance_edge_jaccard": chance_jaccard(graph.n_edges, sizes[i], sizes[j]),
         }
         for (i, a), (j, b) in combinations(enumerate(masks), 2)

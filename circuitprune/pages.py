@@ -18,6 +18,7 @@ def stability_sentence(name: str, study: dict) -> str:
         f"{how} {n_runs} times {what}, circuits of {study['n_edges']:,} edges share "
         f"{_jaccard(overlap['edges'])} of their edges (chance {overlap['chance_edges']:.3f}) and "
         f"{_jaccard(overlap['nodes'])} of their nodes, as mean pairwise Jaccard index.",
+        *([_empty(overlap["n_empty"], n_runs)] if overlap["n_empty"] else []),
         f"Of {kept:,} edges that some run kept, {kept_by_all:,} were kept by all.",
     ]
     if not measured:
@@ -31,6 +32,13 @@ def stability_sentence(name: str, study: dict) -> str:
         f"circuit {single} on average."
     )
     return " ".join(parts)
+
+
+def _empty(n_empty: int, n_runs: int) -> str:
+    return (
+        f"{n_empty} of the {n_runs} circuits kept no edge; two such circuits have no index, and "
+        "the means leave that pair out."
+    )
 
 
 def stability_page(found: dict) -> str:
@@ -75,8 +83,9 @@ def _group(study: dict) -> list[str]:
 
 def _overlap_row(row: dict) -> str:
     edges = row["edges"]
+    least, largest = (_number(edges[end], 3) for end in ("least", "largest"))
     return (
-        f"| {row['n_edges']:,} | {_jaccard(edges)} | {edges['least']:.3f}, {edges['largest']:.3f} "
+        f"| {row['n_edges']:,} | {_jaccard(edges)} | {least}, {largest} "
         f"| {row['chance_edges']:.3f} | {_jaccard(row['nodes'])} |"
     )
 
@@ -128,8 +137,8 @@ def _circuit_line(number: int, one: dict, private: dict) -> str:
 def _pair_line(row: dict, names: Sequence[str]) -> str:
     pair = f"{names.index(row['a']) + 1} and {names.index(row['b']) + 1}"
     return (
-        f"{pair:18}{row['edge_jaccard']:>8.3f}{row['node_jaccard']:>8.3f}"
-        f"{row['chance_edge_jaccard']:>18.3f}"
+        f"{pair:18}{_number(row['edge_jaccard'], 3):>8}{_number(row['node_jaccard'], 3):>8}"
+        f"{_number(row['chance_edge_jaccard'], 3):>18}"
     )
 
 
@@ -192,5 +201,5 @@ def _chance(random: dict) -> str:
     return ", ".join(_number(family["mean"]) for family in random.values())
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -19,20 +19,15 @@ from circuitprune.evidence import full_examples, per_example
 from circuitprune.evidence.bootstrap import Bootstrap
 from circuitprune.export import write_edges_csv
 from circuitprune.files import write_atomic, write_json
-from circuitprune.finished import (
-    Found,
-    Texts,
-    load_run,
-    texts_of,
-    unseen_batches,
-)
+from circuitprune.finished import Found, check_source, load_run, trained_on, unseen_batches
+from circuitprune.models import load_model
 from circuitprune.overlap import (
-    chance_jaccard,
     consensus,
     edge_jaccard,
     majority,
     node_jaccard,
-    pairs_summary,
+    overlap_at,
+    plain,
     times_kept,
 )
 from circuitprune.pages import stability_page, stability_sentence
@@ -104,13 +99,14 @@ def stability(
     """
     folder = Path(config.output_dir)
     groups = trials(config, seeds, bootstrap, attributes, vary)
+    everything = [trial for group in groups.values() for trial in group]
+    _check_finished(everything)
     for name, group in groups.items():
         for number, trial in enumerate(group):
             say(f"{name} {number + 1} of {len(group)}: {trial.folder}")
             run_once(trial, say)
     setup = make_setup(replace(config, train=replace(config.train, resume=None)))
-    everything = [trial.config for group in groups.values() for trial in group]
-    batches = unseen_batches(setup, _seen(setup, everything))
+    batches = unseen_batches(setup, trained_on(setup, [trial.config for trial in everything]))
     found: dict = {
         "schema": 1,
         "model": config.model.name,
@@ -182,24 +178,52 @@ def _resampled(config: RunConfig, number: int) -> RunConfig:
 # ---------------------------------------------------------------- running
 
 
+def is_finished(trial: Trial) -> bool:
+    """Whether its folder holds the run, finished.
+
+    Raises:
+        RunError: it holds another: with other settings, or trained where this one is not.
+    """
+    folder = trial.folder
+    if not (folder / "config.yaml").is_file():
+        return False
+    configs = load_config(folder / "config.yaml"), trial.config
+    settings = [{k: v for k, v in flatten(one).items() if k not in FREE} for one in configs]
+    different = differences(*settings)
+    finished = (folder / "COMPLETE").exists()
+    if finished and (folder / "gates.safetensors").exists() == trial.attributes:
+        kinds = ("a trained run", "an attribution")
+        there, wanted = kinds if trial.attributes else kinds[::-1]
+        different = different or f"{there} there, {wanted} now"
+    if different:
+        raise RunError(
+            f"{str(folder)!r} holds a run with other settings: {different}; choose another "
+            "output_dir, or move it away"
+        )
+    return finished
+
+
+def _check_finished(trials: Sequence[Trial]) -> None:
+    """Refuse runs that were finished with another model or other pairs, before any is run."""
+    done = [trial for trial in trials if is_finished(trial)]
+    if not done:
+        return
+    about = done[0].config.model
+    model, tokenizer = load_model(about.name, about.dtype, about.revision)
+    ours = fingerprint(model)
+    for trial in done:
+        check_source(load_run(trial.folder), ours, make_pairs(trial.config, model, tokenizer))
+
+
 def run_once(trial: Trial, say: Print) -> None:
     """Run it, or go on with it; nothing if it is finished.
 
     Raises:
-        RunError: its folder holds a run with other settings.
+        RunError: its folder holds another run.
     """
     folder, config = trial.folder, trial.config
-    if (folder / "config.yaml").is_file():
-        theirs, ours = flatten(load_config(folder / "config.yaml")), flatten(config)
-        settings = [{k: v for k, v in one.items() if k not in FREE} for one in (theirs, ours)]
-        different = differences(*settings)
-        if different:
-            raise RunError(
-                f"{str(folder)!r} holds a run with other settings: {different}; choose another "
-                "output_dir"
-            )
-        if (folder / "COMPLETE").exists():
-            return
+    if is_finished(trial):
+        return
     if trial.attributes:
         attribute(config, say)
         return
@@ -209,15 +233,6 @@ def run_once(trial: Trial, say: Print) -> None:
     elif (folder / "config.yaml").is_file():  # ours, and nothing in it to go on from
         shutil.rmtree(folder)
     discover(config, say)
-
-
-def _seen(setup: Setup, configs: Sequence[RunConfig]) -> Texts:
-    """What any run was trained on; resampling draws from pairs of the same seed."""
-    seen = texts_of(setup.data.splits["train"])
-    for seed in {config.task.seed for config in configs} - {setup.config.task.seed}:
-        config = replace(setup.config, task=replace(setup.config.task, seed=seed))
-        seen |= texts_of(make_pairs(config, setup.gated.model, setup.tokenizer).splits["train"])
-    return seen
 
 
 # ---------------------------------------------------------------- comparing
@@ -236,6 +251,11 @@ def _study(
     chosen = torch.tensor([run.n_edges for run in runs])
     n_edges = int(chosen.median()) if size is None else n_edges_of(graph, size)
     masks = torch.stack([run.cut(n_edges) for run in runs])
+    if not masks.any():
+        raise RunError(
+            f"the circuits of all {len(runs)} runs ({name}) are empty at {n_edges} edges, so there "
+            "is nothing to compare; give a larger --size"
+        )
     elected = {"consensus": consensus(graph, masks), "majority": majority(graph, masks, n_edges)}
     kept = times_kept(masks)
     columns = {"times_kept": kept, "share_kept": kept / len(runs)}
@@ -250,12 +270,14 @@ def _study(
         "method": setup.config.init.method if group[0].attributes else "training",
         "runs": [_about(trial, run) for trial, run in zip(group, runs, strict=True)],
         "n_edges": n_edges,
-        "overlap": _overlap(runs, n_edges),
+        "overlap": overlap_at(graph, masks, n_edges),
         "jaccard": {
-            "edges": edge_jaccard(masks).tolist(),
-            "nodes": node_jaccard(graph, masks).tolist(),
+            "edges": plain(edge_jaccard(masks)),
+            "nodes": plain(node_jaccard(graph, masks)),
         },
-        "curve": [_overlap(runs, n) for n in _sizes(setup)],
+        "curve": [
+            overlap_at(graph, torch.stack([run.cut(n) for run in runs]), n) for n in _sizes(setup)
+        ],
         "kept_by": torch.bincount(kept.long(), minlength=len(runs) + 1).tolist(),
         "elected": {title: int(mask.sum()) for title, mask in elected.items()},
         "measured": measured,
@@ -273,20 +295,6 @@ def _about(trial: Trial, run: Found) -> dict:
 def _sizes(setup: Setup) -> list[int]:
     graph = setup.gated.graph
     return sorted({n_edges_of(graph, size) for size in setup.config.verify.sizes} - {graph.n_edges})
-
-
-def _overlap(runs: Sequence[Found], n_edges: int) -> dict:
-    """Pairwise Jaccard indices at one size."""
-    graph, masks = runs[0].graph, torch.stack([run.cut(n_edges) for run in runs])
-    n_kept = masks.sum(dim=1)
-    return {
-        "n_edges": n_edges,
-        "fewest_edges": int(n_kept.min()),
-        "most_edges": int(n_kept.max()),
-        "edges": pairs_summary(edge_jaccard(masks)),
-        "nodes": pairs_summary(node_jaccard(graph, masks)),
-        "chance_edges": chance_jaccard(graph.n_edges, n_edges, n_edges),
-    }
 
 
 def _measure(

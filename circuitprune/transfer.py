@@ -64,8 +64,9 @@ def compare(
 
     Raises:
         GraphError: circuits of different graphs, or one that cannot be cut to the size.
-        RunError: fewer than two paths, the same twice, a run that is not finished, a model
-            or pairs that have changed since, or a `compare.json` that is there already.
+        RunError: fewer than two paths, the same twice, an empty circuit without a size, a run that
+            is not finished, a model or pairs that have changed since, or a `compare.json` that is
+            there already.
 
     Source: circuits reused across tasks: Merullo et al. 2024, "Circuit Component Reuse Across Tasks
     in Transformer Language Models" (arXiv 2310.08744).
@@ -75,6 +76,9 @@ def compare(
     graph = same_graph(found.values())
     smallest = min(one.n_edges for one in found.values())
     n_edges = smallest if size is None else n_edges_of(graph, size)
+    if not n_edges:
+        empty = next(one.name for one in found.values() if not one.n_edges)
+        raise RunError(f"{empty} keeps no edge, so nothing can be as large; give --size")
     masks = {name: one.cut(n_edges) for name, one in found.items()}
     result = {
         "schema": 1,

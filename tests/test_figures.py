@@ -374,6 +374,14 @@ def test_stability_shows_every_pair_of_runs_and_the_votes(repeated):
     assert [bar.get_height() for bar in votes.patches] == [4, 3, 12]
 
 
+def test_empty_circuits_are_empty_cells(repeated, tmp_path):
+    study = read_json(repeated / "stability.json")
+    study["groups"]["seed"]["jaccard"]["edges"][1] = [0.5, None, None]
+    write_json(tmp_path / "stability.json", study)
+    heat = stability.draw([tmp_path], Options()).axes[0]
+    assert texts(heat)[3:6] == ["0.50", "", ""]
+
+
 # ---------------------------------------------------------------- refusals
 
 

@@ -1,5 +1,6 @@
 """Overlap of circuits, against sets, enumeration and scipy."""
 
+import math
 from itertools import product
 
 import numpy as np
@@ -17,8 +18,10 @@ from circuitprune.overlap import (
     edge_jaccard,
     majority,
     node_jaccard,
+    overlap_at,
     overlaps,
     pairs_summary,
+    plain,
     resampled_means,
     times_kept,
 )
@@ -32,7 +35,7 @@ def random_masks(graph: Graph, n: int, density: float = 0.3, seed: int = 0) -> t
 
 
 def slow_jaccard(a: set, b: set) -> float:
-    return len(a & b) / len(a | b) if a | b else 1.0
+    return len(a & b) / len(a | b) if a | b else math.nan
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
@@ -43,9 +46,30 @@ def test_jaccard_is_that_of_the_sets_of_names(graph, density):
     edges, nodes = edge_jaccard(masks), node_jaccard(graph, masks)
     for i, j in product(range(5), repeat=2):
         a, b = circuits[i], circuits[j]
-        assert edges[i, j].item() == pytest.approx(slow_jaccard(set(a.edges), set(b.edges)))
-        assert edges[i, j].item() == pytest.approx(a.jaccard(b))
-        assert nodes[i, j].item() == pytest.approx(slow_jaccard(set(a.nodes), set(b.nodes)))
+        wanted = [
+            slow_jaccard(set(a.edges), set(b.edges)),
+            slow_jaccard(set(a.nodes), set(b.nodes)),
+        ]
+        found = [edges[i, j].item(), nodes[i, j].item()]
+        assert found == pytest.approx(wanted, nan_ok=True)
+        assert math.isnan(found[0]) or found[0] == pytest.approx(a.jaccard(b))
+
+
+def test_empty_circuits_are_no_sign_of_stability():
+    graph = GRAPHS[0]
+    some = random_masks(graph, 2, 0.5)
+    nothing = torch.zeros_like(some)
+    mixed = overlap_at(graph, torch.cat([some, nothing]), 9)
+    share = edge_jaccard(some)[0, 1].item()
+    assert mixed["edges"]["n_pairs"] == 5 and mixed["n_empty"] == 2
+    assert mixed["edges"]["mean"] == pytest.approx(share / 5)  # four pairs share nothing
+    assert mixed["edges"]["least"] == 0 <= mixed["edges"]["low"] <= mixed["edges"]["high"] <= share
+    empty = overlap_at(graph, torch.cat([nothing, nothing]), 1)
+    for part in ("edges", "nodes"):
+        assert empty[part].pop("n_pairs") == 0 and set(empty[part].values()) == {None}
+    assert plain(edge_jaccard(torch.cat([some[:1], nothing[:1]]))) == [[1.0, 0.0], [0.0, None]]
+    row = overlaps(graph, dict(zip("ab", nothing, strict=True)))[0]
+    assert row["edge_jaccard"] is row["node_jaccard"] is row["chance_edge_jaccard"] is None
 
 
 def test_resampled_means_leave_out_a_copy_with_itself():
@@ -110,7 +134,7 @@ def test_chance_is_the_hypergeometric_mean(sizes):
 
 
 def test_chance_of_empty_circuits():
-    assert chance_jaccard(10, 0, 0) == 1.0
+    assert chance_jaccard(10, 0, 0) is None
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

@@ -3,20 +3,21 @@
 import csv
 import json
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from test_run import strict
-from tiny import pair_rows, quick_config, save_model, save_pairs, settings
+from tiny import pair_rows, quick_config, save_model, save_pairs, settings, tiny_lm
 
 from circuitprune import stability as module
 from circuitprune.circuit import Circuit
 from circuitprune.cli import main
 from circuitprune.config import load_config
 from circuitprune.errors import ConfigError, RunError
-from circuitprune.finished import load_run, texts_of, unseen_batches
+from circuitprune.finished import Found, load_run, texts_of, unseen_batches
 from circuitprune.preparation import make_setup
 from circuitprune.splits import resampled
 from circuitprune.stability import stability, trials
@@ -233,6 +234,72 @@ def test_a_finished_study_is_not_run_again_and_grows(study, home, monkeypatch):
     assert ran == ["seed1", "seed2", "bootstrap1", "bootstrap4"]
     assert again["groups"]["seed"] == found["groups"]["seed"]
     assert again["groups"]["bootstrap"]["runs"][:-1] == found["groups"]["bootstrap"]["runs"]
+
+
+@pytest.fixture
+def again(tmp_path):
+    """A study of two attributions in a home of its own; called, it is asked for once more."""
+    save_model(tmp_path / "model")
+    save_pairs(tmp_path / "pairs.jsonl")
+    config = config_of(tmp_path, "study", "init.method=eap")
+    stability(config, 2, attributes=True, vary="task", say=lambda _: None)
+    return lambda attributes=True: stability(config, 2, 0, attributes, "task", say=lambda _: None)
+
+
+def test_finished_runs_of_another_kind_are_refused(again, tmp_path):
+    with pytest.raises(RunError, match=r"seed0' holds .* an attribution there, a trained run now"):
+        again(attributes=False)
+    (tmp_path / "study" / "seed1" / "gates.safetensors").touch()
+    with pytest.raises(RunError, match=r"seed1' holds .* a trained run there, an attribution now"):
+        again()
+
+
+def test_finished_runs_of_another_model_or_of_other_pairs_are_refused(again, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "attribute", lambda *_: pytest.fail("a run was made"))
+    shutil.rmtree(tmp_path / "study" / "seed0")  # what is found is looked at before it is made
+    rows = [{**row, "wrong": [" today"]} for row in pair_rows()]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(RunError, match=r"seed1 was .*: pairs_hash was .* Restore the pairs, or"):
+        again()
+    save_pairs(tmp_path / "pairs.jsonl")
+    model = deepcopy(tiny_lm("gpt2"))
+    model.transformer.h[0].attn.c_attn.weight.data += 0.01
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(RunError, match=r"seed1 was .*: model_fingerprint was .* Restore the model"):
+        again()
+
+
+def test_circuits_of_any_selection_are_cut_to_live_edges(home):
+    """`top_n_raw` counts before it prunes: its budget of 60 is a circuit of fewer live edges."""
+    wanted = ["init.method=random", "verify.selection=top_n_raw", "verify.sizes=[0.1,0.55]"]
+    found = stability(config_of(home, "raw", *wanted), 2, attributes=True, say=lambda _: None)
+    group = found["groups"]["seed"]
+    runs = [load_run(home / "raw" / run["folder"]) for run in group["runs"]]
+    for run in runs:
+        assert 0 < run.n_edges < 60 and torch.equal(run.cut(run.n_edges), run.mask)
+        sizes = {n: int(run.cut(n).sum()) for n in (1, 5, 20, 60)}
+        assert all(size <= n for n, size in sizes.items())
+        assert list(sizes.values()) == sorted(sizes.values()) and sizes[60] > 50
+    assert group["overlap"]["fewest_edges"] > 0.7 * group["n_edges"]
+
+
+def test_a_study_of_empty_circuits_is_refused_and_some_empty_ones_are_told(home, monkeypatch):
+    config = config_of(home, "empty", "init.method=eap")
+    cut, some = Found.cut, {"empty/seed0", "empty/seed1", "empty/seed2"}
+
+    def emptied(run, n_edges):
+        mask = cut(run, n_edges)
+        return torch.zeros_like(mask) if run.name[-len("empty/seed0") :] in some else mask
+
+    monkeypatch.setattr(Found, "cut", emptied)
+    with pytest.raises(RunError, match=r"all 3 runs .* are empty at .* give a larger --size"):
+        stability(config, 3, attributes=True, say=lambda _: None)
+    some.remove("empty/seed0")
+    group = stability(config, 3, attributes=True, say=lambda _: None)["groups"]["seed"]
+    assert group["jaccard"]["edges"] == [[1.0, 0.0, 0.0], [0.0, None, None], [0.0, None, None]]
+    assert group["overlap"]["edges"]["mean"] == 0 and group["overlap"]["n_empty"] == 2
+    assert "2 of the 3 circuits kept no edge" in group["sentence"]
+    strict(home / "empty" / "stability.json")
 
 
 def test_without_unseen_pairs_nothing_is_verified(home, tmp_path):

@@ -278,12 +278,14 @@ def test_a_circuit_without_scores_is_not_cut(home, tmp_path):
         found.cut(5)
 
 
-@pytest.mark.parametrize("case", ["one", "twice", "unfinished", "file", "there", "graph"])
+@pytest.mark.parametrize("case", ["one", "twice", "unfinished", "file", "there", "graph", "empty"])
 def test_what_cannot_be_compared_is_refused(home, tmp_path, case):
     run, other = home / "one", home / "two"
     file = next((home / "one" / "circuits").iterdir())
     small = tmp_path / "small.json"
     Circuit.from_names(type(load_found(run).graph)(1, 2, 2), ["input->logits"]).save(small)
+    graph = load_found(run).graph
+    Circuit(graph, torch.zeros(graph.n_edges, dtype=torch.bool)).save(tmp_path / "empty.json")
     (tmp_path / "compare.json").write_text("{}")
     paths, options, word = {
         "one": ([run], {}, "two or more"),
@@ -292,6 +294,7 @@ def test_what_cannot_be_compared_is_refused(home, tmp_path, case):
         "file": ([run, file], {"transfer": True}, "is a file"),
         "there": ([run, other], {"folder": tmp_path}, "exists"),
         "graph": ([run, small], {}, "one graph"),
+        "empty": ([run, tmp_path / "empty.json"], {}, r"empty\.json keeps no edge"),
     }[case]
     with pytest.raises((RunError, GraphError), match=word):
         compare(paths, say=quiet, **options)

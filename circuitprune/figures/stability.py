@@ -24,7 +24,10 @@ def draw(sources: Sequence[Path], options: Options) -> Figure:
         jaccard = study["jaccard"]["edges"]
         runs = names_of([Path(run["folder"]) for run in study["runs"]], options)
         small = len(runs) <= NUMBERED
-        texts = [[f"{value:.2f}" if small else "" for value in row] for row in jaccard]
+        texts = [
+            [f"{value:.2f}" if small and value is not None else "" for value in row]
+            for row in jaccard
+        ]
         shown = [name.removeprefix("bootstrap").removeprefix("seed") for name in runs]
         matrix(heat, jaccard, texts, shown, shown)
         heat.set_aspect("equal")

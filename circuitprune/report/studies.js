@@ -31,10 +31,9 @@ function stabilityFigures(name, group) {
     n = runs.length;
   const matrix = (kind) => {
     const cells = group.jaccard[kind].map((row, i) =>
-      row.map((value, j) => ({
-        value,
-        about: `${runs[i]} and ${runs[j]} share ${spell(value)} of their ${kind}`,
-      })),
+      row.map((value, j) =>
+        value === null ? null : { value, about: `${runs[i]} and ${runs[j]} share ${spell(value)} of their ${kind}` },
+      ),
     );
     const { mean, low, high } = group.overlap[kind],
       chance = kind === "edges" ? `, by chance ${spell(group.overlap.chance_edges)}` : "";
@@ -112,7 +111,7 @@ function overlapFigure(found, names, short) {
     names.map((b) => {
       const row = of(a, b),
         value = a === b ? 1 : row?.edge_jaccard;
-      return value === undefined
+      return value === undefined || value === null
         ? null
         : {
             value,

@@ -104,6 +104,22 @@ def test_stability_is_a_matrix_of_every_two_runs(opened):
     assert times.count() == len(RUNS)
 
 
+def test_pairs_of_empty_circuits_say_that_they_have_no_index(view, tmp_path):
+    run, study = make_run(tmp_path), stability(RUNS)
+    for shared in study["groups"]["seed"]["jaccard"].values():
+        shared[1][2] = shared[2][1] = None
+    study["groups"]["seed"]["overlap"]["nodes"] = dict.fromkeys(("mean", "low", "high"))
+    write_json(run / "stability.json", study)
+    compared = transfer(RUNS)
+    compared["overlap"][0]["edge_jaccard"] = None
+    write_json(run / "compare.json", compared)
+    view.open(write_report([run]))
+    for name, row, column in (("stability_seed_edges", 1, 2), ("overlap", 0, 1)):
+        cell = marks(view, name, f"[data-row='{row}'][data-column='{column}']")
+        assert cell.locator("title").text_content() == "not measured"
+    assert "mean \u2013" in view.text("#figure-stability_seed_nodes")
+
+
 def test_transfer_is_a_matrix_of_circuits_by_pairs(opened):
     found = transfer(RUNS)["transfer"]["cells"]
     values = [cell["faithfulness"]["value"] for cell in found]
