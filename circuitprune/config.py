@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from circuitprune.attribution import METHODS
+from circuitprune.attribution import DIRECTED, METHODS, STEPPED
 from circuitprune.errors import ConfigError
 
 
@@ -73,7 +73,7 @@ class InitConfig:
     """What is attributed; `auto` is the KL for gate_ig and the task metric for all others: at the
     clean run, where EAP looks, the KL is flat."""
     direction: Literal["noising", "denoising"] = "noising"
-    """exact: ablate an edge of the clean run, or restore it in the corrupt one."""
+    """exact, exact_nodes: ablate in the clean run, or restore in the corrupt one."""
     edges: str | None = None
     """Circuit file; only its edges are scored, the others are NaN and in no circuit."""
     per_example: bool = False
@@ -357,8 +357,12 @@ def _init_rules(init: InitConfig) -> list[tuple[bool, str]]:
             "init.edges and init.per_example do not go with init.method=acdc",
         ),
         (
-            not init.convergence or init.method not in ("exact", "exact_denoising", "acdc", "none"),
-            f"init.convergence is of methods that take init.steps, {init.method} does not",
+            not init.convergence or init.method in STEPPED,
+            f"init.convergence is of methods with steps: {', '.join(sorted(STEPPED))}",
+        ),
+        (
+            init.direction == "noising" or init.method in DIRECTED,
+            f"init.direction=denoising is of {', '.join(DIRECTED)}, not of {init.method}",
         ),
     ]
 

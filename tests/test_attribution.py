@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM
 from circuitprune.ablation import make_ablation
 from circuitprune.attribution import (
     METHODS,
+    METRIC_FREE,
+    STEPPED,
     UNSIGNED,
     Attribution,
     convergence,
@@ -185,8 +187,6 @@ def test_the_kl_to_the_clean_run_is_flat_there_but_not_along_the_gates(reference
 # ------------------------------------------------------------------ every method
 
 
-METRIC_FREE = {"random", "magnitude", "ifr"}
-"""Methods that never call the metric."""
 PAIR_FREE = {"random"}
 """Methods that never look at a pair."""
 ABLATION_FREE = {"random", "ifr"}
@@ -369,6 +369,17 @@ def test_a_method_without_steps_has_converged(tiny_model):
     references = patched(tiny_model("gpt2"))
     (entry,) = convergence(eap, references, [pairs()], by_logit_diff)
     assert entry == (5, 10, pytest.approx(1.0))
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+@pytest.mark.parametrize("name", METHODS)
+def test_steps_are_at_least_one_where_they_mean_something(tiny_model, name, steps):
+    references = patched(tiny_model("gpt2"))
+    if name in STEPPED:
+        with pytest.raises(ConfigError, match=f"at least 1 step, got steps={steps}"):
+            METHODS[name](references, [pairs()], by_logit_diff, steps)
+    elif "exact" not in name:  # those are slow, and ignore the number like the others
+        assert METHODS[name](references, [pairs()], by_logit_diff, steps).abs().max() > 0
 
 
 def test_methods_by_name():

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from circuitprune.attribution import METHODS
+from circuitprune.attribution import DIRECTED, METHODS, STEPPED
 from circuitprune.config import (
     PRESETS,
     GatesConfig,
@@ -224,10 +224,35 @@ def test_an_unknown_method_names_the_nearest():
         ("acdc", "init.per_example=true"),
         ("acdc", "init.convergence=true"),
         ("exact", "init.convergence=true"),
+        ("exact_nodes", "init.convergence=true"),
+        ("eap", "init.convergence=true"),
+        ("random", "init.convergence=true"),
+        ("acdc", "init.direction=denoising"),
+        ("eap", "init.direction=denoising"),
+        ("none", "init.direction=denoising"),
     ],
 )
 def test_options_that_a_method_does_not_have_are_refused(method, option):
     assert option.split("=")[0] in refusal(None, [f"init.method={method}", option])
+
+
+def test_a_refused_option_names_the_methods_that_have_it():
+    message = refusal(None, ["init.method=eap", "init.convergence=true"])
+    assert all(name in message for name in STEPPED) and "magnitude" not in message
+    message = refusal(None, ["init.method=eap", "init.direction=denoising"])
+    assert "exact, exact_nodes" in message
+
+
+@pytest.mark.parametrize("method", sorted(STEPPED))
+def test_methods_with_steps_may_measure_convergence(method):
+    config = load_config(None, [f"init.method={method}", "init.convergence=true"])
+    assert config.init.convergence
+
+
+@pytest.mark.parametrize("method", DIRECTED)
+def test_exact_methods_have_a_direction(method):
+    config = load_config(None, [f"init.method={method}", "init.direction=denoising"])
+    assert config.init.direction == "denoising"
 
 
 def test_all_problems_are_told_at_once(write):

@@ -32,8 +32,11 @@ from circuitprune.attribution.ugs import ugs
 
 __all__ = [
     "ADDITIVE",
+    "DIRECTED",
     "METHODS",
+    "METRIC_FREE",
     "NODE_METHODS",
+    "STEPPED",
     "UNSIGNED",
     "Attribution",
     "convergence",
@@ -68,6 +71,26 @@ METHODS: dict[str, Attribution] = {
 
 UNSIGNED = frozenset({"ifr", "magnitude", "ugs"})
 """Methods whose scores are magnitudes: larger is more important, helpful or harmful alike."""
+
+STEPPED = frozenset(
+    {
+        "eap_ig_inputs",
+        "eap_ig_inputs_right",
+        "eap_ig_inputs_midpoint",
+        "eap_ig_activations",
+        "gate_ig",
+        "per_writer_ig",
+        "atp_ig",
+        "ugs",
+    }
+)
+"""Methods to which `steps` means something."""
+
+METRIC_FREE = frozenset({"ifr", "magnitude", "random"})
+"""Methods that never ask what the metric is."""
+
+DIRECTED = ("exact", "exact_nodes", "exact_denoising")
+"""Methods that patch exactly: by noising, by denoising, or by either."""
 
 NODE_METHODS: dict[str, NodeAttribution] = {
     "atp": atp_nodes,

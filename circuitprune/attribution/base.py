@@ -107,6 +107,16 @@ def convergence(
     return [(sizes[i], sizes[i + 1], spearman(orders[i], orders[i + 1])) for i in range(doublings)]
 
 
+def require_steps(steps: int, name: str) -> None:
+    """Refuse to integrate over no points at all, on behalf of the method of that name.
+
+    Raises:
+        ConfigError: fewer than one step.
+    """
+    if steps < 1:
+        raise ConfigError(f"{name} takes at least 1 step, got steps={steps}; 5 is the usual number")
+
+
 def require_patch(references: References, name: str) -> None:
     """Refuse an ablation without a corrupt run, on behalf of the method of that name.
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from circuitprune.attribution.base import mean_over_batches
+from circuitprune.attribution.base import mean_over_batches, require_steps
 from circuitprune.data import Batch
 from circuitprune.engine import GatedModel
 from circuitprune.gradients import Metric, TappedRun, pass_over
@@ -30,8 +30,12 @@ def eap_ig_activations(
     Costs about `steps * (2 * n_layers + 1)` runs of half the model and back: in front of its group
     a run is the clean one, so the gradients that the runs send there are added and go on together.
 
+    Raises:
+        ConfigError: no steps.
+
     Source: Hanna et al. 2024, "Have Faith in Faithfulness" (arXiv 2403.17806).
     """
+    require_steps(steps, "eap_ig_activations")
     gated = references.gated
 
     def score(batch: Batch) -> Float[Tensor, " edge"]:

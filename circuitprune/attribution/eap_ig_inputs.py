@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitprune.attribution.base import mean_over_batches
+from circuitprune.attribution.base import mean_over_batches, require_steps
 from circuitprune.data import Batch
 from circuitprune.errors import ConfigError
 from circuitprune.gradients import Metric, edge_scores_at
@@ -31,10 +31,12 @@ def eap_ig_inputs(
     `(k + 1) / steps` (`right`: EAP-IG's node scores), or `(k + 0.5) / steps` (`midpoint`).
 
     Raises:
-        ConfigError: the left sum under `zero` ablation, where a norm of nothing has no gradient.
+        ConfigError: no steps, or the left sum under `zero` ablation, where a norm of nothing has no
+            gradient.
 
     Source: Hanna et al. 2024, "Have Faith in Faithfulness" (arXiv 2403.17806).
     """
+    require_steps(steps, "eap_ig_inputs")
     gated = references.gated
     if rule == "left" and references.ablation.kind == "zero":
         raise ConfigError(

@@ -39,17 +39,35 @@ def exact_denoising(
 
 
 def exact_nodes(
-    references: References, batches: Iterable[Batch], metric: Metric, steps: int = 1
+    references: References,
+    batches: Iterable[Batch],
+    metric: Metric,
+    steps: int = 1,
+    direction: str = "noising",
 ) -> Float[Tensor, " edge"]:
-    """Change of the metric when each writer is ablated for everyone, lifted to edges by `lift`.
+    """`effects_of_nodes`, lifted to edges by `lift`. `steps` is ignored.
 
-    `steps` is ignored.
+    Raises:
+        ConfigError: `denoising` with an ablation other than `patch`.
     """
-    return lift(references.gated.graph, effects_of_nodes(references, batches, metric, steps))
+    nodes = effects_of_nodes(references, batches, metric, steps, direction)
+    return lift(references.gated.graph, nodes)
 
 
 def effects_of_nodes(
-    references: References, batches: Iterable[Batch], metric: Metric, steps: int = 1
+    references: References,
+    batches: Iterable[Batch],
+    metric: Metric,
+    steps: int = 1,
+    direction: str = "noising",
 ) -> Float64[Tensor, " writer"]:
-    """What `exact_nodes` lifts: the change of the metric when each writer is ablated."""
-    return node_effects(references, batches, metric)
+    """Change of the metric when each writer is ablated for everyone, `steps` ignored.
+
+    `denoising`: minus its change when the writer is restored in the corrupt run. A node that helps
+    scores negative either way.
+
+    Raises:
+        ConfigError: `denoising` with an ablation other than `patch`.
+    """
+    sign = 1 if direction == "noising" else -1
+    return sign * node_effects(references, batches, metric, direction=direction)

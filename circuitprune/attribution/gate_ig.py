@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitprune.attribution.base import mean_over_batches
+from circuitprune.attribution.base import mean_over_batches, require_steps
 from circuitprune.data import Batch
 from circuitprune.gradients import Metric
 from circuitprune.references import References
@@ -21,7 +21,11 @@ def gate_ig(
     to `metric(empty) - metric(full)` up to the quadrature error (completeness of integrated
     gradients, Sundararajan et al. 2017, arXiv 1703.01365). The path passes through every degree of
     ablation, so a metric that is flat at the clean run, such as the KL to it, still has a signal.
+
+    Raises:
+        ConfigError: no steps.
     """
+    require_steps(steps, "gate_ig")
     gated = references.gated
 
     def score(batch: Batch) -> Float[Tensor, " edge"]:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitprune.attribution.base import mean_over_batches
+from circuitprune.attribution.base import mean_over_batches, require_steps
 from circuitprune.data import Batch
 from circuitprune.gradients import Metric
 from circuitprune.references import References
@@ -27,10 +27,14 @@ def per_writer_ig(
     Costs `n_writers * steps` gated forwards and backwards, about `3 * n_writers * steps` plain
     forwards: 2,355 for GPT-2 small at 5 steps, where `eap_ig_inputs` takes 13.
 
+    Raises:
+        ConfigError: no steps.
+
     Source: integrated gradients of Sundararajan et al. 2017 (arXiv 1703.01365), at a node's output
     as in Marks et al. 2024, "Sparse Feature Circuits" (arXiv 2403.19647). `EAP-IG-activations` of
     Hanna et al.'s code averages over all nodes' paths instead.
     """
+    require_steps(steps, "per_writer_ig")
     gated, graph = references.gated, references.gated.graph
     precise = torch.promote_types(gated.dtype, torch.float32)
 

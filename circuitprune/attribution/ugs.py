@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitprune.attribution.base import require_steps
 from circuitprune.data import Batch
 from circuitprune.engine import GatedModel
 from circuitprune.errors import DataError, MetricError, NonFiniteError
@@ -38,12 +39,14 @@ def ugs(
     the result depends on how examples are batched.
 
     Raises:
+        ConfigError: no steps.
         DataError: no batches.
         MetricError: the full and the empty model have the same metric.
         NonFiniteError: a metric is NaN or infinite.
 
     Source: Li and Janson 2024, "Optimal ablation for interpretability" (arXiv 2409.09951).
     """
+    require_steps(steps, "ugs")
     gated, batches = references.gated, list(batches)
     span = _span(references, batches, metric)
     precise = torch.promote_types(gated.dtype, torch.float32)
