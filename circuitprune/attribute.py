@@ -11,6 +11,7 @@ from circuitprune import board
 from circuitprune.attribution import METHODS, UNSIGNED
 from circuitprune.config import RunConfig, flatten, load_config, to_yaml
 from circuitprune.errors import ConfigError, RunError
+from circuitprune.explained import metric_name
 from circuitprune.files import read_json
 from circuitprune.folder import claim, complete, create, tidy, unfinished, unusable
 from circuitprune.preparation import Setup, describe, make_setup, memory_text, pairs_text
@@ -21,7 +22,6 @@ from circuitprune.scoring import (
     Print,
     Scoring,
     chosen_edges,
-    metric_name,
     reference_edges,
     scoring_of,
 )
@@ -189,10 +189,9 @@ def _kept_by_layer(setup: Setup, threshold: float, mask: Bool[Tensor, " edge"]) 
 def notes_on(setup: Setup, scoring: Scoring) -> Sequence[str]:
     """Sentences on how the scores came about, for the screen and the summary."""
     init, n_known = setup.config.init, int((~scoring.scores.isnan()).sum())
-    notes = [
-        f"Scored by {init.method} ({metric_name(setup)}) on "
-        f"{len(setup.data.splits['train'])} training pairs."
-    ]
+    metric, n_pairs = metric_name(setup), len(setup.data.splits["train"])
+    explained = "" if metric == "none" else f" ({metric})"
+    notes = [f"Scored by {init.method}{explained} on {n_pairs} training pairs."]
     if n_known < len(scoring.scores):
         notes.append(f"{n_known:,} edges of `init.edges` have scores; no circuit has others.")
     notes += [

@@ -94,8 +94,17 @@ def kl_divergence(full: Logits, circuit: Logits) -> PerExample:
 
     Zero when the distributions agree, whatever the task; lower is better.
     """
-    full_log, circuit_log = _precise(full).log_softmax(-1), _precise(circuit).log_softmax(-1)
-    return (full_log.exp() * (full_log - circuit_log)).sum(dim=-1)
+    return kl_from_log(log_probabilities(full), circuit)
+
+
+def log_probabilities(logits: Logits) -> Logits:
+    """Of every token, in float32 or better."""
+    return _precise(logits).log_softmax(-1)
+
+
+def kl_from_log(full_log: Logits, circuit: Logits) -> PerExample:
+    """`kl_divergence` for many circuits, the full model's `log_probabilities` taken only once."""
+    return (full_log.exp() * (full_log - log_probabilities(circuit))).sum(dim=-1)
 
 
 def exact_match(full: Logits, circuit: Logits) -> PerExample:

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,20 +13,28 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitprune.acdc import AcdcState, Worsening, acdc
-from circuitprune.attribution import ADDITIVE, METHODS, NODE_METHODS, convergence, per_example
-from circuitprune.attribution.nodes import lift, node_scores
+from circuitprune.attribution import (
+    ADDITIVE,
+    METHODS,
+    NODE_METHODS,
+    Attribution,
+    convergence,
+    per_example,
+)
+from circuitprune.attribution.exact import effects_of_nodes, exact_nodes
+from circuitprune.attribution.nodes import NodeAttribution, lift, node_scores
 from circuitprune.circuit import Circuit
-from circuitprune.config import flatten
+from circuitprune.config import InitConfig, flatten
 from circuitprune.data import Batch, pairs_hash
 from circuitprune.errors import ConfigError, GraphError, RunError
+from circuitprune.explained import attribution_metric, metric_name
 from circuitprune.files import read_tensors, write_tensors
 from circuitprune.gradients import Metric
-from circuitprune.metrics import TASK_METRICS, kl_divergence
 from circuitprune.patching import edge_effects, plan
 from circuitprune.preparation import Setup
 from circuitprune.reachability import live_edges
 from circuitprune.results import fingerprint
-from circuitprune.shards import Job, Ranks, bar, run_shards
+from circuitprune.shards import Job, Ranks, bar, differences, run_shards
 
 Print = Callable[[str], None]
 
@@ -67,7 +76,8 @@ class Scoring:
         """What `save` wrote, after checking that it fits.
 
         Raises:
-            RunError: a damaged file, scores of another method or graph, or not finite ones.
+            RunError: a damaged file, scores of another method, graph, model or set of pairs or
+                under other settings, or not finite ones.
         """
         tensors, notes = read_tensors(path, finite=setup.config.init.edges is None)
         wanted, graph = setup.config.init.method, setup.gated.graph
@@ -81,6 +91,13 @@ class Scoring:
             raise RunError(
                 f"{path} holds scores of shape {shape}, expected ({graph.n_edges},) for "
                 f"{graph.describe()}; it belongs to another model, or is not ours: choose another "
+                "output_dir"
+            )
+        theirs = json.loads(notes.get("job", "null"))
+        different = "not said which" if theirs is None else differences(theirs, job(setup))
+        if different:
+            raise RunError(
+                f"{path} is of another job ({different}); go on with the same, or choose another "
                 "output_dir"
             )
         sizes = tensors.get("thresholds", torch.empty(0)).tolist()
@@ -114,14 +131,10 @@ def scoring_of(
     return scoring
 
 
-AT_CLEAN_RUN = ("eap", "atp", "relp", "relp_ah")
-"""Methods whose only gradient is at the clean run."""
-
-
 def by_method(setup: Setup) -> Scoring:
     """Scores by one of `METHODS`, all edges at once."""
     init, references = setup.config.init, setup.references
-    method, metric = METHODS[init.method], attribution_metric(setup)
+    (method, _), metric = _methods(init), attribution_metric(setup)
     batches = training_batches(setup)
     chosen = chosen_edges(setup)
     scores, nodes = _scores_and_nodes(setup, batches, metric)
@@ -133,17 +146,25 @@ def by_method(setup: Setup) -> Scoring:
     return Scoring(scores, each, agreement=agreement, nodes=nodes if chosen is None else None)
 
 
+def _methods(init: InitConfig) -> tuple[Attribution, NodeAttribution | None]:
+    """What scores edges and, if the method scores nodes first, what scores those."""
+    if init.method != "exact_nodes":
+        return METHODS[init.method], NODE_METHODS.get(init.method)
+    of_edges = partial(exact_nodes, direction=init.direction)
+    return of_edges, partial(effects_of_nodes, direction=init.direction)
+
+
 def _scores_and_nodes(
     setup: Setup, batches: list[Batch], metric: Metric
 ) -> tuple[Float[Tensor, " edge"], Float[Tensor, " writer"] | None]:
     """Scores of all edges, and of all nodes by the same method; None if it has none of nodes."""
-    name, graph = setup.config.init.method, setup.gated.graph
-    given = (setup.references, batches, metric, setup.config.init.steps)
-    if name in NODE_METHODS:
-        nodes = NODE_METHODS[name](*given).cpu()
+    init, graph = setup.config.init, setup.gated.graph
+    of_edges, of_nodes = _methods(init)
+    if of_nodes is not None:
+        nodes = of_nodes(setup.references, batches, metric, init.steps).cpu()
         return lift(graph, nodes), nodes
-    scores = METHODS[name](*given).cpu()
-    return scores, node_scores(graph, scores) if name in ADDITIVE else None
+    scores = of_edges(setup.references, batches, metric, init.steps).cpu()
+    return scores, node_scores(graph, scores) if init.method in ADDITIVE else None
 
 
 def by_exact(setup: Setup, folder: Path, ranks: Ranks) -> Scoring | None:
@@ -211,35 +232,6 @@ def by_acdc(setup: Setup, folder: Path, ranks: Ranks) -> Scoring | None:
     return Scoring(scores, circuits=dict(zip(thresholds, masks, strict=True)))
 
 
-def metric_name(setup: Setup) -> str:
-    """What is explained: `init.metric` with `auto` resolved, or ACDC's worsening."""
-    init = setup.config.init
-    if init.method == "acdc":
-        return "kl" if init.acdc_worsening == "kl" else setup.metric_name
-    if init.metric != "auto":
-        return init.metric
-    return "kl" if init.method == "gate_ig" else setup.metric_name
-
-
-def attribution_metric(setup: Setup) -> Metric:
-    """What the attribution explains, by `init.metric`; higher is better, so the KL is negated.
-
-    Raises:
-        ConfigError: the KL for a method that looks at the clean run alone, where it is flat.
-    """
-    name, method = metric_name(setup), setup.config.init.method
-    if name == "kl" and method in AT_CLEAN_RUN:
-        raise ConfigError(
-            f"init.metric=kl says nothing to {method}, which takes its gradient at the clean run: "
-            "there the KL to the clean run is at its minimum. Take init.metric=auto, or gate_ig"
-        )
-    if name == "kl":
-        references = setup.references
-        return lambda logits, batch: -kl_divergence(references.full_logits(batch), logits)
-    metric = TASK_METRICS[name]
-    return lambda logits, batch: metric(logits, batch.answers, batch.wrong)
-
-
 def training_batches(setup: Setup) -> list[Batch]:
     """The training pairs in batches of `train.batch_size`, where the model is."""
     batches = setup.data.batches("train", setup.config.train.batch_size)
@@ -287,13 +279,16 @@ def reference_edges(setup: Setup) -> Bool[Tensor, " edge"] | None:
 
 
 def job(setup: Setup) -> Job:
-    """Every setting that decides a score, and hashes of the model and of the training pairs."""
+    """Every setting that decides a score, and hashes of the model, training pairs and edges."""
     parts = ("model.", "task.", "ablation", "init.", "cache.", "train.batch_size", "verify.batch")
     settings = {k: v for k, v in flatten(setup.config).items() if k.startswith(parts)}
+    chosen = chosen_edges(setup)
+    known = b"" if chosen is None else chosen.numpy().tobytes()
     return {
         **settings,
         "model_fingerprint": fingerprint(setup.gated.model),
         "pairs": pairs_hash({"train": setup.data.splits["train"]}),
+        "edges": hashlib.sha256(known).hexdigest()[:16],
     }
 
 
@@ -305,11 +300,12 @@ def _only(
 
 
 def _notes(setup: Setup) -> dict[str, str]:
-    """What a reader of the file needs: method, metric and the sizes of the graph."""
+    """What a reader of the file needs: method, metric and sizes, and what a resumed run checks."""
     init = setup.config.init
     return {
         "method": init.method,
         "metric": metric_name(setup),
         "steps": str(init.steps),
         "graph": json.dumps(asdict(setup.gated.graph), sort_keys=True),
+        "job": json.dumps(job(setup), sort_keys=True),
     }

@@ -19,11 +19,15 @@ from tiny import quick_config, save_model, save_pairs, settings
 from circuitprune import acdc, patching, run, scoring
 from circuitprune.attribute import attribute, dry_run_attribute, ranking_of
 from circuitprune.attribution import METHODS
+from circuitprune.attribution.base import single_examples
+from circuitprune.attribution.nodes import lift
 from circuitprune.circuit import Circuit
 from circuitprune.config import load_config
 from circuitprune.errors import CircuitPruneError, ConfigError, GraphError, RunError
+from circuitprune.explained import attribution_metric
 from circuitprune.files import read_tensors, write_tensors
 from circuitprune.graph import Graph
+from circuitprune.metrics import kl_divergence
 from circuitprune.preparation import make_setup
 from circuitprune.reachability import live_edges
 from circuitprune.recovery import auroc
@@ -109,7 +113,7 @@ def test_a_sharded_run_leaves_no_shards(make):
 def test_the_scores_are_the_methods(make, home):
     setup = make_setup(quick_config(home, "init.method=eap"))
     batches = scoring.training_batches(setup)
-    expected = METHODS["eap"](setup.references, batches, scoring.attribution_metric(setup))
+    expected = METHODS["eap"](setup.references, batches, attribution_metric(setup))
     assert torch.equal(scores_in(make("eap", "init.method=eap")), expected)
 
 
@@ -276,18 +280,62 @@ def test_convergence_is_said_written_and_drawn(make, home, tmp_path):
 def test_exact_scores_are_those_of_patching(home, tmp_path, direction):
     chosen = ["init.method=exact", f"init.direction={direction}", *SMALL]
     setup = make_setup(quick_config(home, *chosen))
-    batches, metric = scoring.training_batches(setup), scoring.attribution_metric(setup)
+    batches, metric = scoring.training_batches(setup), attribution_metric(setup)
     expected = patching.edge_effects(setup.references, batches, metric, direction=direction)
     go(home, tmp_path, *chosen)
     sign = 1 if direction == "noising" else -1  # negative: the edge helps
     torch.testing.assert_close(scores_in(tmp_path), sign * expected, rtol=1e-4, atol=1e-6)
 
 
+def test_whole_nodes_may_be_restored_instead(home, tmp_path):
+    """A writer that helps scores negative either way, and the lifted edges follow."""
+    chosen = ["init.method=exact_nodes", "init.direction=denoising"]
+    setup = make_setup(quick_config(home, *chosen))
+    batches, metric = scoring.training_batches(setup), attribution_metric(setup)
+    nodes = -patching.node_effects(setup.references, batches, metric, direction="denoising")
+    go(home, tmp_path, *chosen, "init.per_example=true")
+    tensors = read_tensors(tmp_path / "scores.safetensors")[0]
+    torch.testing.assert_close(tensors["nodes"], nodes, rtol=1e-4, atol=1e-6)
+    assert torch.equal(tensors["scores"], lift(GRAPH, tensors["nodes"]))
+    (single, *_) = single_examples(batches[0])
+    alone = -patching.node_effects(setup.references, [single], metric, direction="denoising")
+    torch.testing.assert_close(tensors["per_example"][0], lift(GRAPH, alone), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "ifr", "random"])
+def test_methods_without_a_metric_name_none(home, tmp_path, method):
+    said = go(home, tmp_path, f"init.method={method}", "init.metric=kl")
+    assert f"Scored by {method} on 24 training pairs." in said
+    assert read_tensors(tmp_path / "scores.safetensors")[1]["metric"] == "none"
+    assert strict(tmp_path / "frontier.json")["init_metric"] == "none"
+
+
+def test_the_kl_runs_the_model_once_for_each_batch(home, monkeypatch):
+    """Also without a cache: 30 edges of 3 batches."""
+    setup = make_setup(quick_config(home, "init.method=exact", "init.metric=kl", "cache.max_gb=0"))
+    batches, metric = scoring.training_batches(setup), attribution_metric(setup)
+    runs, honest = [], setup.gated.plain
+
+    def plain(*args, **kwargs):
+        runs.append(1)
+        return honest(*args, **kwargs)
+
+    monkeypatch.setattr(setup.gated, "plain", plain)
+    edges = torch.arange(30)
+    found = patching.edge_effects(setup.references, batches, metric, edges)
+    assert len(runs) == len(batches) == 3
+    full = setup.references.full_logits
+    plainly = patching.edge_effects(
+        setup.references, batches, lambda out, b: -kl_divergence(full(b), out), edges
+    )
+    assert torch.equal(found, plainly) and len(runs) > 3 * 30
+
+
 @pytest.mark.parametrize("method", ["eap", "relp", "atp"])
 def test_a_metric_that_is_flat_at_the_clean_run_is_refused(home, method):
     setup = make_setup(quick_config(home, f"init.method={method}", "init.metric=kl"))
     with pytest.raises(ConfigError, match=f"says nothing to {method}"):
-        scoring.attribution_metric(setup)
+        attribution_metric(setup)
 
 
 def test_acdc_has_a_circuit_for_each_threshold(make, home):
@@ -405,6 +453,54 @@ def test_scores_that_are_there_are_not_made_again(make, home, tmp_path, monkeypa
     monkeypatch.setitem(METHODS, "eap", fail)
     go(home, tmp_path, "init.method=eap")
     assert results(tmp_path) == results(make("eap", "init.method=eap"))
+
+
+@pytest.fixture
+def swapped(home):
+    """Call it, and until the test ends the pairs' right answers are wrong and the wrong right."""
+    path = home / "pairs.jsonl"
+    lines = path.read_text()
+
+    def swap() -> None:
+        rows = [json.loads(line) for line in lines.splitlines()]
+        turned = [{**row, "answers": row["wrong"], "wrong": row["answers"]} for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in turned))
+
+    yield swap
+    path.write_text(lines)
+
+
+@pytest.mark.parametrize("method", ["eap", "exact"])
+def test_scores_of_other_pairs_are_not_taken(home, tmp_path, monkeypatch, swapped, method):
+    """Killed while it verified, and the file of pairs changed under its name."""
+
+    def fail(*args, **kwargs):
+        raise OSError("power cut")
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("circuitprune.attribute._finish", fail)
+        with pytest.raises(OSError, match="power cut"):
+            go(home, folder, f"init.method={method}")
+    before = contents(folder)
+    swapped()
+    words = r"scores\.safetensors is of another job \(pairs: '\w+' there, '\w+' now\)"
+    with pytest.raises(RunError, match=words):
+        go(home, folder, f"init.method={method}")
+    assert contents(folder) == before
+
+
+def test_scores_of_other_chosen_edges_are_not_taken(home, tmp_path):
+    """The circuit of `init.edges` rewritten under its name."""
+    circuit = tmp_path / "circuit.json"
+    config = quick_config(home, "init.method=eap", f"init.edges={circuit}")
+    Circuit.from_names(GRAPH, ["input->m0", "m0->logits"]).save(circuit)
+    setup = make_setup(config)
+    scoring.by_method(setup).save(tmp_path / "scores.safetensors", setup)
+    scoring.Scoring.load(tmp_path / "scores.safetensors", setup)
+    Circuit.from_names(GRAPH, ["input->m0", "m1->logits"]).save(circuit)
+    with pytest.raises(RunError, match=r"another job \(edges: '\w+' there, '\w+' now\)"):
+        scoring.Scoring.load(tmp_path / "scores.safetensors", setup)
 
 
 @pytest.fixture

@@ -75,6 +75,7 @@ ORDER = [
     "finished",
     "figures",
     "pages",
+    "explained",
     "scoring",
     "run",
     "attribute",
