@@ -188,7 +188,7 @@ def pairs_text(setup: Setup, n: int) -> str:
 
 
 def memory_text(setup: Setup) -> str:
-    """An upper estimate of what one training step holds."""
+    """An upper estimate of what one training step holds, and what ACDC does while it searches."""
     graph, config = setup.gated.graph, setup.config
     size = torch.finfo(setup.gated.dtype).bits // 8
     longest = max(len(example.clean) for example in setup.data.splits["train"])
@@ -201,10 +201,27 @@ def memory_text(setup: Setup) -> str:
         * vector
         * (3 * graph.n_writers + graph.n_readers + 3 * graph.readers_per_layer)
     )
-    return (
-        f"memory    about {_bytes(weights + cached + step)}: weights {_bytes(weights)}, "
-        f"cached references {_bytes(cached)}, a training step {_bytes(step)}"
-    )
+    search = _searched(setup, vector) if config.init.method == "acdc" else 0
+    parts = [f"weights {_bytes(weights)}", f"cached references {_bytes(cached)}"]
+    parts += [f"a training step {_bytes(step)}"]
+    parts += [f"ACDC's search up to {_bytes(search)}"] if search else []
+    return f"memory    about {_bytes(weights + cached + max(step, search))}: {', '.join(parts)}"
+
+
+def _searched(setup: Setup, vector: int) -> int:
+    """What ACDC holds of all training pairs at once, most while few edges are cut, in bytes.
+
+    See `CandidateRuns`: what writers write when ablated, in the whole model and in the circuit, the
+    ablated streams, queries, keys and values of both runs, and the inputs of later readers.
+
+    Args:
+        setup: The run.
+        vector: Bytes of one writer's output on one pair.
+    """
+    graph = setup.gated.graph
+    writers, streams, heads = 3 * graph.n_writers, 3 * graph.n_layers + 1, 6 * graph.n_layers
+    later = graph.n_readers - graph.readers_per_layer
+    return len(setup.data.splits["train"]) * vector * (writers + streams + heads + later)
 
 
 def _bytes(number: int | float) -> str:

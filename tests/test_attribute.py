@@ -1,6 +1,7 @@
 """The pipeline without training: the same folder, going on after a kill, several processes."""
 
 import csv
+import gc
 import json
 import os
 import re
@@ -28,7 +29,7 @@ from circuitprune.explained import attribution_metric
 from circuitprune.files import read_tensors, write_tensors
 from circuitprune.graph import Graph
 from circuitprune.metrics import kl_divergence
-from circuitprune.preparation import make_setup
+from circuitprune.preparation import make_setup, memory_text
 from circuitprune.reachability import live_edges
 from circuitprune.recovery import auroc
 from circuitprune.selection import select_sizes
@@ -634,6 +635,33 @@ def test_a_dry_run_says_the_cost_and_writes_nothing(home, tmp_path, overrides, w
     assert words in text and "(24 training pairs)" in text and "(20 test pairs)" in text
     assert "110 edges by KV head" in text and "    clean " in text and "memory " in text
     assert not list(tmp_path.iterdir())
+
+
+def held() -> int:
+    """Bytes of all tensors that there are."""
+    tensors = [one for one in gc.get_objects() if isinstance(one, torch.Tensor)]
+    return sum({(s := one.untyped_storage()).data_ptr(): s.nbytes() for one in tensors}.values())
+
+
+@pytest.mark.parametrize(("threshold", "excess"), [(1e-9, 1.15), (0.02, 1.4)])
+def test_a_dry_run_forecasts_what_acdc_holds(home, monkeypatch, threshold, excess):
+    """An upper estimate, close where hardly an edge is cut."""
+    options = ["init.method=acdc", "task.n_train=40", "task.n_val=0", "cache.max_gb=0"]
+    setup = make_setup(quick_config(home, *options))
+    batches, before, most = scoring.training_batches(setup), held(), 0
+    honest = acdc._Judge.candidates
+
+    def candidates(self, runs, gates):
+        nonlocal most
+        found = honest(self, runs, gates)
+        if runs[0].block.layer == 0:
+            most = max(most, held() - before)
+        return found
+
+    monkeypatch.setattr(acdc._Judge, "candidates", candidates)
+    acdc.acdc(setup.references, batches, threshold)
+    (forecast,) = re.findall("search up to (.*) MB", memory_text(setup))
+    assert most < 1e6 * float(forecast) < excess * most
 
 
 # ---------------------------------------------------------------- several processes
