@@ -1,5 +1,6 @@
 """A case on a tiny random model, for the tests of every kind of evidence."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import torch
@@ -29,7 +30,7 @@ def tiny_case(
     family: str = "gpt2", ablation: str = "patch", dtype: torch.dtype = torch.float64, **changes
 ) -> Case:
     """Eight held-out pairs in two batches of other lengths; the circuit is a fifth of the edges."""
-    gated = GatedModel(build_tiny_model(family).to(dtype))
+    gated = GatedModel(deepcopy(build_tiny_model(family)).to(dtype))  # the cached one is shared
     graph = gated.graph
     train = [pairs([9, 8, 9], seed=5, first=100)]
     references = References(gated, make_ablation(ablation, gated.ports, train))
