@@ -28,7 +28,6 @@ from circuitprune.finished import (
 from circuitprune.models import load_model
 from circuitprune.overlap import overlaps, parts
 from circuitprune.preparation import Setup, make_pairs, make_setup
-from circuitprune.references import References
 from circuitprune.results import fingerprint
 from circuitprune.scoring import Print
 from circuitprune.selection import n_edges_of
@@ -269,9 +268,7 @@ def _cross(
         )
     except GraphError as error:
         return {**about, "skipped": str(error)}
-    # its own cache knows other pairs by the same ids
-    references = References(other.gated, other.references.ablation, max_gb=0.0)
-    itself = full_examples(references, batches, setup.task_metric)
+    itself = full_examples(other.references, batches, setup.task_metric)
     start = examples.pop("host")
     draws = Bootstrap.draw(len(start), N_BOOTSTRAP, torch.Generator().manual_seed(0))
 
