@@ -12,12 +12,11 @@ import argparse
 
 import torch
 
-from circuitprune.agreement import sign_agreement, spearman, top_overlap
 from circuitprune.attribution import METHODS, UNSIGNED
+from circuitprune.circuits.agreement import sign_agreement, spearman, top_overlap
 from circuitprune.config import load_config
-from circuitprune.explained import attribution_metric
-from circuitprune.preparation import make_setup
-from circuitprune.scoring import training_batches
+from circuitprune.pipelines.metric import attribution_metric
+from circuitprune.pipelines.setup import make_setup, training_batches
 
 CONFIGS = ["stories260k_pronoun", "ioi", "greater_than", "sva", "pronoun"]
 STEPS = {"ugs": 5}

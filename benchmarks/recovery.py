@@ -13,16 +13,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from circuitprune.ablation import make_ablation
-from circuitprune.acdc import acdc
 from circuitprune.attribution import METHODS
-from circuitprune.batches import Batch
+from circuitprune.circuits.recovery import auroc
+from circuitprune.circuits.selection import select
 from circuitprune.config import load_config
-from circuitprune.data import prepare
-from circuitprune.engine import GatedModel
+from circuitprune.data.batches import Batch
+from circuitprune.data.pairs import prepare
+from circuitprune.engine.ablation import make_ablation
+from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.references import References
 from circuitprune.errors import ConfigError
 from circuitprune.files import read_tensors
-from circuitprune.known.induction import (
+from circuitprune.metrics import logit_diff
+from circuitprune.models.zoo.induction import (
     LENGTH,
     Induction,
     induction_graph,
@@ -31,11 +34,8 @@ from circuitprune.known.induction import (
     save_induction,
     true_circuit,
 )
-from circuitprune.metrics import logit_diff
-from circuitprune.recovery import auroc
-from circuitprune.references import References
-from circuitprune.run import discover
-from circuitprune.selection import select
+from circuitprune.patching.acdc import acdc
+from circuitprune.pipelines.train import discover
 
 THRESHOLDS = (0.01, 0.03, 0.1, 0.3, 1.0)
 LEARNED = (

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from playwright.sync_api import Browser, sync_playwright
 
+from circuitprune.circuits.graph import Graph
 from circuitprune.files import write_tensors
-from circuitprune.graph import Graph
-from circuitprune.report import write_report
-from circuitprune.results import Frontier, Point, write_results
+from circuitprune.runs.frontier import Frontier, Point, write_results
+from circuitprune.views.report import write_report
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 MEASURED = dict.fromkeys(("metric", "accuracy", "exact_match", "faithfulness"), 0.9)

@@ -23,15 +23,15 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from circuitprune.ablation import Patch
 from circuitprune.attribution import METHODS
-from circuitprune.data import Batch
-from circuitprune.engine import GatedModel
-from circuitprune.gates import TopK
-from circuitprune.graph import Graph
+from circuitprune.circuits.graph import Graph
+from circuitprune.data.pairs import Batch
+from circuitprune.engine.ablation import Patch
+from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.references import References
 from circuitprune.metrics import kl_divergence, logit_diff
-from circuitprune.patching import edge_effects
-from circuitprune.references import References
+from circuitprune.patching.effects import edge_effects
+from circuitprune.training.gates import TopK
 
 TARGETS = {
     "step": (2.8, 2.0),

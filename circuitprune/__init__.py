@@ -1,15 +1,15 @@
 """Circuits in Hugging Face causal language models, by a learned mask over residual-stream edges."""
 
-from circuitprune.circuit import Circuit
+from circuitprune.circuits.circuit import Circuit
+from circuitprune.circuits.graph import Graph
 from circuitprune.config import RunConfig, load_config
-from circuitprune.data import prepare
-from circuitprune.engine import GatedModel
+from circuitprune.data.pairs import prepare
+from circuitprune.data.tasks import get_task
+from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.references import References
 from circuitprune.errors import CircuitPruneError
-from circuitprune.graph import Graph
 from circuitprune.models import load_model
-from circuitprune.references import References
-from circuitprune.run import discover
-from circuitprune.tasks import get_task
+from circuitprune.pipelines.train import discover
 
 __all__ = [
     "Circuit",

@@ -6,17 +6,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from circuitprune.attribute import attribute, dry_run_attribute
-from circuitprune.compare import comparison
 from circuitprune.config import RunConfig, load_config
 from circuitprune.errors import CircuitPruneError
-from circuitprune.figures import FIGURES, Options, write_figure
-from circuitprune.pages import compare_page
-from circuitprune.report import write_report
-from circuitprune.run import discover, dry_run
-from circuitprune.stability import stability
-from circuitprune.transfer import compare
-from circuitprune.verify import verify_run
+from circuitprune.pipelines.attribute import attribute, dry_run_attribute
+from circuitprune.pipelines.compare import compare
+from circuitprune.pipelines.compare_scores import comparison
+from circuitprune.pipelines.stability import stability
+from circuitprune.pipelines.train import discover, dry_run
+from circuitprune.pipelines.verify import verify_run
+from circuitprune.views.figures import FIGURES, Options, write_figure
+from circuitprune.views.pages.studies import compare_page
+from circuitprune.views.report import write_report
 
 INTERRUPTED = 130
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from circuitprune.zoo import ZOO
-from circuitprune.zoo import __file__ as zoo_init
-from circuitprune.zoo.training import train_zoo
+from circuitprune.models.zoo import ZOO
+from circuitprune.models.zoo import __file__ as zoo_init
+from circuitprune.models.zoo.training import train_zoo
 
 SMALL = Path(zoo_init).parent / ZOO["zoo/small"]
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 import torch
 from conftest import VOCAB, build_tiny_model, random_batch
 
-from circuitprune.ablation import make_ablation
-from circuitprune.batches import Batch
-from circuitprune.engine import GatedModel
+from circuitprune.circuits.selection import select_sizes
+from circuitprune.data.batches import Batch
+from circuitprune.engine.ablation import make_ablation
+from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.references import References
 from circuitprune.evidence import Case
 from circuitprune.metrics import logit_diff
-from circuitprune.references import References
-from circuitprune.selection import select_sizes
 
 SIZES = (0.05, 0.2, 0.5)
 

@@ -4,8 +4,8 @@ from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from circuitprune.data import Example
-from circuitprune.tasks import Pair
+from circuitprune.data.pairs import Example
+from circuitprune.data.tasks import Pair
 
 WORDS = "a b c d e f g h Mary John he she him her o".split()  # noqa: SIM905
 

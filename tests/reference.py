@@ -23,7 +23,7 @@ from torch.autograd.functional import jvp as autograd_jvp
 from torch.nn import Module
 from transformers import PreTrainedModel
 
-from circuitprune.graph import Graph
+from circuitprune.circuits.graph import Graph
 
 FAMILIES = ("gpt2", "gpt_neox", "gpt_neox_sequential", "llama", "qwen2", "gemma2")
 GROUPED = ("llama", "qwen2", "gemma2")

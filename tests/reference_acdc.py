@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from circuitprune.graph import Graph
+from circuitprune.circuits.graph import Graph
 
 
 def readers_from_the_logits_up(graph: Graph) -> list[str]:

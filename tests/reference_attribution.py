@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 from transformers import PreTrainedModel
 
-from circuitprune.graph import Graph
+from circuitprune.circuits.graph import Graph
 
 # ------------------------------------------------------------------ nodes
 

@@ -2,7 +2,7 @@
 
 import networkx
 
-from circuitprune.graph import Graph
+from circuitprune.circuits.graph import Graph
 
 SIZES = [  # layers, heads, KV readers, parallel
     (1, 1, 1, False),

@@ -2,7 +2,7 @@
 
 from report_runs import SIZES, measured
 
-from circuitprune.circuit import Circuit
+from circuitprune.circuits.circuit import Circuit
 from circuitprune.files import write_json
 
 TOKENS = ("When", " Ann", " met", " Bob")

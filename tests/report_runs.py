@@ -2,9 +2,9 @@
 
 import torch
 
+from circuitprune.circuits.graph import Graph
 from circuitprune.files import write_json, write_tensors
-from circuitprune.graph import Graph
-from circuitprune.results import Frontier, Point, write_results
+from circuitprune.runs.frontier import Frontier, Point, write_results
 
 SMALL = Graph(4, 8, 8, d_model=64)
 """The sizes of zoo/small."""

@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_run import contents
+from pipelines.test_train import contents
 from tiny import pair_rows, save_model, save_pairs, settings, tokenizer
 from transformers import BertConfig, BertModel, OPTConfig, OPTForCausalLM
 
-from circuitprune import scoring
 from circuitprune.cli import attribute_main, compare_main, main, train_main
-from circuitprune.training import MaskTraining
+from circuitprune.pipelines import scoring
+from circuitprune.training.module import MaskTraining
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's and transformers' advice

@@ -14,7 +14,7 @@ from documents import DOCS, PAGES, ROOT, anchors, blocks, code, commands, links
 import circuitprune
 from circuitprune import cli, metrics
 from circuitprune.config import RunConfig, flatten, load_config
-from circuitprune.verify_config import load_options
+from circuitprune.pipelines.verify_config import load_options
 
 sys.path.insert(0, str(DOCS / "_ext"))
 SCRIPTS = {"train_mask": "train", "compare_scores": "compare-scores"}
@@ -173,10 +173,10 @@ def test_the_examples_of_extending_run(monkeypatch, tmp_path):
 def check_one_by_one(method):
     """The method that the page writes out gives what exact patching gives."""
     from circuitprune import GatedModel, References
-    from circuitprune.ablation import make_ablation
     from circuitprune.attribution import METHODS
-    from circuitprune.data import prepare
-    from circuitprune.known.induction import Induction, induction_model, induction_tokenizer
+    from circuitprune.data.pairs import prepare
+    from circuitprune.engine.ablation import make_ablation
+    from circuitprune.models.zoo.induction import Induction, induction_model, induction_tokenizer
 
     gated = GatedModel(induction_model())
     sides = dict(n_train=4, n_val=0, n_test=0, seed=0)

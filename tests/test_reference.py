@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
-from circuitprune.graph import Graph
+from circuitprune.circuits.graph import Graph
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 

@@ -3,6 +3,7 @@
 A score is a flat signed float per edge in the metric's unit: the predicted change of the mean
 metric when that one edge is ablated in the full model. Negative: the edge helps. The methods in
 `UNSIGNED` give magnitudes instead: larger is more important. docs/attribution.md lists them all.
+Imports `engine`, `patching`, `lens` and what lies below them.
 """
 
 from circuitprune.attribution.base import Attribution, convergence, per_example

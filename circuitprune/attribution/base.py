@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitprune.agreement import spearman
-from circuitprune.data import Batch
+from circuitprune.circuits.agreement import spearman
+from circuitprune.data.pairs import Batch
+from circuitprune.engine.references import References
+from circuitprune.engine.tapped import Metric
 from circuitprune.errors import ConfigError, DataError, NonFiniteError
-from circuitprune.gradients import Metric
-from circuitprune.references import References
 
 
 @runtime_checkable

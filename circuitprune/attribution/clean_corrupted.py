@@ -6,9 +6,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitprune.attribution.base import mean_over_batches, require_patch
-from circuitprune.data import Batch
-from circuitprune.gradients import Metric, edge_scores_at
-from circuitprune.references import References
+from circuitprune.data.pairs import Batch
+from circuitprune.engine.references import References
+from circuitprune.engine.tapped import Metric, edge_scores_at
 
 
 def clean_corrupted(

@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from circuitprune.attribution.base import mean_over_batches, require_steps
-from circuitprune.data import Batch
-from circuitprune.engine import GatedModel
-from circuitprune.gradients import Metric, TappedRun, pass_over
-from circuitprune.recorded import RecordedRun
-from circuitprune.references import References
+from circuitprune.data.pairs import Batch
+from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.references import References
+from circuitprune.engine.tapped import Metric, TappedRun, pass_over
+from circuitprune.patching.recorded import RecordedRun
 
 
 def eap_ig_activations(

@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitprune.attribution.base import mean_over_batches, require_steps
-from circuitprune.data import Batch
+from circuitprune.data.pairs import Batch
+from circuitprune.engine.references import References
+from circuitprune.engine.tapped import Metric, edge_scores_at
 from circuitprune.errors import ConfigError
-from circuitprune.gradients import Metric, edge_scores_at
-from circuitprune.references import References
 
 _OFFSET = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
 

@@ -6,10 +6,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from circuitprune.attribution.nodes import lift
-from circuitprune.data import Batch
-from circuitprune.gradients import Metric
-from circuitprune.patching import edge_effects, node_effects
-from circuitprune.references import References
+from circuitprune.data.pairs import Batch
+from circuitprune.engine.references import References
+from circuitprune.engine.tapped import Metric
+from circuitprune.patching.effects import edge_effects, node_effects
 
 
 def exact(

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitprune.attribution.base import mean_over_batches, require_steps
-from circuitprune.data import Batch
-from circuitprune.gradients import Metric
-from circuitprune.references import References
+from circuitprune.data.pairs import Batch
+from circuitprune.engine.references import References
+from circuitprune.engine.tapped import Metric
 
 
 def gate_ig(

@@ -7,12 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitprune.attribution.base import mean_over_batches
-from circuitprune.attribution.lrp import norm_scale
-from circuitprune.data import Batch
-from circuitprune.engine import GatedModel
-from circuitprune.gradients import Metric
-from circuitprune.graph import Block
-from circuitprune.references import References
+from circuitprune.circuits.graph import Block
+from circuitprune.data.pairs import Batch
+from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.references import References
+from circuitprune.engine.tapped import Metric
+from circuitprune.models.norms import norm_scale
 
 
 def ifr(

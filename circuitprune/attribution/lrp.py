@@ -16,10 +16,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from circuitprune.errors import ModelError
+from circuitprune.models.norms import norm_scale
 from circuitprune.models.ports import Ports
 
 Changes = list[tuple[Any, str, Any]]
@@ -47,11 +47,6 @@ _ACTIVATIONS = frozenset(
     )
 )
 """Elementwise, and 0 at 0, so that the quotient of the identity rule stays finite."""
-_GAINS: dict[str, Callable[[Tensor], Tensor]] = {
-    "LlamaRMSNorm": lambda weight: weight,
-    "Qwen2RMSNorm": lambda weight: weight,
-    "Gemma2RMSNorm": lambda weight: 1 + weight,
-}
 
 
 def lrp_rules(ports: Ports) -> Changes:
@@ -97,31 +92,6 @@ def linear_norm(norm: nn.Module) -> Callable[[Tensor], Tensor]:
         return _with_gradient_of(value, (centred * scale(x.detach())).to(value.dtype))
 
     return linear
-
-
-def norm_scale(
-    norm: nn.Module,
-) -> Callable[[Float[Tensor, "*any d_model"]], Float[Tensor, "*any d_model"]]:
-    """`gain / sqrt(variance + eps)` of a norm, in float32 at least: what its centred input is
-    multiplied by. An RMSNorm does not centre.
-
-    Raises:
-        ModelError: neither LayerNorm nor the RMSNorm of a declared family.
-    """
-    name, centre = type(norm).__name__, isinstance(norm, nn.LayerNorm)
-    if not centre and name not in _GAINS:
-        raise ModelError(_unknown("norm", norm, ["LayerNorm", *_GAINS]))
-    weight: Any = norm.weight
-    gain = _GAINS[name](weight) if name in _GAINS else weight
-    eps = float(getattr(norm, "variance_epsilon", None) or norm.eps)  # type: ignore[arg-type]
-
-    def scale(x: Tensor) -> Tensor:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        x = x - x.mean(-1, keepdim=True) if centre else x
-        inverse = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
-        return inverse.expand_as(x) if gain is None else inverse * gain
-
-    return scale
 
 
 def frozen_patterns(ports: Ports) -> Changes:

@@ -14,10 +14,10 @@ from torch import Tensor
 from circuitprune.attribution.base import Attribution
 from circuitprune.attribution.eap import eap
 from circuitprune.attribution.eap_ig_inputs import eap_ig_inputs_right
-from circuitprune.data import Batch
-from circuitprune.gradients import Metric
-from circuitprune.graph import Graph
-from circuitprune.references import References
+from circuitprune.circuits.graph import Graph
+from circuitprune.data.pairs import Batch
+from circuitprune.engine.references import References
+from circuitprune.engine.tapped import Metric
 
 NodeAttribution = Callable[
     [References, Iterable[Batch], Metric, int],

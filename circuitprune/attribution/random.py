@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitprune.data import Batch
-from circuitprune.gradients import Metric
-from circuitprune.references import References
+from circuitprune.data.pairs import Batch
+from circuitprune.engine.references import References
+from circuitprune.engine.tapped import Metric
 
 
 def random(

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from circuitprune.attribution.base import mean_over_batches
 from circuitprune.attribution.lrp import frozen_patterns, lrp_rules
-from circuitprune.data import Batch
-from circuitprune.gradients import Metric
-from circuitprune.references import References
+from circuitprune.data.pairs import Batch
+from circuitprune.engine.references import References
+from circuitprune.engine.tapped import Metric
 
 
 def relp(

@@ -7,11 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitprune.attribution.base import require_steps
-from circuitprune.data import Batch
-from circuitprune.engine import GatedModel
+from circuitprune.data.pairs import Batch
+from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.references import References
+from circuitprune.engine.tapped import Metric
 from circuitprune.errors import DataError, MetricError, NonFiniteError
-from circuitprune.gradients import Metric
-from circuitprune.references import References
 
 SAMPLES = 20
 """Optimisation steps, each with gates of its own, that one visit of a batch takes."""

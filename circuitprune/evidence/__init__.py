@@ -1,14 +1,15 @@
 """Evidence about a circuit, one file per kind: what a reviewer would ask of a claimed circuit.
 
 Each kind is a function of a `Case`: it returns plain JSON values, every float finite or None, with
-a `sentence` in words. docs/evidence.md says what each means and when it misleads.
+a `sentence` in words. docs/evidence.md says what each means and when it misleads. Imports
+`attribution`, `lens`, `patching` and what lies below them.
 """
 
 from collections.abc import Callable
 
+from circuitprune.engine.evaluation import Examples, full_examples, per_example
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.completeness import completeness
-from circuitprune.evidence.examples import Examples, full_examples, per_example
 from circuitprune.evidence.faithfulness import cross_ablation, faithfulness
 from circuitprune.evidence.function import function
 from circuitprune.evidence.hypotheses import hypotheses

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from circuitprune.batches import Batch
+from circuitprune.circuits.graph import Graph
+from circuitprune.data.batches import Batch
+from circuitprune.engine.references import References
 from circuitprune.errors import DataError, GraphError
-from circuitprune.graph import Graph
 from circuitprune.metrics import TaskMetric
-from circuitprune.references import References
 
 Progress = Callable[[str, float], None]
 """`(what is being done, share of it that is done)`, the share in [0, 1]."""

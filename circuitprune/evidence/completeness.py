@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitprune.engine.evaluation import Examples, full_examples, per_example
 from circuitprune.evidence.bootstrap import Bootstrap, Interval, finite, ratio, spell
 from circuitprune.evidence.case import Case
-from circuitprune.evidence.examples import Examples, full_examples, per_example
 from circuitprune.evidence.knockouts import (
     Both,
     KnockOut,

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from jaxtyping import Bool
 from torch import Tensor
 
-from circuitprune.ablation import ABLATIONS, make_ablation
+from circuitprune.engine.ablation import ABLATIONS, make_ablation
+from circuitprune.engine.evaluation import Examples, full_examples, per_example
+from circuitprune.engine.references import References
 from circuitprune.errors import DataError
 from circuitprune.evidence.bootstrap import Bootstrap, Interval, ratio, spell
 from circuitprune.evidence.case import Case
-from circuitprune.evidence.examples import Examples, full_examples, per_example
 from circuitprune.metrics import EVIDENCE_NAMES
-from circuitprune.references import References
 
 BAND = (0.8, 1.2)
 """Faithfulness in which a circuit counts as faithful; beyond 1 it is not the model's either."""

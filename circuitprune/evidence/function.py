@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitprune.batches import Batch
-from circuitprune.circuit import Circuit
+from circuitprune.circuits.circuit import Circuit
+from circuitprune.data.batches import Batch
 from circuitprune.errors import DataError, MetricError
 from circuitprune.evidence.case import Case
-from circuitprune.heads import attention_patterns, probe_heads
-from circuitprune.lens import direct_logit_attribution, logit_lens, ranks, residual_streams
+from circuitprune.lens.heads import attention_patterns, probe_heads
+from circuitprune.lens.logits import direct_logit_attribution, logit_lens, ranks, residual_streams
 from circuitprune.metrics import logit_diff
 
 N_SHOWN = 2

@@ -16,15 +16,10 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from circuitprune.batches import Batch
+from circuitprune.circuits.graph import Graph
+from circuitprune.data.batches import FEW_PAIRS, Batch, few_pairs
+from circuitprune.engine.evaluation import Examples, full_examples, per_example
 from circuitprune.evidence.case import Case
-from circuitprune.evidence.examples import (
-    FEW_PAIRS,
-    Examples,
-    few_pairs,
-    full_examples,
-    per_example,
-)
 from circuitprune.evidence.minimality import MOST_RUNS, removals
 from circuitprune.evidence.statistics import (
     ALPHA,
@@ -37,7 +32,6 @@ from circuitprune.evidence.statistics import (
     verdict_of,
     worst_of,
 )
-from circuitprune.graph import Graph
 
 EPSILON = 0.1
 """A chance to win within this of 1/2 counts as equal: the paper's choice."""

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitprune.batches import Batch
+from circuitprune.circuits.graph import Graph
+from circuitprune.data.batches import Batch
 from circuitprune.evidence.case import Case
-from circuitprune.graph import Graph
 from circuitprune.metrics import evidence_values
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75)

@@ -4,12 +4,12 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.reachability import live_edges
+from circuitprune.circuits.selection import select
+from circuitprune.engine.evaluation import Examples, full_examples, per_example
 from circuitprune.evidence.bootstrap import Bootstrap, Interval, ratio, spell
 from circuitprune.evidence.case import Case
-from circuitprune.evidence.examples import Examples, full_examples, per_example
-from circuitprune.graph import Graph
-from circuitprune.reachability import live_edges
-from circuitprune.selection import select
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's ten sizes, as fractions of all edges, or of all nodes."""

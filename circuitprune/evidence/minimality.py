@@ -13,16 +13,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitprune.batches import Batch
-from circuitprune.candidates import CandidateRuns
+from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.reachability import live_edges
+from circuitprune.data.batches import Batch
+from circuitprune.engine.evaluation import Examples, per_example
+from circuitprune.engine.references import References
 from circuitprune.errors import ConfigError
 from circuitprune.evidence.bootstrap import Bootstrap, spell
 from circuitprune.evidence.case import Case
-from circuitprune.evidence.examples import Examples, per_example
-from circuitprune.graph import Graph
 from circuitprune.metrics import TaskMetric, evidence_values
-from circuitprune.reachability import live_edges
-from circuitprune.references import References
+from circuitprune.patching.candidates import CandidateRuns
 
 TOLERANCE = 0.01
 """Nats of KL up to which an edge, or all that `minimise` drops together, counts as dispensable."""

@@ -6,12 +6,13 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.reachability import joinable_edges, live_edges
+from circuitprune.data.batches import few_pairs
+from circuitprune.engine.evaluation import Examples, full_examples, per_example
 from circuitprune.evidence.case import Case
-from circuitprune.evidence.examples import Examples, few_pairs, full_examples, per_example
 from circuitprune.evidence.statistics import ALPHA, rank_test, worst_of
-from circuitprune.graph import Graph
 from circuitprune.metrics import EVIDENCE_NAMES
-from circuitprune.reachability import joinable_edges, live_edges
 
 Draw = Callable[[Graph, Bool[Tensor, " edge"], torch.Generator], Bool[Tensor, " edge"]]
 """`(graph, circuit, generator) -> mask` of a random circuit as large as the given one."""

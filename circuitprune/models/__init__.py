@@ -1,4 +1,8 @@
-"""Model families and how to load them."""
+"""Hugging Face families as declarations, the ports they share, norms, loading; the shipped zoo.
+
+A family is a dozen names, not a fork of a modelling file. Imports `circuits`, `data` and what lies
+below them.
+"""
 
 from circuitprune.models.families import FAMILIES, Family
 from circuitprune.models.loading import load_model

@@ -20,7 +20,7 @@ from transformers.utils import logging as hf_logging
 
 from circuitprune.errors import ModelError
 from circuitprune.models.families import family_of
-from circuitprune.zoo import zoo_path
+from circuitprune.models.zoo import zoo_path
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 

@@ -5,11 +5,15 @@ A norm maps `x` to `gain * (x - mean) * scale + shift` (LayerNorm) or to `gain *
 its results; behind a projection the same gradient is one product and one multiplication.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from circuitprune.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -159,3 +163,39 @@ def _epsilon(module: nn.Module) -> float:
 
 def _precise(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
+
+
+_GAINS: dict[str, Callable[[Tensor], Tensor]] = {
+    "LlamaRMSNorm": lambda weight: weight,
+    "Qwen2RMSNorm": lambda weight: weight,
+    "Gemma2RMSNorm": lambda weight: 1 + weight,
+}
+
+
+def norm_scale(
+    norm: nn.Module,
+) -> Callable[[Float[Tensor, "*any d_model"]], Float[Tensor, "*any d_model"]]:
+    """`gain / sqrt(variance + eps)` of a norm, in float32 at least: what its centred input is
+    multiplied by. An RMSNorm does not centre.
+
+    Raises:
+        ModelError: neither LayerNorm nor the RMSNorm of a declared family.
+    """
+    name, centre = type(norm).__name__, isinstance(norm, nn.LayerNorm)
+    if not centre and name not in _GAINS:
+        known = ", ".join(sorted(["LayerNorm", *_GAINS]))
+        raise ModelError(
+            f"the gain of the norm {name} is not stated; known are {known}. Use a method without "
+            "rules, such as eap, or state it in circuitprune/models/norms.py"
+        )
+    weight: Any = norm.weight
+    gain = _GAINS[name](weight) if name in _GAINS else weight
+    eps = float(getattr(norm, "variance_epsilon", None) or norm.eps)  # type: ignore[arg-type]
+
+    def scale(x: Tensor) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        x = x - x.mean(-1, keepdim=True) if centre else x
+        inverse = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+        return inverse.expand_as(x) if gain is None else inverse * gain
+
+    return scale

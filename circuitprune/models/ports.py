@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
+from circuitprune.circuits.graph import Graph
 from circuitprune.errors import ModelError
-from circuitprune.graph import Graph
 from circuitprune.models.families import Family, family_of
 from circuitprune.models.norms import Projection
 

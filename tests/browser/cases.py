@@ -2,7 +2,7 @@
 
 import re
 
-from circuitprune.circuit import Circuit
+from circuitprune.circuits.circuit import Circuit
 
 CHOSEN = 40
 """Edges of the circuit that the synthetic run chooses: the smallest whose KL 2/n is within 0.1."""

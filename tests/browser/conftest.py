@@ -11,7 +11,7 @@ from report_evidence import judge
 from report_runs import make_run
 
 from browser.view import View
-from circuitprune.report import write_report
+from circuitprune.views.report import write_report
 
 FLAGS = (
     "--no-sandbox",  # Chromium refuses its sandbox to root, who runs CI

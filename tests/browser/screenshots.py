@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from circuitprune.report import write_report
+from circuitprune.views.report import write_report
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 

@@ -6,8 +6,8 @@ import pytest
 from report_runs import GROUPED, make_run
 
 from browser.cases import drawn, loaded
-from circuitprune.report import write_report
-from circuitprune.results import read_results, write_results
+from circuitprune.runs.frontier import read_results, write_results
+from circuitprune.views.report import write_report
 
 LOOKS = ("a", "both", "b")
 SIZES = (300, 1000)

@@ -7,8 +7,8 @@ import pytest
 from report_runs import GROUPED, SIZES, SMALL, make_run
 
 from browser.cases import CHOSEN, busiest, drawn, ends, loaded, neighbours, touching
-from circuitprune.circuit import Circuit
-from circuitprune.report import write_report
+from circuitprune.circuits.circuit import Circuit
+from circuitprune.views.report import write_report
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from report_runs import make_run
 
 from browser.cases import loaded
 from circuitprune.files import read_json, write_json
-from circuitprune.report import write_report
+from circuitprune.views.report import write_report
 
 MIDDLES = """(marks) => marks.map((mark) => {
     const { x, y, width, height } = mark.lastElementChild.getBoundingClientRect();

@@ -4,8 +4,8 @@ import pytest
 from report_runs import make_run
 
 from browser.cases import loaded, neighbours
-from circuitprune.graph import Graph
-from circuitprune.report import write_report
+from circuitprune.circuits.graph import Graph
+from circuitprune.views.report import write_report
 
 SIZES = (300, 20_000)
 MOST_LISTED = 200

@@ -5,7 +5,7 @@ from report_evidence import judge, stability, transfer
 from report_runs import HOSTILE, make_run
 
 from circuitprune.files import read_json, write_json
-from circuitprune.report import write_report
+from circuitprune.views.report import write_report
 
 UNSEEN = {*range(0x20), *range(0x7F, 0xA1), 0xAD, 0x61C, *range(0x200B, 0x2010), 0xFEFF}
 UNSEEN |= {*range(0x2028, 0x202F), *range(0x2060, 0x2070), *range(0xD800, 0xE000)}

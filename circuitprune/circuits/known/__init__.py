@@ -1,0 +1,1 @@
+"""Circuits that were published for GPT-2, as data, to score others against."""

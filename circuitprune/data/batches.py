@@ -1,0 +1,119 @@
+"""Examples side by side, and the order in which training draws them."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from random import Random
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from circuitprune.data.encoding import Example
+
+NO_TOKEN = -1
+"""Fills the short rows of `Batch.answers` and `Batch.wrong`; no token has this id."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples side by side, padded on the right to the longest of them."""
+
+    index: Int[Tensor, " batch"]
+    """Unique id of each example over all splits of the data set: the key of caches."""
+    clean: Int[Tensor, "batch pos"]
+    corrupt: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"]
+    """True on real tokens (BOS included), False on padding; the same for both prompts."""
+    last: Int[Tensor, " batch"]
+    """Position whose logits predict the answer: the last real token."""
+    answers: Int[Tensor, "batch n_answer"]
+    """Right tokens; short rows end in -1 (`NO_TOKEN`)."""
+    wrong: Int[Tensor, "batch n_wrong"]
+    """Wrong tokens; short rows end in -1."""
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on a device."""
+        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+def collate(examples: Sequence[Example], indices: Sequence[int], pad_id: int) -> Batch:
+    """One batch of the examples; `indices` are their ids in the data set."""
+    lengths = torch.tensor([len(example.clean) for example in examples])
+    clean = _rows([example.clean for example in examples], pad_id)
+    return Batch(
+        index=torch.tensor(list(indices)),
+        clean=clean,
+        corrupt=_rows([example.corrupt for example in examples], pad_id),
+        mask=torch.arange(clean.shape[1]) < lengths[:, None],
+        last=lengths - 1,
+        answers=_rows([example.answers for example in examples], NO_TOKEN),
+        wrong=_rows([example.wrong for example in examples], NO_TOKEN),
+    )
+
+
+def _rows(rows: Sequence[Sequence[int]], fill: int) -> Int[Tensor, "row column"]:
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
+
+
+def draw(n_examples: int, batch_size: int, seed: int, step: int) -> list[int]:
+    """Positions of the training examples of one step: a pure function of seed and step.
+
+    The examples are drawn in an endless sequence of epochs, each a permutation that depends on
+    `(seed, epoch)` alone; step `s` takes places `s * batch_size` to `(s + 1) * batch_size - 1`,
+    so a batch may cross the border of two epochs, or of many.
+    """
+    places = range(step * batch_size, (step + 1) * batch_size)
+    epochs = {place // n_examples for place in places}
+    order = {epoch: _permutation(n_examples, seed, epoch) for epoch in epochs}
+    return [order[place // n_examples][place % n_examples] for place in places]
+
+
+@lru_cache(maxsize=8)
+def _permutation(n: int, seed: int, epoch: int) -> list[int]:
+    return Random(f"{seed}-{epoch}").sample(range(n), n)
+
+
+@dataclass(frozen=True)
+class TrainOrder:
+    """Endless batch sampler: the draws of steps `start`, `start + 1`, ...
+
+    With several ranks, each takes its share of every step's draw, so together they see the same
+    batches as one rank would.
+    """
+
+    n_examples: int
+    batch_size: int
+    seed: int
+    start: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in itertools.count(self.start):
+            batch = draw(self.n_examples, self.batch_size, self.seed, step)
+            yield batch[self.rank :: self.world_size]
+
+
+FEW_PAIRS = 32
+"""Pairs that hundreds of circuits are compared on."""
+
+
+def few_pairs(batches: Sequence[Batch], n: int = FEW_PAIRS) -> list[Batch]:
+    """The first `n` pairs: for evidence that runs the model hundreds of times.
+
+    Splits are drawn at random, so the first pairs are a random sample of them.
+    """
+    few, missing = [], n
+    for batch in batches:
+        if missing <= 0:
+            break
+        parts = {f.name: getattr(batch, f.name)[:missing] for f in fields(batch)}
+        few.append(Batch(**parts))
+        missing -= len(few[-1])
+    return few

@@ -1,0 +1,185 @@
+"""From a pair of prompts to an example in tokens, or to the reason why not.
+
+Nothing is repaired on the way: a pair that does not fit is dropped and counted.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerBase
+
+from circuitprune.data.tasks.pair import Pair
+from circuitprune.errors import DataError
+
+
+@dataclass(frozen=True)
+class Example:
+    """One aligned pair in tokens: `clean` and `corrupt` have the same length."""
+
+    pair: Pair
+    clean: tuple[int, ...]
+    corrupt: tuple[int, ...]
+    answers: tuple[int, ...]
+    """Tokens of which any one is right after `clean`; at least one."""
+    wrong: tuple[int, ...]
+    """Tokens of which any one is wrong; at least one, none of them in `answers`."""
+
+
+def bos_tokens(tokenizer: PreTrainedTokenizerBase, bos: str = "auto") -> tuple[int, ...]:
+    """The tokens to put in front of every prompt.
+
+    Args:
+        tokenizer: Any Hugging Face tokenizer.
+        bos: `auto` takes what the tokenizer itself puts in front of a text (`<s>` for Llama,
+            nothing for GPT-2); `always` insists on the BOS token, `never` leaves it out.
+
+    Raises:
+        DataError: another word, or `always` for a tokenizer without a BOS token.
+    """
+    if bos not in ("auto", "always", "never"):
+        raise DataError(f"bos must be 'auto', 'always' or 'never', got {bos!r}")
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a", add_special_tokens=True)["input_ids"]
+    own = next(
+        (tuple(full[:i]) for i in range(len(full)) if full[i : i + len(bare)] == bare), ()
+    )  # whatever follows the text, such as an EOS, is left out: the answer comes next
+    token = _special(tokenizer, "bos")
+    if bos == "always" and token is None:
+        raise DataError("bos is 'always', but this tokenizer has no BOS token; use 'auto'")
+    if bos == "always" and token is not None and token not in own:
+        return (token,)
+    return () if bos == "never" else own
+
+
+def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token to pad with: the tokenizer's own, else its EOS, else 0."""
+    candidates = (_special(tokenizer, "pad"), _special(tokenizer, "eos"), 0)
+    return next(token for token in candidates if token is not None)
+
+
+def _special(tokenizer: PreTrainedTokenizerBase, name: str) -> int | None:
+    return getattr(tokenizer, f"{name}_token_id")
+
+
+@dataclass
+class Encoder:
+    """Turns pairs into examples and keeps the account of those it had to drop."""
+
+    tokenizer: PreTrainedTokenizerBase
+    prefix: tuple[int, ...]
+    max_length: int | None
+    examples: list[Example] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+    """Reason -> the first pair dropped for it, with its tokens."""
+    _seen: set[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=set)
+
+    def add(self, pair: Pair) -> None:
+        """Keep the pair as an example, or count it with the reason why not."""
+        clean, corrupt = self._tokens([pair.clean, pair.corrupt])
+        outcome = self._prompt_problem(clean, corrupt) or self._example(pair, clean, corrupt)
+        if isinstance(outcome, Example):
+            self.examples.append(outcome)
+            self._seen.add((outcome.clean, outcome.corrupt))
+            return
+        self.dropped[outcome] += 1
+        if outcome not in self.first:
+            self.first[outcome] = (
+                f"{pair.id}\n    clean    {pair.clean!r} -> {self._words(clean)}"
+                f"\n    corrupt  {pair.corrupt!r} -> {self._words(corrupt)}"
+                f"\n    answers  {list(pair.answers)[:5]}, wrong {list(pair.wrong)[:5]}"
+            )
+
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+    def _words(self, ids: list[int]) -> list[str]:
+        return list(self.tokenizer.convert_ids_to_tokens(ids))
+
+    def _prompt_problem(self, clean: list[int], corrupt: list[int]) -> str | None:
+        both = {*clean, *corrupt}
+        if not clean or not corrupt:
+            return "a prompt is empty"
+        if _special(self.tokenizer, "unk") in both:
+            return "a prompt has a word that the tokenizer does not know"
+        if both & set(self.tokenizer.all_special_ids):
+            return "a prompt has a special token inside"
+        if len(clean) != len(corrupt):
+            return "clean and corrupt have different numbers of tokens"
+        if clean == corrupt:
+            return "clean and corrupt are the same"
+        length = len(self.prefix) + len(clean)
+        if self.max_length is not None and length > self.max_length:
+            return f"a prompt is longer than {self.max_length} tokens"
+        return None
+
+    def _example(self, pair: Pair, clean: list[int], corrupt: list[int]) -> Example | str:
+        prompts = (*self.prefix, *clean), (*self.prefix, *corrupt)
+        if prompts in self._seen:
+            return "the pair repeats an earlier one"
+        answers = self._continuations(pair.clean, clean, pair.answers)
+        wrong = self._continuations(pair.clean, clean, pair.wrong)
+        if not answers:
+            return "no answer is a single known token after its prompt"
+        if not wrong:
+            return "no wrong answer is a single known token after its prompt"
+        if set(answers) & set(wrong):
+            return "answer and wrong answer share a token"
+        return Example(pair, *prompts, answers, wrong)
+
+    def _continuations(
+        self, prompt: str, tokens: list[int], answers: Sequence[str]
+    ) -> tuple[int, ...]:
+        """Ids of the answers that add exactly one token to the prompt and change none of it."""
+        special = {*self.tokenizer.all_special_ids, _special(self.tokenizer, "unk")}
+        whole = self._tokens([prompt + answer for answer in answers])
+        ids = [ids[-1] for ids in whole if ids[:-1] == tokens and ids[-1] not in special]
+        return tuple(dict.fromkeys(ids))
+
+
+def encode_until(
+    pairs: Iterable[Pair],
+    tokenizer: PreTrainedTokenizerBase,
+    needed: int,
+    bos: str,
+    max_length: int | None,
+) -> Encoder:
+    """`encode`, with the whole account."""
+    encoder = Encoder(tokenizer, bos_tokens(tokenizer, bos), max_length)
+    tries = 20 * needed + 1000
+    for pair in itertools.islice(pairs, tries if needed else 0):
+        encoder.add(pair)
+        if len(encoder.examples) == needed:
+            break
+    return encoder
+
+
+def encode(
+    pairs: Iterable[Pair],
+    tokenizer: PreTrainedTokenizerBase,
+    needed: int,
+    bos: str = "auto",
+    max_length: int | None = None,
+) -> tuple[list[Example], Counter[str]]:
+    """The first `needed` pairs that fit, in tokens, and why others were dropped.
+
+    A pair fits when both prompts have the same number of tokens, none of them unknown or special,
+    and at least one answer and one wrong answer is *one token in context*:
+    `tok(prompt + answer) == tok(prompt) + [id]`. Members of an answer set that are not are left
+    out of the set. The rest of the rules are in `docs/data.md`.
+
+    Args:
+        pairs: Any number of pairs, endless streams included.
+        tokenizer: Any Hugging Face tokenizer.
+        needed: Stop after this many; fewer come back when the stream ends, or after
+            `20 * needed + 1000` tries.
+        bos: See `bos_tokens`.
+        max_length: Longest prompt in tokens, BOS included.
+
+    Returns:
+        The examples, and a counter from reason to number of pairs dropped for it.
+    """
+    encoder = encode_until(pairs, tokenizer, needed, bos, max_length)
+    return encoder.examples, encoder.dropped

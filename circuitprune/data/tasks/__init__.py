@@ -1,0 +1,44 @@
+"""The tasks by name. To add one, write a file like `pronoun.py` and list it in `TASKS`."""
+
+import difflib
+from pathlib import Path
+
+from circuitprune.data.tasks.greater_than import GreaterThan
+from circuitprune.data.tasks.ioi import Ioi
+from circuitprune.data.tasks.jsonl import JsonlTask
+from circuitprune.data.tasks.pair import Pair, Task
+from circuitprune.data.tasks.pronoun import Pronoun
+from circuitprune.data.tasks.sva import SubjectVerbAgreement
+from circuitprune.errors import DataError
+
+__all__ = ["TASKS", "JsonlTask", "Pair", "Task", "get_task"]
+
+TASKS: dict[str, Task] = {
+    "ioi": Ioi(),
+    "greater_than": GreaterThan(),
+    "sva": SubjectVerbAgreement(),
+    "pronoun": Pronoun(),
+}
+
+
+def get_task(name: str, path: str | Path | None = None) -> Task:
+    """The task of this name; `jsonl` reads the user's own pairs from `path`.
+
+    Raises:
+        DataError: no such task, `jsonl` without a path, or a path for a generated task.
+    """
+    if name == "jsonl":
+        if path is None:
+            raise DataError("task 'jsonl' reads pairs from a file: give its path")
+        return JsonlTask(path)
+    if name not in TASKS:
+        known = [*TASKS, "jsonl"]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"no task {name!r}.{hint} Known tasks: {', '.join(known)}")
+    if path is not None:
+        raise DataError(
+            f"task {name!r} generates its pairs and takes no file, got {path}; "
+            "use task 'jsonl' to read one"
+        )
+    return TASKS[name]

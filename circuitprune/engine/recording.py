@@ -1,0 +1,98 @@
+"""What each writer adds to the residual stream on a plain run, recorded as it is written."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from circuitprune.models.ports import Ports, narrow
+
+
+@torch.no_grad()
+def record_writers(
+    ports: Ports,
+    tokens: Int[Tensor, "batch pos"],
+    mask: Bool[Tensor, "batch pos"],
+    subtract_from: Float[Tensor, "writer batch pos d_model"] | None = None,
+) -> Float[Tensor, "writer batch pos d_model"]:
+    """What each writer adds to the residual stream on a plain run, in the order of the graph.
+
+    Heads without the output projection's bias, which belongs to no head; in families with a norm
+    behind the attention, heads before that norm and MLPs after theirs. With `subtract_from`, that
+    tensor minus it, in place.
+    """
+    norm, last = ports.final_norm, torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
+    written = empty_writers(ports, tokens) if subtract_from is None else subtract_from
+    no_logits = (norm, "forward", narrow(norm.forward, last))
+    with ports.intercept([*recorders(ports, written, subtract_from is not None), no_logits]):
+        ports.run(tokens, mask, last)
+    return written
+
+
+def empty_writers(
+    ports: Ports, tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "writer batch pos d_model"]:
+    """An uninitialised buffer for what the writers of a run write."""
+    graph = ports.graph
+    shape = (graph.n_writers, *tokens.shape, graph.d_model)
+    return torch.empty(shape, dtype=ports.model.dtype, device=ports.model.device)
+
+
+def recorders(
+    ports: Ports, written: Float[Tensor, "writer batch pos d_model"], subtract: bool = False
+) -> list[tuple[nn.Module, str, Any]]:
+    """Interceptions under which a run, otherwise untouched, fills `written`.
+
+    With `subtract`, it is subtracted from what is there.
+    """
+    into = written.flatten(1, 2)
+    first = ports.first_layer
+    changes = [(first, "forward", _record_input(first.forward, written[0], subtract))]
+    for layer, modules in enumerate(ports.layers):
+        output, mlp, start = modules.output, modules.mlp, ports.graph.head_writer(layer, 0)
+        heads = into[start : start + ports.graph.n_heads]
+        chunk = written[ports.graph.mlp_writer(layer)]
+        record = _record_heads(output.forward, ports.head_weight(layer), heads, subtract)
+        changes.append((output, "forward", record))
+        record = _record_mlp(mlp.forward, modules.mlp_post_norm, chunk, subtract)
+        changes.append((mlp, "forward", record))
+    return changes
+
+
+def _put(into: Tensor, chunk: Tensor, subtract: bool) -> None:
+    """Store `[batch, pos, d_model]`; what was computed at one position goes to all."""
+    if subtract:
+        into -= chunk
+    else:
+        into.copy_(chunk)
+
+
+def _record_input(forward: Any, into: Tensor, subtract: bool) -> Any:
+    def first_layer(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        _put(into, hidden.detach(), subtract)
+        return forward(hidden, *args, **kwargs)
+
+    return first_layer
+
+
+def _record_heads(forward: Any, weight: Tensor, into: Tensor, subtract: bool) -> Any:
+    def output(values: Tensor) -> Tensor:
+        heads = values.detach().flatten(0, 1).unflatten(1, (len(weight), -1)).transpose(0, 1)
+        if subtract:
+            into.baddbmm_(heads, weight, alpha=-1)
+        else:
+            torch.bmm(heads, weight, out=into)
+        return forward(values)
+
+    return output
+
+
+def _record_mlp(forward: Any, post_norm: nn.Module | None, into: Tensor, subtract: bool) -> Any:
+    def mlp(hidden: Tensor) -> Any:
+        result = forward(hidden)
+        chunk = (result[0] if isinstance(result, tuple) else result).detach()
+        _put(into, chunk if post_norm is None else post_norm(chunk), subtract)
+        return result
+
+    return mlp

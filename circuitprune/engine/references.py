@@ -1,0 +1,107 @@
+"""The runs that training and verification compare with, computed once and kept within a budget."""
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitprune.data.pairs import Batch
+from circuitprune.engine.ablation import Ablated, Ablation, StackedWriters
+from circuitprune.engine.gated import GatedModel
+
+Joined = TypeVar("Joined")
+Prompts = tuple[tuple[int, ...], tuple[int, ...]]
+"""Clean and corrupt tokens up to the answer position: all that both runs depend on."""
+
+
+class References:
+    """Ablated writers and the full model's answer logits of every example, cached by its prompts.
+
+    Mask training visits each pair many times while neither run changes. What does not fit in
+    `max_gb` is computed again each time; results are the same either way up to rounding, which
+    depends on the batch that an example is computed in. `fill` fixes those batches.
+
+    Args:
+        gated: The model under study.
+        ablation: What cut edges carry.
+        max_gb: Budget for all cached tensors, in GB (1e9 bytes); 0 caches nothing.
+    """
+
+    def __init__(self, gated: GatedModel, ablation: Ablation, max_gb: float = 2.0) -> None:
+        self.gated, self.ablation = gated, ablation
+        self.budget = int(max_gb * 1e9)
+        self._written: dict[Prompts, Float[Tensor, "writer pos d_model"]] = {}
+        self._logits: dict[Prompts, Float[Tensor, " vocab"]] = {}
+
+    def fill(self, batches: Iterable[Batch]) -> None:
+        """Cache the runs of these batches, the logits first, until the budget is spent.
+
+        Done before anything else, this makes later results the same to the bit whoever asks first:
+        a resumed run, which skips the attribution, sees the bytes of an uninterrupted one.
+        """
+        batches = list(batches)
+        for run in (self.full_logits, self.ablated):
+            for batch in batches:
+                if self.budget > 0:
+                    run(batch.to(self.gated.device))
+
+    def ablated(self, batch: Batch) -> Ablated:
+        """What each writer carries on this batch when ablated."""
+        if self.ablation.kind != "patch":
+            return self.ablation(batch)  # already one value for all examples
+        length = batch.clean.shape[1]
+        return self._cached(
+            self._written,
+            batch,
+            compute=self.ablation,
+            take=lambda written, row: written[:, row, : int(batch.last[row]) + 1].clone(),
+            join=lambda examples: StackedWriters(examples, length),
+        )
+
+    def ablated_copy(self, batch: Batch) -> Float[Tensor, "writer batch pos d_model"]:
+        """As `ablated`, in a tensor of the caller's own."""
+        ablated = self.ablated(batch)
+        if isinstance(ablated, StackedWriters):
+            return ablated[:]
+        return ablated if self.ablation.kind == "patch" else ablated.clone()
+
+    def full_logits(self, batch: Batch) -> Float[Tensor, "batch vocab"]:
+        """The untouched model's logits at the answer positions of the clean prompts."""
+        return self._cached(
+            self._logits,
+            batch,
+            compute=lambda b: self.gated.plain(b.clean, b.mask, b.last),
+            take=lambda logits, row: logits[row].clone(),
+            join=torch.stack,
+        )
+
+    def _cached(
+        self,
+        store: dict[Prompts, Tensor],
+        batch: Batch,
+        compute: Callable[[Batch], Tensor],
+        take: Callable[[Tensor, int], Tensor],
+        join: Callable[[list[Tensor]], Joined],
+    ) -> Tensor | Joined:
+        keys = _prompts(batch)
+        if all(key in store for key in keys):
+            return join([store[key] for key in keys])
+        whole = compute(batch)
+        for row, key in enumerate(keys):
+            if key in store:
+                continue
+            part = take(whole, row)
+            if part.nbytes > self.budget:
+                self.budget = 0  # closed: what is kept must not depend on who asks next
+                break
+            store[key] = part
+            self.budget -= part.nbytes
+        return whole
+
+
+def _prompts(batch: Batch) -> list[Prompts]:
+    """Not the pairs' indices: every data set counts from 0."""
+    rows = zip(batch.clean.tolist(), batch.corrupt.tolist(), batch.last.tolist(), strict=True)
+    return [(tuple(c[: last + 1]), tuple(k[: last + 1])) for c, k, last in rows]

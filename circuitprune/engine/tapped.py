@@ -1,0 +1,301 @@
+"""Gradients at every reader of one plain run, contracted with every upstream writer's difference.
+
+At gates of 1 all readers of a block see the same residual stream, so the model runs as Hugging
+Face wrote it, and only the backward pass is split by reader. With `g_r` the gradient of the metric
+at reader r's input, the score of an edge is `<ablated[w] - now[w], g_r>`: minus the gradient of the
+gated model at gate 1, a law that the tests hold both to.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from circuitprune.circuits.graph import Block
+from circuitprune.data.pairs import Batch
+from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.recording import recorders
+from circuitprune.models.norms import ClosedNorm, closed_form, pull_back
+
+Metric = Callable[[Float[Tensor, "batch vocab"], Batch], Float[Tensor, " batch"]]
+"""Per-example worth of answer-position logits."""
+
+
+def edge_scores(
+    gated: GatedModel,
+    batch: Batch,
+    metric: Metric,
+    ablated: Float[Tensor, "writer batch pos d_model"],
+) -> Float[Tensor, " edge"]:
+    """`sum over examples and positions of <ablated[w] - clean[w], d metric / d input of r>`.
+
+    One forward and one backward: the writers are recorded on the run whose gradient is taken.
+
+    Args:
+        gated: The model.
+        batch: Its clean prompts are run.
+        metric: Summed over the batch before the backward pass.
+        ablated: What each writer carries when ablated; is overwritten with the difference.
+    """
+    run = TappedRun(gated, ablated, None, batch)
+    with gated.ports.intercept(recorders(gated.ports, ablated, subtract=True)):
+        logits = run.forward()
+    return run.backward(logits, metric)
+
+
+def edge_scores_at(
+    gated: GatedModel,
+    batch: Batch,
+    metric: Metric,
+    difference: Float[Tensor, "writer batch pos d_model"],
+    embeddings: Float[Tensor, "batch pos d_model"],
+) -> Float[Tensor, " edge"]:
+    """As `edge_scores`, with gradients at other embeddings and the difference given.
+
+    Args:
+        gated, batch, metric: As above.
+        difference: What each writer would carry instead, minus what it carries.
+        embeddings: What enters layer 0, a point on a path between two prompts.
+    """
+    run = TappedRun(gated, difference, embeddings, batch)
+    return run.backward(run.forward(), metric)
+
+
+class TappedRun:
+    """A plain forward whose backward fills `scores`, block by block.
+
+    Args:
+        gated: The model.
+        difference: What each writer would carry instead, minus what it carries.
+        entering: What enters layer `start`; None at layer 0: the clean prompts' embeddings.
+        batch: Whose clean prompts are run.
+        start: The first layer that runs; those before it are passed over.
+    """
+
+    def __init__(
+        self,
+        gated: GatedModel,
+        difference: Float[Tensor, "writer batch pos d_model"],
+        entering: Float[Tensor, "batch pos d_model"] | None,
+        batch: Batch,
+        start: int = 0,
+    ) -> None:
+        self.ports, self.graph = gated.ports, gated.graph
+        self.difference = difference.flatten(1, 2)
+        self.entering, self.batch, self.start = entering, batch, start
+        precise = torch.promote_types(difference.dtype, torch.float32)
+        self.scores = difference.new_zeros(self.graph.n_edges, dtype=precise)
+        self.entrance = difference.new_zeros(())
+        widest = self.graph.attention_block(0).n_readers
+        loan = gated.workspace.lend(self)
+        self.inputs = loan.take(widest, *self.difference.shape[1:], like=difference)
+        self.filled = 0
+        self.streams: dict[nn.Module, Tensor] = {}
+        self.heads_of_layer: dict[int, Tensor] = {}
+
+    @torch.enable_grad()
+    def forward(self) -> Float[Tensor, "batch vocab"]:
+        """Answer-position logits with the taps in place."""
+        with self.ports.intercept(self.changes()):
+            return self.ports.run(self.batch.clean, self.batch.mask, self.batch.last)
+
+    @torch.enable_grad()
+    def backward(
+        self, logits: Float[Tensor, "batch vocab"], metric: Metric
+    ) -> Float[Tensor, " edge"]:
+        """The scores, filled by one backward pass of the summed metric."""
+        metric(logits, self.batch).sum().backward(inputs=[self.entrance])
+        self.streams.clear()  # they hold the graph, which holds this run
+        return self.scores
+
+    def changes(self) -> list[tuple[nn.Module, str, Any]]:
+        """The forwards to replace: all call Hugging Face's own and listen to its gradients."""
+        changes: list[tuple[nn.Module, str, Any]] = [*self.ports.ungrouping()]
+        for layer, ports in enumerate(self.ports.layers):
+            for norm in {ports.attention_norm, ports.mlp_norm}:  # one module in some families
+                changes.append((norm, "forward", self._remember(norm, norm.forward)))
+            for position, module in enumerate(ports.projections):
+                listen = self._listen(layer, position, module.forward)
+                changes.append((module, "forward", listen))
+            changes.append((ports.mlp, "forward", self._listen_mlp(layer, ports.mlp.forward)))
+            if ports.attention_post_norm is not None:
+                post = ports.attention_post_norm
+                changes.append((post, "forward", self._keep_heads(layer, post.forward)))
+        first, final = self.ports.blocks[self.start], self.ports.final_norm
+        changes += [(block, "forward", pass_over) for block in self.ports.blocks[: self.start]]
+        changes.append((first, "forward", self._enter(first.forward)))
+        changes.append((final, "forward", self._leave(final.forward)))
+        return changes
+
+    def _enter(self, forward: Any) -> Any:
+        def first_layer(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            hidden = hidden if self.entering is None else self.entering
+            self.entrance = hidden.detach().requires_grad_()
+            return forward(self.entrance, *args, **kwargs)
+
+        return first_layer
+
+    def _leave(self, forward: Any) -> Any:
+        def final_norm(hidden: Tensor) -> Tensor:
+            rows = torch.arange(hidden.shape[0], device=hidden.device)
+            stream = hidden[rows, self.batch.last]
+            stream.register_hook(self._tap_logits)
+            return forward(stream).unsqueeze(1).expand_as(hidden)
+
+        return final_norm
+
+    def _remember(self, norm: nn.Module, forward: Any) -> Any:
+        def remember(hidden: Tensor) -> Tensor:
+            self.streams[norm] = hidden
+            return forward(hidden)
+
+        return remember
+
+    def _keep_heads(self, layer: int, forward: Any) -> Any:
+        def post_norm(heads: Tensor) -> Tensor:
+            self.heads_of_layer[layer] = heads.detach().flatten(0, 1)
+            return forward(heads)
+
+        return post_norm
+
+    def _listen(self, layer: int, position: int, forward: Any) -> Any:
+        norm = self.ports.layers[layer].attention_norm
+        # told apart now: while the run lasts, the norm's own forward is replaced
+        closed, tap = closed_form(norm), self._tap_projection(layer, position)
+
+        def projection(hidden: Tensor) -> Tensor:
+            output = self.ports.widen(position, forward(hidden.detach()))
+            return _Tapped.apply(self.streams[norm], output, lambda *grads: tap(closed, *grads))
+
+        return projection
+
+    def _listen_mlp(self, layer: int, forward: Any) -> Any:
+        """In the last layer only where an answer is: nothing reads the rest."""
+        tap = self._tap_mlp(layer)
+
+        def mlp(hidden: Tensor) -> Any:
+            hidden = hidden.view_as(hidden)  # this use alone: the stream itself goes on elsewhere
+            hidden.register_hook(tap)
+            if layer < self.graph.n_layers - 1:
+                return forward(hidden)
+            rows = torch.arange(len(hidden), device=hidden.device)
+            result = forward(hidden[rows, self.batch.last].unsqueeze(1))
+            if isinstance(result, tuple):
+                return (result[0].expand_as(hidden), *result[1:])
+            return result.expand_as(hidden)
+
+        return mlp
+
+    # ---------------------------------------------------------------- what the taps do
+
+    @torch.no_grad()
+    def _tap_projection(self, layer: int, position: int) -> Any:
+        """A projection's output gradient, split by reader and taken back through the norm.
+
+        Returns the gradient at the residual stream in front of the norm, the sum over its readers.
+        """
+        block, norm = self.graph.attention_block(layer), self.ports.layers[layer].attention_norm
+
+        def tap(closed: ClosedNorm | None, grad: Tensor, output: Tensor) -> Tensor:
+            stream = self.streams[norm].detach().flatten(0, 1)
+            found = None if closed is None else closed.statistics(stream.unsqueeze(0))
+            total = torch.zeros_like(stream)
+            parts = zip(
+                self.ports.split(position, grad), self.ports.split(position, output), strict=True
+            )
+            for part, made in parts:
+                projection = self.ports.readers[layer][part.port]
+                inputs = self.inputs[part.first : part.first + len(projection.weight)]
+                if closed is None or found is None:
+                    torch.bmm(part.values, projection.weight.transpose(1, 2), out=inputs)
+                    inputs.copy_(_vjp(norm, stream, inputs))
+                else:
+                    x = stream.unsqueeze(0)
+                    pull_back(closed, projection, made.values, x, found, part.values, inputs)
+                total += inputs.sum(dim=0)
+                self.filled += len(projection.weight)
+            if self.filled == block.n_readers:  # q, k and v may come from one module or from three
+                self._add(block, self.inputs)
+                self.filled = 0
+            return total.view(*self.batch.clean.shape, -1)
+
+        return tap
+
+    def _tap_mlp(self, layer: int) -> Any:
+        """An MLP's input gradient taken back through the norm in front of it."""
+        block, norm = self.graph.mlp_block(layer), self.ports.layers[layer].mlp_norm
+
+        def tap(grad: Tensor) -> None:
+            inputs = grad.reshape(1, -1, self.graph.d_model)
+            stream = self.streams[norm].detach().flatten(0, 1)
+            self._add(block, _vjp(norm, stream, inputs))
+
+        return tap
+
+    def _tap_logits(self, grad: Tensor) -> None:
+        """The gradient at the residual stream in front of the final norm, at answer positions."""
+        self._add(self.graph.logits_block, grad.unsqueeze(0), at_last=True)
+
+    @torch.no_grad()
+    def _add(self, block: Block, grads: Tensor, at_last: bool = False) -> None:
+        """Contract the gradients at the readers of a block with its writers' differences."""
+        writers = slice(0, block.n_writers)
+        view = self.graph.block_view(self.scores, block)
+        view += grads.flatten(1) @ self._at(self.difference[writers], at_last).flatten(1).T
+        if not self.ports.sandwich:
+            return
+        for layer, heads in self.heads_of_layer.items():
+            first = self.graph.head_writer(layer, 0)
+            if first >= block.n_writers:
+                continue
+            norm = self.ports.layers[layer].attention_post_norm
+            assert norm is not None
+            through = _vjp(norm, self._at(heads, at_last), grads).flatten(1)
+            writers = slice(first, first + self.graph.n_heads)
+            delta = self._at(self.difference[writers], at_last).flatten(1)
+            view[:, writers] = through @ delta.T
+
+    def _at(self, chunks: Tensor, at_last: bool) -> Tensor:
+        """Answer positions of `[..., token, d_model]`, or all of them."""
+        if not at_last:
+            return chunks
+        n_batch, n_pos = self.batch.clean.shape
+        rows = torch.arange(n_batch, device=chunks.device)
+        return chunks.unflatten(-2, (n_batch, n_pos))[..., rows, self.batch.last, :]
+
+
+def pass_over(
+    hidden: Float[Tensor, "batch pos d_model"], *_: object, **__: object
+) -> Float[Tensor, "batch pos d_model"]:
+    """A layer's forward that does nothing."""
+    return hidden
+
+
+class _Tapped(Function):
+    """A frozen projection of a normed stream whose backward pass is the tap's."""
+
+    @staticmethod
+    def forward(ctx: Any, stream: Tensor, output: Tensor, tap: Any) -> Tensor:
+        ctx.tap = tap
+        ctx.save_for_backward(output)
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        (output,) = ctx.saved_tensors
+        return ctx.tap(grad, output), None, None
+
+
+@torch.enable_grad()
+def _vjp(
+    norm: nn.Module,
+    stream: Float[Tensor, "token d_model"],
+    grads: Float[Tensor, "reader token d_model"],
+) -> Float[Tensor, "reader token d_model"]:
+    """Each reader's gradient taken back through a norm that all of them share."""
+    wide = stream.expand_as(grads).detach().requires_grad_()
+    (back,) = torch.autograd.grad(norm(wide), wide, grads)
+    return back

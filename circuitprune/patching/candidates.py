@@ -1,0 +1,259 @@
+"""Many gate settings of one reader at once, computed only where they differ from a finished run.
+
+A circuit is run once and its run is kept. When the gates of one reader change, only the head or MLP
+that it feeds writes something else, and of all later readers only those with an open gate on a
+path from there see it. So a candidate costs the readers that it can reach, not the model, and the
+candidates of one reader are stacked along the batch dimension::
+
+    input of a later reader  =  its input in the kept run  +  sum_w gate[w] * (now[w] - kept[w])
+
+Nothing is approximated: the logits are those of `GatedModel` under the same gates, up to rounding.
+"""
+
+from collections.abc import Iterator
+from copy import copy
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from circuitprune.circuits.graph import Block, Graph
+from circuitprune.data.pairs import Batch
+from circuitprune.engine.ablation import Ablated
+from circuitprune.engine.gated import GatedModel
+from circuitprune.errors import GraphError
+from circuitprune.patching.partial import (
+    Kept,
+    PartialRun,
+    Reach,
+    at_answers,
+    everything,
+    looks_at_answers,
+    reach_of,
+)
+
+BUDGET = 1 << 25
+"""Values in the largest tensors of one stacked run; more candidates than fit run in turns."""
+
+
+class CandidateRuns:
+    """The kept run of a circuit on one batch, ready to try other gates of one reader.
+
+    Args:
+        gated: The model.
+        batch: Its clean prompts are run.
+        ablated: What each writer carries when ablated.
+        gates: The circuit, one float per edge.
+        reader: The reader whose gates will be tried, by its position in `Graph.readers`.
+
+    Holds what the writers wrote, and more than once: about `3 * writer * batch * pos * d_model`
+    values, and as many as that has writers for each reader that `reader` can reach.
+
+    Raises:
+        GraphError: `gates` do not fit the graph, or there is no such reader.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        gated: GatedModel,
+        batch: Batch,
+        ablated: Ablated,
+        gates: Float[Tensor, " edge"],
+        reader: int,
+    ) -> None:
+        self.ports, self.graph, self.batch = gated.ports, gated.graph, batch
+        self._set(gates, reader)
+        self.ablated = ablated[:].flatten(1, 2)
+        self.bases, self.head_sums = self._ablated_streams(self.ablated)
+        self.delta = self.ablated.new_empty(self.ablated.shape)
+        self.kept = Kept()
+        self.logits = self._keep(everything(self.graph, gated.device))
+
+    @torch.no_grad()
+    def other(self, gates: Float[Tensor, " edge"], reader: int) -> "CandidateRuns":
+        """The same for another circuit and reader, on the same batch; only what differs is run."""
+        new = copy(self)
+        new._set(gates, reader)
+        new.delta, new.kept = self.delta.clone(), self.kept.copy()
+        new.logits = new._keep(new._difference(self))
+        return new
+
+    def open(self, reader: int) -> "CandidateRuns":
+        """The same circuit with another reader to try gates of; nothing is run.
+
+        The circuit must have been run whole: made by the constructor, not by `other`.
+        """
+        new = copy(self)
+        new._set(self.flat, reader)
+        return new
+
+    def _set(self, gates: Tensor, reader: int) -> None:
+        """Take another circuit and reader, before anything is run."""
+        _check(self.graph, gates, reader)
+        self.flat = gates = gates.to(self.ports.model.device, self.ports.model.dtype)
+        self.gates = {b: self.graph.block_view(gates, b) for b in self.graph.blocks}
+        self.block = self.graph.block_of_reader(reader)
+        changed = torch.arange(self.graph.n_readers, device=gates.device) == reader
+        self.kept_edges = gates != 0
+        self.reach = reach_of(self.graph, self.kept_edges, changed)
+        self.kept_inputs: dict[Block, Tensor] = {}
+
+    def _difference(self, other: "CandidateRuns") -> Reach:
+        """What this circuit's run has that is not in another one's, and the logits."""
+        differs = [(self.gates[b] != other.gates[b]).any(dim=1) for b in self.graph.blocks]
+        differs[-1] = torch.ones_like(differs[-1])
+        changed = torch.cat(differs) | self._left_out(other.kept_edges)
+        return reach_of(self.graph, self.kept_edges, changed, self.block.n_writers)
+
+    def _left_out(self, kept: Bool[Tensor, " edge"]) -> Bool[Tensor, " reader"]:
+        """Readers that a run of a circuit may have left out, as nobody reads what they feed."""
+        read = torch.zeros(self.graph.n_writers, dtype=torch.bool, device=kept.device)
+        read[self.graph.edge_writer.to(kept.device)[kept]] = True
+        left_out = torch.zeros(self.graph.n_readers, dtype=torch.bool, device=kept.device)
+        if not bool(read.all()):
+            for reader in range(self.graph.n_readers - 1):
+                left_out[reader] = not bool(read[list(self.graph.heads_of_reader(reader))].all())
+        return left_out
+
+    def _keep(self, reach: Reach) -> Float[Tensor, "batch vocab"]:
+        """Run the circuit itself and keep the run; its logits at the answer positions."""
+
+        def read(block: Block) -> Tensor:
+            return self.mixed(block, self.gates[block][reach.rows[block]])
+
+        slots = {writer: writer for writer in reach.writers.tolist()}
+        was = self.ablated.__getitem__
+        run = PartialRun(self.ports, self.batch, reach, 1, read, was, self.delta, slots, self.kept)
+        return run.logits(keep=True)
+
+    @property
+    def at_once(self) -> int:
+        """How many candidates fit one stacked run."""
+        widest = max(map(len, self.reach.rows.values()), default=0)
+        per_candidate = (len(self.reach.writers) + 3 * widest) * self.delta[0].numel()
+        return max(1, BUDGET // max(per_candidate, self.logits.numel()))
+
+    @torch.no_grad()
+    def __call__(
+        self, candidates: Float[Tensor, "candidate writer"]
+    ) -> Float[Tensor, "candidate batch vocab"]:
+        """Answer-position logits of the circuit with each row as the gates of the reader."""
+        candidates = candidates.to(self.delta)
+        parts = [self._stacked(part) for part in candidates.split(self.at_once)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _stacked(self, candidates: Tensor) -> Tensor:
+        n = len(candidates)
+        if self.graph.logits_block not in self.reach.rows:
+            return self.logits.expand(n, -1, -1)
+        shape = (len(self.reach.writers), n * self.delta.shape[1], self.graph.d_model)
+        shift = self.delta.new_empty(shape)
+
+        def read(block: Block) -> Tensor:
+            if block == self.block:
+                return self.mixed(block, candidates).flatten(0, 1).unsqueeze(0)
+            return self.shifted(block, shift, n)
+
+        reach, slots = self.reach, {w: i for i, w in enumerate(self.reach.writers.tolist())}
+        run = PartialRun(self.ports, self.batch, reach, n, read, self._now, shift, slots, self.kept)
+        return run.logits().unflatten(0, (n, -1))
+
+    def _now(self, writers: list[int]) -> Float[Tensor, "writer token d_model"]:
+        """What some writers wrote in the kept run."""
+        return self.ablated[writers] + self.delta[writers]
+
+    # ---------------------------------------------------------------- what readers see
+
+    def mixed(
+        self, block: Block, gates: Float[Tensor, "row writer"]
+    ) -> Float[Tensor, "row _ d_model"]:
+        """Inputs under these gates of readers in a block, from the kept run's writers."""
+        delta = self.at(block, self.delta[: block.n_writers])
+        linear = self._linear(gates, torch.arange(block.n_writers, device=gates.device))
+        base = self.at(block, self.bases[self.graph.blocks.index(block)])
+        stream = torch.addmm(base.reshape(1, -1), linear, delta.flatten(1))
+        stream = stream.view(len(gates), -1, self.graph.d_model)
+        for layer, heads in self._normed_heads(block):
+            norm, ablated = self._post_norm(layer), self.at(block, self.head_sums[layer])
+            stream += norm(_add(ablated, gates[:, heads], delta[heads])) - norm(ablated)
+        return stream
+
+    def shifted(
+        self, block: Block, shift: Float[Tensor, "writer _ d_model"], n: int
+    ) -> Float[Tensor, "row _ d_model"]:
+        """Inputs of a block's reached readers when the reached writers have moved by `shift`."""
+        rows = self.reach.rows[block]
+        writers = self.reach.writers[self.reach.writers < block.n_writers]
+        gates, moved = self.gates[block][rows], self.at(block, shift[: len(writers)], n)
+        if block not in self.kept_inputs:
+            self.kept_inputs[block] = self.mixed(block, gates)
+        shares = gates[:, writers]
+        stream = (self._linear(shares, writers) @ moved.flatten(1)).view(len(rows), n, -1)
+        stream += self.kept_inputs[block].flatten(1).unsqueeze(1)
+        stream = stream.view(len(rows), -1, self.graph.d_model)
+        for layer, heads in self._normed_heads(block):
+            of_layer = (writers >= heads.start) & (writers < heads.stop)
+            if not bool(of_layer.any()):
+                continue
+            norm, ablated = self._post_norm(layer), self.at(block, self.head_sums[layer])
+            kept = _add(ablated, gates[:, heads], self.at(block, self.delta[heads]))
+            now = _add(kept.repeat(1, n, 1), shares[:, of_layer], moved[of_layer])
+            stream += norm(now) - norm(kept).repeat(1, n, 1)
+        return stream
+
+    def at(self, block: Block, chunks: Tensor, n: int = 1) -> Tensor:
+        """Of `[..., token, d_model]`, what a block looks at: answers only, at the model's end."""
+        if not looks_at_answers(self.graph, block):
+            return chunks
+        return at_answers(chunks, self.batch.last.repeat(n))
+
+    def _normed_heads(self, block: Block) -> Iterator[tuple[int, slice]]:
+        """Upstream layers whose head sum passes a norm, which no single head's share does."""
+        for layer in range(self.graph.n_layers if self.ports.sandwich else 0):
+            first = self.graph.head_writer(layer, 0)
+            if first < block.n_writers:
+                yield layer, slice(first, first + self.graph.n_heads)
+
+    def _linear(self, gates: Tensor, writers: Tensor) -> Tensor:
+        """Gates of the writers that add to the stream as they are: no head behind a norm."""
+        if not self.ports.sandwich:
+            return gates
+        place = (writers - 1) % (self.graph.n_heads + 1)  # the MLP comes last in each layer
+        return gates * ((writers == 0) | (place == self.graph.n_heads))
+
+    def _post_norm(self, layer: int) -> nn.Module:
+        norm = self.ports.layers[layer].attention_post_norm
+        assert norm is not None
+        return norm
+
+    def _ablated_streams(self, ablated: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The ablated stream in front of each block, and each layer's ablated head sum."""
+        bases, head_sums, stream = [], [], ablated[0]
+        for layer, ports in enumerate(self.ports.layers):
+            first, bias = self.graph.head_writer(layer, 0), self.ports.attention_bias(layer)
+            heads = ablated[first : first + self.graph.n_heads].sum(dim=0)
+            head_sums.append(heads if bias is None else heads + bias)
+            post = ports.attention_post_norm
+            attended = stream + (head_sums[-1] if post is None else post(head_sums[-1]))
+            bases += [stream, stream if self.graph.parallel else attended]
+            stream = attended + ablated[self.graph.mlp_writer(layer)]
+        return [*bases, stream], head_sums
+
+
+def _add(
+    base: Float[Tensor, "*row token d_model"],
+    gates: Float[Tensor, "row writer"],
+    delta: Float[Tensor, "writer token d_model"],
+) -> Float[Tensor, "row token d_model"]:
+    """`base + gates @ delta`."""
+    return base + (gates @ delta.flatten(1)).view(len(gates), *delta.shape[1:])
+
+
+def _check(graph: Graph, gates: Tensor, reader: int) -> None:
+    if gates.shape != (graph.n_edges,):
+        raise GraphError(
+            f"expected {graph.n_edges:,} gates, one per edge, got {tuple(gates.shape)}"
+        )
+    if not 0 <= reader < graph.n_readers:
+        raise GraphError(f"reader {reader} is not one of the {graph.n_readers} of this graph")

@@ -1,0 +1,181 @@
+"""The pipeline without training: attribution scores the edges, circuits are cut and verified."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuitprune.attribution import UNSIGNED
+from circuitprune.config import RunConfig, flatten, load_config, to_yaml
+from circuitprune.errors import ConfigError, RunError
+from circuitprune.files import read_json
+from circuitprune.pipelines.describe import cost_text, describe, memory_text, pairs_text
+from circuitprune.pipelines.frontier import finish, frontier_of, verify
+from circuitprune.pipelines.logs import log_final, log_texts, make_logger
+from circuitprune.pipelines.metric import metric_name
+from circuitprune.pipelines.scoring import SHARDED, Scoring, scoring_of
+from circuitprune.pipelines.setup import Print, Setup, chosen_edges, make_setup, reference_edges
+from circuitprune.runs.folder import claim, create, tidy, unfinished, unusable
+from circuitprune.runs.frontier import Frontier, write_results
+from circuitprune.runs.identity import versions
+from circuitprune.runs.shards import differences, processes, threads
+from circuitprune.views.pages.summary import summary
+from circuitprune.views.tensorboard import board
+
+FREE = ("output_dir", "train.progress")
+"""Settings that an unfinished run may be continued with another value of."""
+
+
+def attribute(config: RunConfig, say: Print = print, command: str = "") -> Frontier | None:
+    """Score, cut, verify and write: the files of `discover` without the learned gates.
+
+    A run that was cut short goes on when it is started again with the same config. Under torchrun
+    the shards of `exact` and `acdc` are shared among the processes; the first of them alone prints
+    and writes the results.
+
+    Returns:
+        None on a process that does not lead.
+
+    Raises:
+        CircuitPruneError: anything a user can mend; nothing finished is overwritten.
+    """
+    folder = Path(config.output_dir)
+    ranks = processes()
+    say = say if ranks.leads else _silent
+    with threads(_threads(config)):
+        setup = _prepare(config)
+        ranks.wait()  # all have seen the folder as it was
+        say(describe(setup))
+        if ranks.leads:
+            create(folder, to_yaml(config), setup.gated.model)
+            tidy(folder)
+        scoring = scoring_of(setup, folder / "scores.safetensors", say, ranks)
+        return None if scoring is None else _finish(setup, scoring, say, command)
+
+
+def dry_run_attribute(config: RunConfig) -> str:
+    """Everything that can be said before: the model, the pairs, accuracy, memory and the cost."""
+    setup = _prepare(config)
+    about = [describe(setup), "", pairs_text(setup, 3), "", memory_text(setup), cost_text(setup)]
+    return "\n".join(about)
+
+
+def ranking_of(config: RunConfig, scores: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:
+    """What circuits are cut from, higher first, by `verify.ranking`.
+
+    `absolute` is |score|. `signed` is minus the score: what helps the metric most comes first and
+    what works against it last, the order of MIB's CPR (arXiv 2504.13151).
+    """
+    return -scores if config.verify.ranking == "signed" else scores.abs()
+
+
+def _prepare(config: RunConfig) -> Setup:
+    """Everything that can be refused, checked; nothing is written."""
+    folder, method = Path(config.output_dir), config.init.method
+    if method == "none":
+        raise ConfigError("init.method=none has no scores; choose a method, such as eap or gate_ig")
+    if config.verify.ranking == "signed" and method in UNSIGNED:
+        raise ConfigError(f"{method} scores have no sign; use verify.ranking=absolute")
+    goes_on = unfinished(folder)
+    try:
+        if goes_on:
+            before = load_config(folder / "config.yaml")
+            _same(folder, "config.yaml", _settings(before), _settings(config))
+        else:
+            claim(folder, None)
+    except OSError as error:
+        raise unusable(folder, error) from None
+    setup = make_setup(config)
+    chosen_edges(setup)
+    reference_edges(setup)
+    if goes_on and (folder / "versions.json").exists():
+        theirs, ours = read_json(folder / "versions.json"), versions(setup.gated.model)
+        _same(folder, "versions.json", theirs, ours)
+    return setup
+
+
+def _settings(config: RunConfig) -> dict[str, str | int | float | bool]:
+    return {key: value for key, value in flatten(config).items() if key not in FREE}
+
+
+def _same(folder: Path, name: str, theirs: object, ours: object) -> None:
+    """Refuse to go on with what another config, model or version began."""
+    assert isinstance(theirs, dict) and isinstance(ours, dict)
+    different = differences(theirs, ours)
+    if different:
+        raise RunError(
+            f"output_dir {str(folder)!r} holds an unfinished run with another {name}: {different}; "
+            "go on with the same, or choose another output_dir"
+        )
+
+
+def _threads(config: RunConfig) -> int | None:
+    """Fixed for what may be shared among processes; else as many as torch takes by itself."""
+    return config.init.threads if config.init.method in SHARDED else None
+
+
+def _silent(_: str) -> None:
+    """What a process that does not lead says."""
+
+
+def _finish(setup: Setup, scoring: Scoring, say: Print, command: str) -> Frontier:
+    """Verify, write and log; `COMPLETE` last."""
+    config, folder, split = setup.config, Path(setup.config.output_dir), setup.held_out
+    notes = notes_on(setup, scoring)
+    for note in notes:
+        say(note)
+    say(f"Verifying circuits exactly on {len(setup.data.splits[split])} {split} pairs")
+    ranking = ranking_of(config, scoring.scores)
+    found = frontier_of(setup, scoring.circuits) if scoring.circuits else verify(setup, ranking)
+    frontier = replace(found, provenance=_provenance(setup, found))
+    command = command or "python scripts/attribute.py config.yaml"
+    write_results(folder, frontier, scoring.scores, ranking, summary(frontier, command, notes))
+    logger = make_logger(folder)
+    log_texts(logger, setup, trains=False)
+    for steps, _, correlation in scoring.agreement:
+        logger.experiment.add_scalar("attribution/spearman_m_2m", correlation, steps)
+    reference = reference_edges(setup)
+    if reference is not None:
+        board.write_recovery(logger.experiment, ranking, reference, 0)
+    log_final(logger, config, frontier, ranking)
+    finish(setup, folder, frontier)
+    return frontier
+
+
+def _kept_by_layer(setup: Setup, threshold: float, mask: Bool[Tensor, " edge"]) -> str:
+    """What ACDC kept in each layer, in the order of its search."""
+    graph = setup.gated.graph
+    layers = graph.reader_layer[graph.edge_reader[mask]]
+    kept = layers.bincount(minlength=graph.n_layers + 1).flip(0).tolist()
+    down = ", ".join(str(n) for n in kept[1:])
+    return (
+        f"ACDC at {threshold:g}: {kept[0]} live edges into the logits, then, from layer "
+        f"{graph.n_layers - 1} down to 0, {down}."
+    )
+
+
+def notes_on(setup: Setup, scoring: Scoring) -> Sequence[str]:
+    """Sentences on how the scores came about, for the screen and the summary."""
+    init, n_known = setup.config.init, int((~scoring.scores.isnan()).sum())
+    metric, n_pairs = metric_name(setup), len(setup.data.splits["train"])
+    explained = "" if metric == "none" else f" ({metric})"
+    notes = [f"Scored by {init.method}{explained} on {n_pairs} training pairs."]
+    if n_known < len(scoring.scores):
+        notes.append(f"{n_known:,} edges of `init.edges` have scores; no circuit has others.")
+    notes += [
+        f"From {m} to {double} steps the magnitudes of the scores keep their order with a Spearman "
+        f"correlation of {correlation:.4f}."
+        for m, double, correlation in scoring.agreement
+    ]
+    notes += [_kept_by_layer(setup, size, mask) for size, mask in scoring.circuits.items()]
+    return notes
+
+
+def _provenance(setup: Setup, frontier: Frontier) -> dict[str, str | int | float | None]:
+    """Training's, with what was attributed in place of what was learned."""
+    config, about = setup.config, dict(frontier.provenance)
+    about |= {"learner": None, "objective": None, "init_metric": metric_name(setup)}
+    about |= {"init_steps": config.init.steps, "ranking": config.verify.ranking}
+    return about | ({"selection": "acdc"} if config.init.method == "acdc" else {})

@@ -1,0 +1,279 @@
+"""Circuits of several tasks or models: what they share, and what each does elsewhere."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from circuitprune.circuits.overlap import overlaps, parts
+from circuitprune.circuits.selection import n_edges_of
+from circuitprune.config import RunConfig
+from circuitprune.data.batches import Batch
+from circuitprune.errors import GraphError, RunError
+from circuitprune.evidence import full_examples, per_example
+from circuitprune.evidence.bootstrap import Bootstrap, Interval
+from circuitprune.evidence.controls import FAMILIES, Controls, Masks, against, draw_controls, flat
+from circuitprune.files import write_json
+from circuitprune.models import load_model
+from circuitprune.patching.across_models import cross_patched
+from circuitprune.pipelines.setup import Print, Setup, make_pairs, make_setup
+from circuitprune.pipelines.unseen import Texts, check_source, texts_of, unseen_batches
+from circuitprune.runs.finished import Found, load_found, same_graph
+from circuitprune.runs.identity import fingerprint
+
+N_BOOTSTRAP = 1000
+"""Resamples of the pairs behind each interval."""
+
+
+def compare(
+    paths: Sequence[str | Path],
+    transfer: bool = False,
+    size: float | None = None,
+    n_random: int = 20,
+    folder: str | Path | None = None,
+    say: Print = print,
+) -> dict:
+    """What circuits of one graph share at equal size and, if asked, how each does elsewhere.
+
+    Without `transfer`, set algebra alone. With it, every circuit is verified exactly on the pairs
+    of every run (*transfer matrix*), next to random circuits of equal size; where two runs are of
+    one task and of two models, activations are also patched across the models.
+
+    Args:
+        paths: Two or more run folders (their chosen circuits) or circuit files.
+        transfer: All paths must then be run folders.
+        size: Fraction of all edges to compare at; by default that of the smallest circuit.
+        n_random: Random circuits of each of `FAMILIES`, for each circuit.
+        folder: Where `compare.json` goes; None writes nothing.
+        say: Prints.
+
+    Returns:
+        What `compare.json` holds.
+
+    Raises:
+        GraphError: circuits of different graphs, or one that cannot be cut to the size.
+        RunError: fewer than two paths, the same twice, an empty circuit without a size, a run that
+            is not finished, a model or pairs that have changed since, or a `compare.json` that is
+            there already.
+
+    Source: circuits reused across tasks: Merullo et al. 2024, "Circuit Component Reuse Across Tasks
+    in Transformer Language Models" (arXiv 2310.08744).
+    """
+    _check(paths, folder)
+    found = {str(path): load_found(path) for path in paths}
+    graph = same_graph(found.values())
+    smallest = min(one.n_edges for one in found.values())
+    n_edges = smallest if size is None else n_edges_of(graph, size)
+    if not n_edges:
+        empty = next(one.name for one in found.values() if not one.n_edges)
+        raise RunError(f"{empty} keeps no edge, so nothing can be as large; give --size")
+    masks = {name: one.cut(n_edges) for name, one in found.items()}
+    result = {
+        "schema": 1,
+        "n_edges": n_edges,
+        "n_edges_total": graph.n_edges,
+        "circuits": [_about(one, masks[one.name]) for one in found.values()],
+        "overlap": overlaps(graph, masks),
+        **parts(graph, masks),
+    }
+    if transfer:
+        result |= _transfer(found, masks, draw_controls(graph, masks, n_random), say)
+        result["n_random"] = n_random
+    if folder is not None:
+        write_json(Path(folder) / "compare.json", result)
+    return result
+
+
+def _check(paths: Sequence[str | Path], folder: str | Path | None) -> None:
+    if len(paths) < 2 or len({str(path) for path in paths}) < len(paths):
+        raise RunError(
+            f"compare takes two or more different run folders or circuit files, got "
+            f"{', '.join(map(str, paths)) or 'none'}"
+        )
+    if folder is not None and (Path(folder) / "compare.json").exists():
+        raise RunError(f"{Path(folder) / 'compare.json'} exists; choose another --output-dir")
+
+
+def _about(found: Found, mask: Bool[Tensor, " edge"]) -> dict:
+    about = {"name": found.name, "n_edges_found": found.n_edges, "n_edges": int(mask.sum())}
+    if found.config is None:
+        return about
+    task, model = found.config.task, found.config.model
+    return {
+        **about,
+        "task": task.name,
+        "task_seed": task.seed,
+        "model": model.name,
+        "model_fingerprint": found.fingerprint,
+        "ablation": found.config.ablation,
+    }
+
+
+# ---------------------------------------------------------------- the transfer matrix
+
+
+def _transfer(found: dict[str, Found], masks: Masks, random: Controls, say: Print) -> dict:
+    files = [name for name, one in found.items() if one.config is None]
+    if files:
+        raise RunError(f"--transfer needs run folders, with their tasks; {files[0]} is a file")
+    configs = {name: _fresh(one) for name, one in found.items()}
+    seen = _trained_on(found, configs)
+    cells: list[dict] = []
+    settings: list[dict] = []
+    cross: list[dict] = []
+    for name, config in configs.items():
+        say(f"Every circuit on the pairs of {name}")
+        setup = make_setup(config)
+        batches = unseen_batches(setup, seen)
+        settings.append(_setting(name, setup, batches))
+        if batches:
+            cells += _column(name, setup, batches, masks, random)
+            for donor in configs:
+                if _same_task(config, configs[donor]) and _differs(found[name], found[donor]):
+                    say(f"Patching activations of {donor} into {name}")
+                    others = configs[donor]
+                    cross.append(_cross(name, donor, setup, others, batches, masks, random))
+    matrix = {"settings": settings, "cells": cells}
+    specific = [_specificity(name, configs, cells) for name in found]
+    return {"transfer": matrix, "specificity": specific, "cross_model": cross}
+
+
+def _fresh(found: Found) -> RunConfig:
+    """A run's config, to make its setup again: nothing is trained."""
+    assert found.config is not None
+    return replace(found.config, train=replace(found.config.train, resume=None))
+
+
+def _trained_on(found: dict[str, Found], configs: dict[str, RunConfig]) -> Texts:
+    """Pairs that any of the runs was trained on, after checking that they still are its pairs."""
+    seen: Texts = set()
+    for name, config in configs.items():
+        model, tokenizer = load_model(config.model.name, config.model.dtype, config.model.revision)
+        data = make_pairs(config, model, tokenizer)
+        check_source(found[name], fingerprint(model), data)
+        seen |= texts_of(data.splits["train"])
+    return seen
+
+
+def _setting(name: str, setup: Setup, batches: Sequence[Batch]) -> dict:
+    """One column: on what pairs the circuits were judged."""
+    n_pairs, held_out = sum(map(len, batches)), setup.data.splits[setup.held_out]
+    return {
+        "name": name,
+        "split": setup.held_out,
+        "metric": setup.metric_name,
+        "n_pairs": n_pairs,
+        "n_pairs_seen": len(held_out) - n_pairs,
+    }
+
+
+def _column(
+    name: str, setup: Setup, batches: Sequence[Batch], masks: Masks, random: Controls
+) -> list[dict]:
+    """Every circuit on one run's held-out pairs, in its model and under its ablation."""
+    empty = torch.zeros(setup.gated.graph.n_edges, dtype=torch.bool)
+    everything = {**masks, **flat(random), "empty": empty}
+    examples = per_example(setup.references, everything, batches, setup.task_metric)
+    full = full_examples(setup.references, batches, setup.task_metric)
+    draws = Bootstrap.draw(len(full), N_BOOTSTRAP, torch.Generator().manual_seed(0))
+    spans = full.metric, examples["empty"].metric
+
+    def share(of: str) -> Interval:
+        return draws.faithfulness(examples[of].metric, *spans)
+
+    return [
+        {
+            "circuit": circuit,
+            "on": name,
+            **examples[circuit].mean(),
+            "faithfulness": share(circuit),
+            "random": against(share, circuit, random),
+        }
+        for circuit in masks
+    ]
+
+
+def _specificity(name: str, configs: dict[str, RunConfig], cells: Sequence[dict]) -> dict:
+    """A circuit on its own task, on the tasks it was not found on, and random circuits there."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    row = [cell for cell in cells if cell["circuit"] == name]
+    own = mean([cell["faithfulness"]["value"] for cell in row if cell["on"] == name])
+    away = [cell for cell in row if not _same_task(configs[name], configs[cell["on"]])]
+    others = mean([cell["faithfulness"]["value"] for cell in away])
+    return {
+        "circuit": name,
+        "own": own,
+        "others": others,
+        "random_on_others": {
+            family: mean([cell["random"][family]["mean"] for cell in away]) for family in FAMILIES
+        },
+        "difference": None if own is None or others is None else own - others,
+        "n_other_tasks": len(away),
+    }
+
+
+# ---------------------------------------------------------------- across models
+
+
+def _same_task(a: RunConfig, b: RunConfig) -> bool:
+    """Whether two runs are of one task, whichever pairs of it they drew."""
+    return (a.task.name, a.task.path, a.task.corruption) == (
+        b.task.name,
+        b.task.path,
+        b.task.corruption,
+    )
+
+
+def _differs(a: Found, b: Found) -> bool:
+    return a.fingerprint != b.fingerprint
+
+
+def _cross(
+    host: str,
+    donor: str,
+    setup: Setup,
+    config: RunConfig,
+    batches: Sequence[Batch],
+    masks: Masks,
+    random: Controls,
+) -> dict:
+    """Each circuit's edges in the host carry the donor's activations; see `cross_patched`.
+
+    `recovered` is `(patched - host) / (donor - host)` of the mean task metric.
+    """
+    about: dict = {"host": host, "donor": donor, "n_pairs": sum(map(len, batches))}
+    other = make_setup(config)
+    if setup.tokenizer.get_vocab() != other.tokenizer.get_vocab():
+        return {**about, "skipped": "their tokenizers differ, so they do not read the same tokens"}
+    nothing = torch.zeros(setup.gated.graph.n_edges, dtype=torch.bool)
+    ends = {"host": nothing, "all edges": ~nothing}
+    try:
+        examples = cross_patched(
+            setup.gated, other.gated, {**ends, **masks, **flat(random)}, batches, setup.task_metric
+        )
+    except GraphError as error:
+        return {**about, "skipped": str(error)}
+    itself = full_examples(other.references, batches, setup.task_metric)
+    start = examples.pop("host")
+    draws = Bootstrap.draw(len(start), N_BOOTSTRAP, torch.Generator().manual_seed(0))
+
+    def recovered(name: str) -> Interval:
+        return draws.faithfulness(examples[name].metric, itself.metric, start.metric)
+
+    rows = [
+        {
+            "edges_of": name,
+            **examples[name].mean(),
+            "recovered": recovered(name),
+            "random": against(recovered, name, random) if name in random else {},
+        }
+        for name in ("all edges", *masks)
+    ]
+    return {**about, "host_alone": start.mean(), "donor_alone": itself.mean(), "patched": rows}

@@ -1,0 +1,217 @@
+"""How far scores of the same edges agree, whichever files they lie in."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitprune.attribution import METHODS, NODE_METHODS, UNSIGNED
+from circuitprune.circuits.agreement import sign_agreement, spearman, top_overlap
+from circuitprune.circuits.circuit import Circuit
+from circuitprune.circuits.graph import Graph
+from circuitprune.errors import GraphError, MetricError, RunError
+from circuitprune.files import read_tensors
+
+LARGEST = frozenset({*UNSIGNED, *NODE_METHODS, "acdc", "learned"})
+"""Kinds of scores of which a KV reader has the largest of its query heads', not their sum."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a graph's edges, by the file they come from."""
+
+    name: str
+    values: Float[Tensor, " edge"]
+    """Larger magnitudes are more important; negative helps, where there are signs. NaN: not scored.
+    """
+    graph: Graph | None
+    """None if the file does not say."""
+    method: str | None = None
+    """Of `attribution.METHODS`, `acdc`, or `learned`; None if the file does not say."""
+    magnitudes: bool = False
+    """Whether there are no signs."""
+    read: str = "scores"
+    """What these are, in words."""
+
+
+def load_scores(path: str | Path) -> Scores:
+    """Scores in a run folder, a `scores.safetensors`, or a circuit file (ours, EAP-IG's, MIB's).
+
+    A training run's folder has its attribution, its circuit files have what was learned: an order
+    alone, shifted so that the last edge scores 0.
+
+    Raises:
+        RunError, GraphError: no such file, a damaged one, or one without scores.
+    """
+    path = Path(path)
+    file = path / "scores.safetensors" if path.is_dir() else path
+    if file.suffix != ".safetensors":
+        return _of_circuit(file)
+    tensors, notes = read_tensors(file)
+    if "scores" not in tensors:
+        raise RunError(f"{file} holds no `scores`, only {', '.join(tensors)}")
+    method = _method(notes.get("method"))
+    read = f"attribution by {method or 'an unknown method'}"
+    if (file.parent / "gates.safetensors").exists():
+        read += ", from which training started; circuit files have the learned order"
+    values, graph = tensors["scores"].double(), _graph(file, notes)
+    return Scores(str(path), values, graph, method, method in UNSIGNED, read)
+
+
+def _of_circuit(file: Path) -> Scores:
+    """A circuit file holds what its run ranked by, higher first: scores again, where it can be."""
+    circuit = Circuit.load(file)
+    if circuit.scores is None:
+        raise GraphError(f"{file} is a circuit without scores")
+    known, values = circuit.provenance, circuit.scores.double()
+    method, ranking = _method(known.get("init")), known.get("ranking")
+    by = f"attribution by {method or 'an unknown method'}"
+    if known.get("learner") is not None:
+        lowest = values[~values.isnan()].min()
+        found: tuple[Any, ...] = values - lowest, "learned", True, "the learned order"
+    elif ranking == "signed":
+        found = -values, method, False, f"{by}, from a signed ranking"
+    elif ranking == "absolute":
+        found = values, method, True, f"magnitudes of the {by}"
+    else:
+        found = values, None, False, "scores of a circuit file that does not say their method"
+    values, method, magnitudes, read = found
+    return Scores(str(file), values, circuit.graph, method, magnitudes, read)
+
+
+def _method(said: object) -> str | None:
+    """A method that we know; None for whatever else a file says."""
+    return said if isinstance(said, str) and said in {*METHODS, "acdc"} else None
+
+
+def _graph(file: Path, notes: dict[str, str]) -> Graph | None:
+    if "graph" not in notes:
+        return None
+    try:
+        return Graph(**json.loads(notes["graph"]))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{file} has damaged metadata: {error}") from error
+
+
+def align(a: Scores, b: Scores) -> tuple[Float[Tensor, " edge"], Float[Tensor, " edge"]]:
+    """Both on the same edges; by query head is brought to KV heads if only one side is.
+
+    A KV reader's edges are ablated together. So it gets the sum of its query heads' scores where
+    scores predict an effect, and of those whose method is not known; it gets the largest of them,
+    with its sign, where they say how strong an edge is (`LARGEST`).
+
+    Raises:
+        GraphError: scores of different graphs, or such as do not tell what a KV head's would be.
+    """
+    x, y = a.values, b.values
+    if a.graph is None or b.graph is None:
+        if len(x) == len(y):
+            return x, y
+        raise GraphError(f"{a.name} scores {len(x):,} edges, {b.name} scores {len(y):,} edges")
+    ours, theirs = replace(a.graph, d_model=0), replace(b.graph, d_model=0)
+    if ours == theirs:
+        return x, y
+    if ours == theirs.ungrouped():
+        return _grouped(theirs, a), y
+    if theirs == ours.ungrouped():
+        return x, _grouped(ours, b)
+    raise GraphError(
+        f"{a.name} scores {a.graph.describe()}, {b.name} {b.graph.describe()}; only scores of one "
+        "model can be compared"
+    )
+
+
+def _grouped(graph: Graph, by_query_head: Scores) -> Float[Tensor, " edge"]:
+    """Scores of the edges of a graph whose KV readers several query heads share."""
+    values, method = by_query_head.values, by_query_head.method
+    if method == "random":
+        raise GraphError(
+            f"{by_query_head.name} holds random scores by query head, which say nothing of KV "
+            "heads; make both in one convention (model.kv_readers)"
+        )
+    if method not in LARGEST and by_query_head.magnitudes:
+        raise GraphError(
+            f"{by_query_head.name} holds magnitudes of scores by {method} by query head; a KV "
+            "head's is of their sum with signs: take the run's folder instead of a circuit file"
+        )
+    total, group = values.new_zeros(graph.n_edges), graph.group_of_ungrouped
+    if method not in LARGEST:
+        return total.index_add(0, group, values)
+    highest = total.scatter_reduce(0, group, values, "amax", include_self=False)
+    lowest = total.scatter_reduce(0, group, values, "amin", include_self=False)
+    return highest.where(highest.abs() >= lowest.abs(), lowest)
+
+
+Measure = Callable[[Tensor, Tensor, float], float]
+
+MEASURES: dict[str, Measure] = {
+    "Spearman, signed": lambda a, b, _: spearman(a, b),
+    "Spearman, by magnitude": lambda a, b, _: spearman(a.abs(), b.abs()),
+    "overlap of the top": top_overlap,
+    "same sign": lambda a, b, _: sign_agreement(a, b),
+}
+"""What is compared, as functions of both scores and of the fraction that counts as the top."""
+OF_SIGNS = ("Spearman, signed", "same sign")
+"""Measures that say nothing of magnitudes."""
+
+
+class Pair(NamedTuple):
+    """Two scorings of the same edges."""
+
+    a: Float[Tensor, " edge"]
+    b: Float[Tensor, " edge"]
+    signed: bool
+    """Whether both have signs."""
+
+
+def comparison(paths: Sequence[str | Path], top: float = 0.05) -> str:
+    """Every measure of every pair as text: a list for two files, a matrix each for more.
+
+    Raises:
+        GraphError: scores of different graphs.
+        MetricError: fewer than two files, or a fraction outside (0, 1].
+    """
+    if len(paths) < 2:
+        raise MetricError(f"nothing to compare {', '.join(map(str, paths))} with; name two or more")
+    if not 0 < top <= 1:
+        raise MetricError(f"--top must be a fraction of the edges in (0, 1], got {top}")
+    loaded = [load_scores(path) for path in paths]
+    pairs = [[_pair(a, b) for b in loaded] for a in loaded]
+    legend = "\n".join(f"{i}  {one.name}: {one.read}" for i, one in enumerate(loaded, 1))
+    if len(loaded) == 2:
+        return f"{legend}\n\n{_list(pairs[0][1], top)}"
+    return "\n\n".join([legend, *(_matrix(name, pairs, top) for name in MEASURES)])
+
+
+def _pair(a: Scores, b: Scores) -> Pair:
+    return Pair(*align(a, b), not (a.magnitudes or b.magnitudes))
+
+
+def _list(pair: Pair, top: float) -> str:
+    n = int((~(pair.a.isnan() | pair.b.isnan())).sum())
+    rows = [f"{_title(name, top):28}{_shown(name, pair, top)}" for name in MEASURES]
+    return "\n".join([f"{'edges compared':28}{n:,} of {len(pair.a):,}", *rows])
+
+
+def _matrix(name: str, pairs: list[list[Pair]], top: float) -> str:
+    lines = [_title(name, top), "  " + "".join(f"{i:>8}" for i in range(1, len(pairs) + 1))]
+    for i, row in enumerate(pairs, 1):
+        lines.append(f"{i:<2}" + "".join(f"{_shown(name, pair, top):>8}" for pair in row))
+    return "\n".join(lines)
+
+
+def _title(name: str, top: float) -> str:
+    return f"{name} {top:.1%}" if "top" in name else name
+
+
+def _shown(name: str, pair: Pair, top: float) -> str:
+    if name in OF_SIGNS and not pair.signed:
+        return "-"
+    try:
+        return f"{MEASURES[name](pair.a, pair.b, top):.4f}"
+    except MetricError:  # such as the order of scores that are all alike
+        return "-"

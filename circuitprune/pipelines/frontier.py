@@ -1,0 +1,88 @@
+"""From a ranking to circuits of each size, each verified on the held-out pairs."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuitprune.circuits.reachability import live_edges
+from circuitprune.circuits.selection import select_sizes, select_threshold
+from circuitprune.data.pairs import pairs_hash
+from circuitprune.engine.evaluation import Evidence, evaluate, evaluate_full, with_faithfulness
+from circuitprune.files import write_json
+from circuitprune.pipelines.setup import Setup
+from circuitprune.runs.folder import complete
+from circuitprune.runs.frontier import Frontier, Point
+from circuitprune.runs.identity import fingerprint
+from circuitprune.views.report import write_report
+
+
+def verify(setup: Setup, ranking: Float[Tensor, " edge"]) -> Frontier:
+    """Cut circuits from a ranking and verify each on the held-out pairs."""
+    return frontier_of(setup, cut(setup, ranking))
+
+
+def frontier_of(setup: Setup, masks: dict[float, Bool[Tensor, " edge"]]) -> Frontier:
+    """Verify circuits, given by size or threshold, on the held-out pairs."""
+    graph, split = setup.gated.graph, setup.held_out
+    batches = setup.data.batches(split, setup.config.verify.batch_size)
+    empty = torch.zeros(graph.n_edges, dtype=torch.bool)
+    named = {str(size): mask for size, mask in masks.items()} | {"empty": empty}
+    evidence = evaluate(setup.references, named, batches, setup.task_metric)
+    full = evaluate_full(setup.references, batches, setup.task_metric)
+    points = [
+        Point(size, mask, with_faithfulness(evidence[str(size)], full, evidence["empty"]))
+        for size, mask in masks.items()
+    ]
+    return Frontier(graph, _provenance(setup, split), full, evidence["empty"], points)
+
+
+def cut(setup: Setup, ranking: Float[Tensor, " edge"]) -> dict[float, Bool[Tensor, " edge"]]:
+    """Circuits by the size, or threshold, that was asked for; an edge of rank NaN is in none."""
+    verify, graph, known = setup.config.verify, setup.gated.graph, ~ranking.isnan()
+    ranking = ranking.where(known, -torch.inf)
+    if verify.selection == "threshold":
+        masks = {t: select_threshold(graph, ranking, t) for t in verify.thresholds}
+    else:
+        masks = select_sizes(graph, ranking, verify.sizes, verify.selection)
+    if known.all():
+        return masks
+    return {size: live_edges(graph, mask & known) for size, mask in masks.items()}
+
+
+def _provenance(setup: Setup, split: str) -> dict[str, str | int | float | None]:
+    config = setup.config
+    return {
+        "model": config.model.name,
+        "revision": config.model.revision,
+        "dtype": config.model.dtype,
+        "kv_readers": config.model.kv_readers,
+        "model_fingerprint": fingerprint(setup.gated.model),
+        "pairs_hash": pairs_hash(setup.data.splits),
+        "task": config.task.name,
+        "corruption": config.task.corruption or None,
+        "ablation": config.ablation,
+        "metric": setup.metric_name,
+        "split": split,
+        "learner": config.gates.learner,
+        "objective": config.objective,
+        "init": config.init.method,
+        "selection": config.verify.selection,
+        "task_seed": config.task.seed,
+        "train_seed": config.train.seed,
+        **({"post_norms": "per_reader"} if setup.gated.ports.sandwich else {}),
+    }
+
+
+def _empty(setup: Setup, split: str) -> Evidence:
+    mask = torch.zeros(setup.gated.graph.n_edges, dtype=torch.bool)
+    batches = setup.data.batches(split, setup.config.verify.batch_size)
+    return evaluate(setup.references, {"": mask}, batches, setup.task_metric)[""]
+
+
+def finish(setup: Setup, folder: Path, frontier: Frontier) -> None:
+    """Leave some pairs and the report in the folder, then mark the run as finished."""
+    write_json(folder / "pairs.json", setup.example_pairs(frontier.chosen().mask))
+    write_report([folder])
+    complete(folder)

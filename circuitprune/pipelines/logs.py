@@ -1,0 +1,40 @@
+"""What TensorBoard holds of a run beside its curves."""
+
+from pathlib import Path
+
+from jaxtyping import Float
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from circuitprune.config import RunConfig, flatten, to_yaml
+from circuitprune.pipelines.describe import pairs_text
+from circuitprune.pipelines.setup import Setup
+from circuitprune.runs.frontier import Frontier
+from circuitprune.views.tensorboard import board
+
+
+def make_logger(folder: Path) -> TensorBoardLogger:
+    """TensorBoard events in the run's own folder."""
+    return TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+
+
+def log_texts(logger: TensorBoardLogger, setup: Setup, trains: bool = True) -> None:
+    """The config and three decoded pairs, for the TEXT tab, and how charts are arranged."""
+    logger.experiment.add_text("config", f"```yaml\n{to_yaml(setup.config)}\n```")
+    logger.experiment.add_text("pairs", pairs_text(setup, 3))
+    board.write_arrangement(logger.experiment, trains, setup.config.verify.reference is not None)
+
+
+def log_final(
+    logger: TensorBoardLogger, config: RunConfig, frontier: Frontier, final: Float[Tensor, " edge"]
+) -> None:
+    """The frontier over the number of edges, and the chosen circuit, drawn and for HPARAMS."""
+    chosen = frontier.chosen()
+    n_edges, split = int(chosen.mask.sum()), str(frontier.provenance["split"])
+    best_last = sorted(frontier.points, key=lambda p: (int(p.mask.sum()), -p.evidence["kl"]))
+    points = {int(point.mask.sum()): point.evidence for point in best_last}  # one for each size
+    board.write_verified(logger.experiment, points, f"{split} pairs", n_edges)
+    board.write_circuit(logger.experiment, "chosen", frontier.graph, chosen.mask, final, n_edges)
+    numbers = {**chosen.evidence, "n_edges": float(n_edges)}
+    logger.log_hyperparams(flatten(config), {f"final/{k}": v for k, v in numbers.items()})
+    logger.finalize("success")

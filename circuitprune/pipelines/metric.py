@@ -1,0 +1,68 @@
+"""What attribution explains: the metric that `init.metric` names, as a function of logits."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitprune.attribution import METRIC_FREE
+from circuitprune.data.pairs import Batch
+from circuitprune.engine.references import References
+from circuitprune.engine.tapped import Metric
+from circuitprune.errors import ConfigError
+from circuitprune.metrics import TASK_METRICS, kl_from_log, log_probabilities
+from circuitprune.pipelines.setup import Setup
+
+AT_CLEAN_RUN = ("eap", "atp", "relp", "relp_ah")
+"""Methods whose only gradient is at the clean run."""
+
+
+def metric_name(setup: Setup) -> str:
+    """`init.metric` with `auto` resolved; ACDC's worsening; `none` where no metric is asked."""
+    init = setup.config.init
+    if init.method in METRIC_FREE:
+        return "none"
+    if init.method == "acdc":
+        return "kl" if init.acdc_worsening == "kl" else setup.metric_name
+    if init.metric != "auto":
+        return init.metric
+    return "kl" if init.method == "gate_ig" else setup.metric_name
+
+
+def attribution_metric(setup: Setup) -> Metric:
+    """What the attribution explains, by `init.metric`; higher is better, so the KL is negated.
+
+    Raises:
+        ConfigError: the KL for a method that looks at the clean run alone, where it is flat.
+    """
+    name, method = metric_name(setup), setup.config.init.method
+    if name == "kl" and method in AT_CLEAN_RUN:
+        raise ConfigError(
+            f"init.metric=kl says nothing to {method}, which takes its gradient at the clean run: "
+            "there the KL to the clean run is at its minimum. Take init.metric=auto, or gate_ig"
+        )
+    if name == "kl":
+        return MinusKL(setup.references)
+    metric = setup.task_metric if name == "none" else TASK_METRICS[name]
+    return lambda logits, batch: metric(logits, batch.answers, batch.wrong)
+
+
+class MinusKL:
+    """Minus the KL to the full model, whose run on the last batch asked for is kept.
+
+    Exact patching asks once for each edge: without the cache of `References` each would be a run.
+
+    Args:
+        references: The full model.
+    """
+
+    def __init__(self, references: References) -> None:
+        self.references = references
+        self.batch: Batch | None = None
+
+    def __call__(
+        self, logits: Float[Tensor, "batch vocab"], batch: Batch
+    ) -> Float[Tensor, " batch"]:
+        """In nats, for each example."""
+        if batch is not self.batch:
+            self.full_log = log_probabilities(self.references.full_logits(batch))
+            self.batch = batch
+        return -kl_from_log(self.full_log, logits)

@@ -1,0 +1,261 @@
+"""Scores of every edge by `init.method`, for `attribute` and for the gates that training starts."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuitprune.attribution import (
+    ADDITIVE,
+    METHODS,
+    NODE_METHODS,
+    Attribution,
+    convergence,
+    per_example,
+)
+from circuitprune.attribution.exact import effects_of_nodes, exact_nodes
+from circuitprune.attribution.nodes import NodeAttribution, lift, node_scores
+from circuitprune.circuits.reachability import live_edges
+from circuitprune.config import InitConfig, flatten
+from circuitprune.data.pairs import Batch, pairs_hash
+from circuitprune.engine.tapped import Metric
+from circuitprune.errors import RunError
+from circuitprune.files import read_tensors, write_tensors
+from circuitprune.patching.acdc import AcdcState, Worsening, acdc
+from circuitprune.patching.effects import edge_effects, plan
+from circuitprune.pipelines.metric import attribution_metric, metric_name
+from circuitprune.pipelines.setup import Print, Setup, chosen_edges, training_batches
+from circuitprune.runs.identity import fingerprint
+from circuitprune.runs.shards import Job, Ranks, bar, differences, run_shards
+
+SHARDED = ("exact", "exact_denoising", "acdc")
+"""Methods that take long: their work is kept in shards, and torchrun shares it."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What attribution found."""
+
+    scores: Float[Tensor, " edge"]
+    """Signed, in the metric's unit; NaN for an edge that `init.edges` left out."""
+    per_example: Float[Tensor, "example edge"] | None = None
+    """The same for each training pair by itself."""
+    circuits: dict[float, Bool[Tensor, " edge"]] = field(default_factory=dict)
+    """acdc: the circuit of each threshold."""
+    agreement: list[tuple[int, int, float]] = field(default_factory=list)
+    """(m, 2m, Spearman of the magnitudes of their scores)."""
+    nodes: Float[Tensor, " writer"] | None = None
+    """Signed scores of whole nodes, where the method gives any and scored all edges."""
+
+    def save(self, path: Path, setup: Setup) -> None:
+        """One safetensors file: `scores`, and under their own names whatever else there is."""
+        tensors = {"scores": self.scores}
+        if self.per_example is not None:
+            tensors["per_example"] = self.per_example
+        if self.nodes is not None:
+            tensors["nodes"] = self.nodes
+        if self.circuits:
+            tensors["thresholds"] = torch.tensor(list(self.circuits), dtype=torch.float64)
+            tensors["circuits"] = torch.stack(list(self.circuits.values()))
+        if self.agreement:
+            tensors["agreement"] = torch.tensor(self.agreement, dtype=torch.float64)
+        write_tensors(path, tensors, _notes(setup))
+
+    @classmethod
+    def load(cls, path: Path, setup: Setup) -> "Scoring":
+        """What `save` wrote, after checking that it fits.
+
+        Raises:
+            RunError: a damaged file, scores of another method, graph, model or set of pairs or
+                under other settings, or not finite ones.
+        """
+        tensors, notes = read_tensors(path, finite=setup.config.init.edges is None)
+        wanted, graph = setup.config.init.method, setup.gated.graph
+        if notes.get("method") != wanted:
+            raise RunError(
+                f"{path} holds scores by {notes.get('method')!r}, this config says "
+                f"init.method={wanted}; choose another output_dir"
+            )
+        shape = tuple(tensors["scores"].shape) if "scores" in tensors else None
+        if shape != (graph.n_edges,):
+            raise RunError(
+                f"{path} holds scores of shape {shape}, expected ({graph.n_edges},) for "
+                f"{graph.describe()}; it belongs to another model, or is not ours: choose another "
+                "output_dir"
+            )
+        theirs = json.loads(notes.get("job", "null"))
+        different = "not said which" if theirs is None else differences(theirs, job(setup))
+        if different:
+            raise RunError(
+                f"{path} is of another job ({different}); go on with the same, or choose another "
+                "output_dir"
+            )
+        sizes = tensors.get("thresholds", torch.empty(0)).tolist()
+        circuits = dict(zip(sizes, tensors.get("circuits", ()), strict=True))
+        rows = tensors.get("agreement", torch.empty(0, 3)).tolist()
+        agreement = [(int(m), int(double), rho) for m, double, rho in rows]
+        each, nodes = tensors.get("per_example"), tensors.get("nodes")
+        return cls(tensors["scores"], each, circuits, agreement, nodes)
+
+
+def scoring_of(
+    setup: Setup, path: Path, say: Print = print, ranks: Ranks | None = None
+) -> Scoring | None:
+    """The scores in `path`, or, if there are none yet, those made now and written there.
+
+    Returns:
+        None on a process that does not lead: its part is in the shards.
+    """
+    ranks, init = ranks or Ranks(), setup.config.init
+    if path.exists():
+        return Scoring.load(path, setup) if ranks.leads else None
+    say(f"Attributing by {init.method} on {len(setup.data.splits['train'])} training pairs")
+    if init.method in SHARDED:
+        run = by_acdc if init.method == "acdc" else by_exact
+        scoring = run(setup, path.parent / "shards", ranks)
+    else:
+        scoring = by_method(setup) if ranks.leads else None
+    if scoring is not None:
+        scoring.save(path, setup)
+        shutil.rmtree(path.parent / "shards", ignore_errors=True)  # all that they hold is in it
+    return scoring
+
+
+def by_method(setup: Setup) -> Scoring:
+    """Scores by one of `METHODS`, all edges at once."""
+    init, references = setup.config.init, setup.references
+    (method, _), metric = _methods(init), attribution_metric(setup)
+    batches = training_batches(setup)
+    chosen = chosen_edges(setup)
+    scores, nodes = _scores_and_nodes(setup, batches, metric)
+    scores, each, agreement = _only(scores, chosen), None, []
+    if init.per_example:
+        each = _only(per_example(method, references, batches, metric, init.steps).cpu(), chosen)
+    if init.convergence:
+        agreement = convergence(method, references, batches, metric, init.steps, init.doublings)
+    return Scoring(scores, each, agreement=agreement, nodes=nodes if chosen is None else None)
+
+
+def _methods(init: InitConfig) -> tuple[Attribution, NodeAttribution | None]:
+    """What scores edges and, if the method scores nodes first, what scores those."""
+    if init.method != "exact_nodes":
+        return METHODS[init.method], NODE_METHODS.get(init.method)
+    of_edges = partial(exact_nodes, direction=init.direction)
+    return of_edges, partial(effects_of_nodes, direction=init.direction)
+
+
+def _scores_and_nodes(
+    setup: Setup, batches: list[Batch], metric: Metric
+) -> tuple[Float[Tensor, " edge"], Float[Tensor, " writer"] | None]:
+    """Scores of all edges, and of all nodes by the same method; None if it has none of nodes."""
+    init, graph = setup.config.init, setup.gated.graph
+    of_edges, of_nodes = _methods(init)
+    if of_nodes is not None:
+        nodes = of_nodes(setup.references, batches, metric, init.steps).cpu()
+        return lift(graph, nodes), nodes
+    scores = of_edges(setup.references, batches, metric, init.steps).cpu()
+    return scores, node_scores(graph, scores) if init.method in ADDITIVE else None
+
+
+def by_exact(setup: Setup, folder: Path, ranks: Ranks) -> Scoring | None:
+    """Exact patching of each edge, in shards; None on a process that does not lead."""
+    init, graph = setup.config.init, setup.gated.graph
+    chosen, metric, batches = (
+        chosen_edges(setup),
+        attribution_metric(setup),
+        training_batches(setup),
+    )
+    shards = plan(graph, None if chosen is None else chosen.nonzero().flatten(), init.shard_edges)
+    direction = "denoising" if init.method == "exact_denoising" else init.direction
+
+    sign = 1 if direction == "noising" else -1  # an edge whose return helps, helps: negative
+
+    def score(edges: Int[Tensor, " n"]) -> Float[Tensor, "n ..."]:
+        return sign * edge_effects(
+            setup.references, batches, metric, edges, direction, per_example=init.per_example
+        )
+
+    shown = setup.config.train.progress
+    values = run_shards(shards, score, folder, job(setup), ranks, shown)
+    if values is None:
+        return None
+    each = torch.full((graph.n_edges, *values.shape[1:]), torch.nan, dtype=values.dtype)
+    each[torch.cat(shards)] = values
+    return Scoring(each.mean(dim=1), each.T.contiguous()) if init.per_example else Scoring(each)
+
+
+def by_acdc(setup: Setup, folder: Path, ranks: Ranks) -> Scoring | None:
+    """ACDC at each threshold, a process searching whole thresholds; each reader is a place to stop.
+
+    The score of an edge is minus the largest threshold whose circuit keeps it, 0 if none does.
+    """
+    init, graph, batches = setup.config.init, setup.gated.graph, training_batches(setup)
+    worsening: Worsening = "kl" if init.acdc_worsening == "kl" else setup.task_metric
+    thresholds, task = sorted(init.acdc_thresholds), job(setup)
+    identity = hashlib.sha256(json.dumps(task, sort_keys=True).encode()).hexdigest()[:16]
+
+    def search(index: Int[Tensor, "1"]) -> Bool[Tensor, "1 edge"]:
+        threshold = thresholds[int(index)]
+        path = folder / f"acdc_{threshold:g}.safetensors"
+        state = None
+        if path.exists():
+            state = AcdcState.load(path, graph, threshold, worsening, identity)
+        shown = setup.config.train.progress and ranks.leads
+        with bar(shown, f"threshold {threshold:g}", graph.n_readers) as done:
+            result = acdc(
+                setup.references,
+                batches,
+                threshold,
+                worsening,
+                state,
+                on_reader=lambda state: state.save(path, identity),
+                progress=lambda readers, _: done(readers),
+            )
+        return live_edges(graph, result.mask).unsqueeze(0)
+
+    shards = list(torch.arange(len(thresholds)).split(1))
+    masks = run_shards(shards, search, folder, task, ranks)
+    if masks is None:
+        return None
+    limits = torch.tensor(thresholds, dtype=torch.float64)
+    scores = -(masks * limits.unsqueeze(1)).amax(dim=0)
+    return Scoring(scores, circuits=dict(zip(thresholds, masks, strict=True)))
+
+
+def job(setup: Setup) -> Job:
+    """Every setting that decides a score, and hashes of the model, training pairs and edges."""
+    parts = ("model.", "task.", "ablation", "init.", "cache.", "train.batch_size", "verify.batch")
+    settings = {k: v for k, v in flatten(setup.config).items() if k.startswith(parts)}
+    chosen = chosen_edges(setup)
+    known = b"" if chosen is None else chosen.numpy().tobytes()
+    return {
+        **settings,
+        "model_fingerprint": fingerprint(setup.gated.model),
+        "pairs": pairs_hash({"train": setup.data.splits["train"]}),
+        "edges": hashlib.sha256(known).hexdigest()[:16],
+    }
+
+
+def _only(
+    scores: Float[Tensor, "*any edge"], chosen: Bool[Tensor, " edge"] | None
+) -> Float[Tensor, "*any edge"]:
+    """The same with NaN outside the chosen edges."""
+    return scores if chosen is None else scores.where(chosen, torch.nan)
+
+
+def _notes(setup: Setup) -> dict[str, str]:
+    """What a reader of the file needs: method, metric and sizes, and what a resumed run checks."""
+    init = setup.config.init
+    return {
+        "method": init.method,
+        "metric": metric_name(setup),
+        "steps": str(init.steps),
+        "graph": json.dumps(asdict(setup.gated.graph), sort_keys=True),
+        "job": json.dumps(job(setup), sort_keys=True),
+    }

@@ -1,0 +1,207 @@
+"""The objects of a run, made and checked from its config before anything is trained or written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from circuitprune.circuits.circuit import Circuit
+from circuitprune.config import RunConfig
+from circuitprune.data.batches import few_pairs
+from circuitprune.data.pairs import SPLITS, Batch, PairData, prepare
+from circuitprune.data.splits import resampled
+from circuitprune.data.tasks import get_task
+from circuitprune.engine.ablation import Ablation, make_ablation
+from circuitprune.engine.evaluation import Evidence, evaluate_full
+from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.references import References
+from circuitprune.engine.selfcheck import self_check
+from circuitprune.errors import ConfigError, DataError, GraphError
+from circuitprune.lens.predictions import predictions
+from circuitprune.metrics import TASK_METRICS, TaskMetric
+from circuitprune.models import load_model
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The objects of a run, before anything is trained or written."""
+
+    config: RunConfig
+    gated: GatedModel
+    tokenizer: PreTrainedTokenizerBase
+    data: PairData
+    references: References
+    task_metric: TaskMetric
+    metric_name: str
+    full: Evidence
+    """The full model on the training pairs."""
+
+    @property
+    def held_out(self) -> str:
+        """The split to verify on: test, else validation, else training pairs."""
+        return next(name for name in ("test", "val", "train") if self.data.splits[name])
+
+    def example_pairs(self, circuit: Bool[Tensor, " edge"], n: int = 12) -> dict:
+        """`pairs.json`: the first `n` held-out pairs as tokens, and what follows by `predictions`.
+
+        Args:
+            circuit: Whose predictions stand beside the model's.
+            n: Pairs at most.
+        """
+        split, tokens = self.held_out, self.tokenizer.convert_ids_to_tokens
+        examples, size = self.data.splits[split], self.config.verify.batch_size
+        batches = few_pairs(self.data.batches(split, size), n)
+        follows = predictions(self.references, circuit, batches, self._spell)
+        names = ("clean", "corrupt", "answers", "wrong")
+        pairs = [
+            {**{k: tokens(list(getattr(example, k))) for k in names}, "next": found}
+            for example, found in zip(examples, follows, strict=False)
+        ]
+        about = {"split": split, "n": len(examples), "n_edges": int(circuit.sum())}
+        return {**about, "pairs": pairs}
+
+    def _spell(self, token: int) -> str:
+        """A token as the tokenizer names it, or its id where a model has more than it knows."""
+        return self.tokenizer.convert_ids_to_tokens([token])[0] or str(token)
+
+
+def make_setup(config: RunConfig) -> Setup:
+    """Load, check and split everything that a run needs; nothing is written.
+
+    Raises:
+        ModelError, DataError: the model or the pairs cannot be used, or the model cannot do the
+            task.
+    """
+    device = _device(config.train.device)
+    model, tokenizer = load_model(config.model.name, config.model.dtype, config.model.revision)
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps it in an untyped decorator
+    gated = GatedModel(model, config.model.kv_readers)
+    self_check(gated)
+    data = make_pairs(config, model, tokenizer)
+    batches = data.batches("train", config.verify.batch_size)
+    on_device = [batch.to(device) for batch in batches]
+    ablation = make_ablation(config.ablation, gated.ports, on_device)
+    references = _references(gated, ablation, data, config)
+    metric_name = _metric_name(config.task.metric, data)
+    task_metric = TASK_METRICS[metric_name]
+    full = evaluate_full(references, batches, task_metric)
+    if full["accuracy"] < config.task.min_accuracy:
+        raise DataError(
+            f"the model cannot do this task: it is right on {full['accuracy']:.1%} of "
+            f"{int(full['n'])} training pairs, below task.min_accuracy="
+            f"{config.task.min_accuracy:.1%}, and a circuit of a failing model explains nothing. "
+            "Use another model or task, or lower task.min_accuracy."
+        )
+    return Setup(config, gated, tokenizer, data, references, task_metric, metric_name, full)
+
+
+def make_pairs(
+    config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> PairData:
+    """The pairs of a run, split; the training pairs resampled if the config says so.
+
+    Raises:
+        DataError: too few pairs that this tokenizer and model can use.
+    """
+    task = config.task
+    data = prepare(
+        get_task(task.name, task.path),
+        tokenizer,
+        n_train=task.n_train,
+        n_val=task.n_val,
+        n_test=task.n_test,
+        seed=task.seed,
+        corruption=task.corruption,
+        split_by=task.split_by,
+        batch_size=config.train.batch_size,
+        bos=task.bos,
+        max_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
+    )
+    if task.resample is not None:
+        data.splits["train"] = resampled(data.splits["train"], task.resample)
+    data.seed = config.train.seed
+    return data
+
+
+def _references(
+    gated: GatedModel, ablation: Ablation, data: PairData, config: RunConfig
+) -> References:
+    """References with the pairs that training visits in them, held-out prompts checked to fit."""
+    train, val, test = (data.batches(name, config.verify.batch_size) for name in SPLITS)
+    if ablation.kind != "patch":
+        for batch in (*val, *test):
+            ablation(batch)  # a view: costs nothing, and refuses prompts that are too long
+    references = References(gated, ablation, config.cache.max_gb)
+    references.fill([*train, *val])
+    return references
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("train.device=cuda, but this torch finds no CUDA device; use cpu or auto")
+    return torch.device(name)
+
+
+def _metric_name(name: str, data: PairData) -> str:
+    """`auto` is the probability difference for answer sets, the logit difference for one answer."""
+    if name != "auto":
+        return name
+    examples = data.splits["train"]
+    if any(not example.wrong for example in examples):
+        return "answer_prob"
+    sets = any(len(example.answers) > 1 or len(example.wrong) > 1 for example in examples)
+    return "prob_diff" if sets else "logit_diff"
+
+
+Print = Callable[[str], None]
+
+
+def training_batches(setup: Setup) -> list[Batch]:
+    """The training pairs in batches of `train.batch_size`, where the model is."""
+    batches = setup.data.batches("train", setup.config.train.batch_size)
+    return [batch.to(setup.gated.device) for batch in batches]
+
+
+def chosen_edges(setup: Setup) -> Bool[Tensor, " edge"] | None:
+    """The edges of the circuit in `init.edges`; None for all.
+
+    Raises:
+        RunError, GraphError: not a circuit file, or one of another graph.
+        ConfigError: a circuit without edges.
+    """
+    path = setup.config.init.edges
+    if path is None:
+        return None
+    mask = Circuit.load(path, setup.gated.graph).mask
+    if not mask.any():
+        raise ConfigError(f"init.edges={path} keeps no edge, so there is nothing to score")
+    return mask
+
+
+def reference_edges(setup: Setup) -> Bool[Tensor, " edge"] | None:
+    """The edges of the circuit in `verify.reference`; None without one.
+
+    Raises:
+        RunError, GraphError: not a circuit file, or one of another graph.
+        ConfigError: a circuit of no edge or of all, against which nothing can be judged.
+    """
+    path, graph = setup.config.verify.reference, setup.gated.graph
+    if path is None:
+        return None
+    found = Circuit.load(path, graph)
+    if replace(found.graph, d_model=0) != replace(graph, d_model=0):
+        raise GraphError(
+            f"verify.reference={path} is of {found.graph.describe()}, the model's is "
+            f"{graph.describe()}; see model.kv_readers if only key/value readers differ"
+        )
+    if not 0 < found.n_edges < graph.n_edges:
+        raise ConfigError(
+            f"verify.reference={path} keeps {found.n_edges:,} of {graph.n_edges:,} edges; a "
+            "reference keeps some edges and leaves out some"
+        )
+    return found.mask

@@ -1,0 +1,145 @@
+"""Finished runs and circuit files, read back to be compared at equal size."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuitprune.circuits.circuit import Circuit
+from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.reachability import live_edges
+from circuitprune.circuits.selection import Method, select
+from circuitprune.config import RunConfig, load_config
+from circuitprune.errors import GraphError, RunError
+from circuitprune.runs.frontier import Frontier, read_results
+
+
+@dataclass(frozen=True)
+class Found:
+    """A circuit that somebody found, and what it can be cut down by."""
+
+    name: str
+    """The path it was read from."""
+    graph: Graph
+    mask: Bool[Tensor, " edge"]
+    """The circuit itself; of a run, its chosen one."""
+    ranking: Float[Tensor, " edge"] | None
+    """What smaller circuits are cut from, higher first; -inf is in none. None: not scored."""
+    method: Method = "top_n"
+    """How it is cut."""
+    config: RunConfig | None = None
+    """Of a run; None for a file."""
+    fingerprint: str | None = None
+    """Of a run's model."""
+    pairs_hash: str | None = None
+    """Of a run's pairs."""
+    others: tuple[Bool[Tensor, " edge"], ...] = ()
+    """Of a run, all its circuits."""
+
+    @property
+    def n_edges(self) -> int:
+        """Edges of the circuit itself."""
+        return int(self.mask.sum())
+
+    def cut(self, n_edges: int) -> Bool[Tensor, " edge"]:
+        """The circuit of at most `n_edges` live edges: one of its own of that size, or one cut.
+
+        Raises:
+            GraphError: a circuit without scores is larger than that.
+        """
+        for mask in (self.mask, *self.others):
+            if int(mask.sum()) == n_edges:
+                return mask
+        if self.ranking is None:
+            if self.n_edges <= n_edges:
+                return self.mask
+            raise GraphError(
+                f"{self.name} has {self.n_edges:,} edges and no scores to cut it to {n_edges:,} "
+                "by; compare at its own size or give a circuit with scores"
+            )
+        known = self.ranking > -torch.inf
+        return live_edges(
+            self.graph, select(self.graph, self.ranking, n_edges, self.method) & known
+        )
+
+
+def load_found(path: str | Path) -> Found:
+    """The circuit in a run folder (its chosen one, see `Frontier.chosen`) or in a circuit file.
+
+    A run is cut by its final ranking, one of `top_n_raw` or ACDC as by `top_n`: what they count is
+    not the live edges. ACDC's smaller circuits are made of the edges that survive the highest
+    thresholds, and an edge that survives none is in no circuit. A file of this package is cut by
+    its scores as they are, one of EAP-IG or MIB by their magnitude, and no file to edges that it
+    does not keep.
+
+    Raises:
+        RunError: nothing there, or a run that is not finished.
+        GraphError: not a circuit.
+    """
+    return load_run(Path(path)) if Path(path).is_dir() else _from_file(Path(path))
+
+
+def load_run(folder: Path) -> Found:
+    """A finished run of `train` or `attribute`; see `load_found`."""
+    frontier, ranking = read_frontier(folder)
+    about = frontier.provenance
+    known = ranking > 0 if about["selection"] == "acdc" else ~ranking.isnan()
+    return Found(
+        str(folder),
+        frontier.graph,
+        frontier.chosen().mask,
+        ranking.where(known, -torch.inf),
+        "greedy" if about["selection"] == "greedy" else "top_n",
+        load_config(folder / "config.yaml"),
+        str(about["model_fingerprint"]),
+        str(about.get("pairs_hash")),
+        tuple(point.mask for point in frontier.points),
+    )
+
+
+def read_frontier(folder: Path) -> tuple[Frontier, Float[Tensor, " edge"]]:
+    """The verified circuits of a finished run, and the ranking that they were cut from.
+
+    Raises:
+        RunError: not a finished run, or one with damaged files.
+    """
+    if not (folder / "COMPLETE").exists():
+        raise RunError(
+            f"{str(folder)!r} is not a finished run: it has no COMPLETE; pass a folder that "
+            "`train` or `attribute` has finished"
+        )
+    frontier, circuits = read_results(folder)
+    ranking = circuits[0].scores
+    if ranking is None:
+        raise RunError(f"{folder / 'circuits'} is damaged: its circuits have no scores")
+    return frontier, ranking
+
+
+def _from_file(path: Path) -> Found:
+    circuit = Circuit.load(path)
+    ranking = circuit.scores
+    if ranking is not None:
+        ours = "selection" in circuit.provenance  # only our files hold what they were cut from
+        ranking = (ranking if ours else ranking.abs()).nan_to_num(-torch.inf)
+        ranking = ranking.where(circuit.mask, -torch.inf)
+    return Found(str(path), circuit.graph, circuit.mask, ranking)
+
+
+def same_graph(found: Iterable[Found]) -> Graph:
+    """The graph that all have in common.
+
+    Raises:
+        GraphError: they have different ones.
+    """
+    first, *others = found
+    for other in others:
+        if replace(first.graph, d_model=0) != replace(other.graph, d_model=0):
+            raise GraphError(
+                f"{first.name} is of {first.graph.describe()}, {other.name} of "
+                f"{other.graph.describe()}; only circuits of one graph in one convention of "
+                "key/value readers can be compared"
+            )
+    return first.graph

@@ -1,0 +1,91 @@
+"""The output folder of a run and the checkpoint it goes on from: what may be used, what not."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from circuitprune.errors import RunError
+from circuitprune.files import write_atomic, write_json
+from circuitprune.runs.identity import versions
+
+
+def claim(folder: Path, resume: str | None) -> None:
+    """Refuse an output folder that holds anything but, for a resumed run, an unfinished run."""
+    name = repr(str(folder))
+    if (folder / "COMPLETE").exists():
+        raise RunError(
+            f"output_dir {name} holds a finished run; choose another output_dir or move it away"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"output_dir {name} is a file; choose another output_dir")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    is_run = (folder / "config.yaml").is_file() and (folder / "versions.json").is_file()
+    if resume is not None and is_run:
+        return
+    last = folder / "checkpoints" / "last.ckpt"
+    hint = f" (an interrupted run?); continue it with train.resume={last}" if last.exists() else ""
+    raise RunError(f"output_dir {name} is not empty{hint}, or choose another output_dir")
+
+
+def unfinished(folder: Path) -> bool:
+    """Whether the folder holds an attribution that was cut short and can go on.
+
+    Only its config need be there yet; temporary files of a killed process are no matter.
+    """
+    if not (folder / "config.yaml").is_file() or (folder / "COMPLETE").exists():
+        return False
+    return not any((folder / name).exists() for name in ("checkpoints", "gates.safetensors"))
+
+
+def tidy(folder: Path) -> None:
+    """Remove the temporary files that a killed process left."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def create(folder: Path, config: str, model: PreTrainedModel) -> None:
+    """Make the output folder and the first files in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "config.yaml", config)
+        write_json(folder / "versions.json", versions(model))
+    except OSError as error:
+        raise unusable(folder, error) from None
+
+
+def complete(folder: Path) -> None:
+    """Mark the run as finished."""
+    write_atomic(folder / "COMPLETE", "")
+
+
+def unusable(folder: Path, error: OSError) -> RunError:
+    """The error for a folder that the system refuses."""
+    return RunError(
+        f"output_dir {str(folder)!r} cannot be used: {error.strerror}; choose a folder that you "
+        "may write to"
+    )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint that Lightning wrote for `MaskTraining`."""
+    if not path.is_file():
+        raise RunError(f"train.resume: no checkpoint {str(path)!r}")
+    try:
+        found = torch.load(path, weights_only=True, map_location="cpu")
+        readable = {"global_step", "state_dict", "optimizer_states", "base_model"} <= set(found)
+    except Exception:  # torch raises whatever a broken zip file or pickle leads to
+        readable = False
+    if not readable:
+        raise RunError(
+            f"train.resume: {str(path)!r} is not a readable checkpoint of this package; pass the "
+            "checkpoints/last.ckpt of an interrupted run"
+        )
+    return found
+
+
+def step_of(checkpoint: Path) -> int:
+    """The global step at which a checkpoint was written."""
+    return int(read_checkpoint(checkpoint)["global_step"])

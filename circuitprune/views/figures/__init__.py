@@ -1,0 +1,69 @@
+"""Figures for papers, from what runs left behind: `write_figure` is `circuitprune figure`.
+
+matplotlib draws them; it is imported when a figure is asked for, not before.
+"""
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from circuitprune.circuits.export import to_dot
+from circuitprune.errors import RunError
+from circuitprune.files import write_atomic
+from circuitprune.views.figures.sources import Options, read_circuit
+
+FIGURES = {
+    "circuit": "a circuit, layers from bottom to top; from a run folder or a circuit file",
+    "frontier": "KL and faithfulness over the number of edges; from one or more run folders",
+    "completeness": "circuit against model under knock-outs; from a verified run folder",
+    "minimality": "what removing each edge costs; from a verified run folder",
+    "transfer": "every circuit on every task; from what `compare --transfer` wrote",
+    "stability": "how far repeated runs agree; from what `stability` wrote",
+}
+"""Figures by name, each a module of this folder, and what each is made from."""
+FORMATS = ("pdf", "svg", "png")
+
+
+def write_figure(
+    name: str, given: Sequence[str | Path], path: str | Path, options: Options | None = None
+) -> Path:
+    """Draw one figure; the same inputs give the same bytes.
+
+    Args:
+        name: A key of `FIGURES`.
+        given: Run folders or files; how many, `FIGURES` says.
+        path: The file to write. Its ending decides the form: `pdf`, `svg` or `png`, and for a
+            circuit also `dot`, text for Graphviz.
+        options: Size and the like.
+
+    Returns:
+        The file written.
+
+    Raises:
+        RunError: an unknown figure or form, sources that do not fit, or matplotlib is missing.
+    """
+    options, form = options or Options(), Path(path).suffix[1:].lower()
+    sources = [Path(one) for one in given]
+    if name not in FIGURES:
+        raise RunError(f"no figure {name!r}; there are {', '.join(FIGURES)}")
+    if name != "frontier" and len(sources) != 1:
+        raise RunError(f"the figure {name!r} is of one source, got {len(sources)}")
+    if name == "circuit" and form == "dot":
+        write_atomic(path, to_dot(read_circuit(sources[0], options)))
+        return Path(path)
+    if form not in FORMATS:
+        more = " or .dot" if name == "circuit" else ""
+        raise RunError(f"{str(path)!r} must end in .pdf, .svg, .png{more}")
+    try:
+        style = import_module("circuitprune.views.figures.style")
+    except ImportError as error:
+        raise RunError(
+            "figures are drawn by matplotlib, which is not here: "
+            "pip install 'circuitprune[figures]'"
+        ) from error
+    module = import_module(f"circuitprune.views.figures.{name}")
+    write_atomic(path, style.drawn(module.draw, sources, options, form))
+    return Path(path)
+
+
+__all__ = ["FIGURES", "Options", "write_figure"]

@@ -1,0 +1,1 @@
+"""Pages of Markdown: a run's summary, its evidence, and studies of several runs."""

@@ -1,0 +1,44 @@
+"""A run on one page of Markdown."""
+
+from collections.abc import Sequence
+
+from circuitprune.engine.evaluation import Evidence
+from circuitprune.runs.frontier import Frontier
+
+
+def summary(frontier: Frontier, command: str, notes: Sequence[str] = ()) -> str:
+    """The run on one page of Markdown, with more paragraphs under the table."""
+    about, graph = frontier.provenance, frontier.graph
+    chosen = frontier.chosen()
+    n, evidence = int(chosen.mask.sum()), chosen.evidence
+    counts = f"{graph.n_edges:,} edges"
+    if graph.n_edges_ungrouped != graph.n_edges:
+        counts += f" ({graph.n_edges_ungrouped:,} by query head)"
+    lines = [
+        f"# {about['task']} in {about['model']}",
+        "",
+        f"The model has {counts}. Cut edges carry: {about['ablation']}. Verified exactly on "
+        f"{int(frontier.full['n'])} {about['split']} pairs, task metric {about['metric']}.",
+        "",
+        f"**{n} edges ({n / graph.n_edges:.1%}) keep KL {evidence['kl']:.3g} nats, faithfulness "
+        f"{evidence['faithfulness']:.3f}, accuracy {evidence['accuracy']:.1%}** (full model "
+        f"{frontier.full['accuracy']:.1%}): `{frontier.file_of(chosen)}`.",
+        "",
+        "| size | edges | KL (nats) | faithfulness | metric | accuracy | exact match |",
+        "|---|---|---|---|---|---|---|",
+        *(_row(f"{p.size:g}", int(p.mask.sum()), p.evidence) for p in frontier.points),
+        _row("full", graph.n_edges, {**frontier.full, "faithfulness": 1.0}),
+        _row("empty", 0, {**frontier.empty, "faithfulness": 0.0}),
+        "",
+        *(line for note in notes for line in (note, "")),
+        f"Again: `{command}`. The settings are in `config.yaml`, the versions in `versions.json`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(size: str, n_edges: int, evidence: Evidence) -> str:
+    return (
+        f"| {size} | {n_edges:,} | {evidence['kl']:.4g} | {evidence['faithfulness']:.3f} "
+        f"| {evidence['metric']:.3f} | {evidence['accuracy']:.1%} | {evidence['exact_match']:.1%} |"
+    )

@@ -1,0 +1,1 @@
+"""What TensorBoard shows beside curves: circuits and frontiers as pictures, gates, recovery."""

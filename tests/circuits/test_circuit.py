@@ -1,0 +1,669 @@
+"""Trimming against networkx, set algebra, and files that come back as they were."""
+
+import builtins
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import reference_graph
+import torch
+
+from circuitprune import files
+from circuitprune.circuits.circuit import Circuit
+from circuitprune.circuits.export import write_edges_csv
+from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.reachability import live_edges
+from circuitprune.errors import GraphError, RunError
+
+MIB = Path(__file__).parents[3] / "shared" / "exchange" / "mib_gpt2_ioi_eap-ig.json"
+needs_mib = pytest.mark.skipif(not MIB.exists(), reason=f"{MIB} is absent")
+each_graph = pytest.mark.parametrize("graph", reference_graph.GRAPHS, ids=Graph.describe)
+HOSTILE = '</script><img onerror=x>&"\x1b[2J\u202e\ud800'
+
+
+def random_mask(graph, seed, density=None):
+    gen = torch.Generator().manual_seed(seed)
+    density = torch.rand((), generator=gen) if density is None else density
+    return torch.rand(graph.n_edges, generator=gen) < density
+
+
+def random_circuit(graph, seed, **provenance):
+    gen = torch.Generator().manual_seed(100 + seed)
+    scores = torch.randn(graph.n_edges, generator=gen)
+    return Circuit(graph, random_mask(graph, seed), scores, provenance)
+
+
+def scores_of(circuit):
+    assert circuit.scores is not None
+    return circuit.scores
+
+
+# ------------------------------------------------------------------------ trimming
+
+
+@each_graph
+@pytest.mark.parametrize("seed", range(12))
+def test_trim_agrees_with_networkx(graph, seed):
+    circuit = Circuit(graph, random_mask(graph, seed))
+    expected = reference_graph.trim(graph, circuit.edges)
+    assert set(circuit.trim().edges) == expected
+
+
+@each_graph
+def test_trim_of_sparse_circuits_agrees_and_is_not_always_empty(graph):
+    sizes = []
+    for seed in range(30):
+        circuit = Circuit(graph, random_mask(graph, seed, density=0.25))
+        assert set(circuit.trim().edges) == reference_graph.trim(graph, circuit.edges)
+        sizes.append((circuit.trim().n_edges, circuit.n_edges))
+    assert any(0 < live < kept for live, kept in sizes)
+
+
+@each_graph
+@pytest.mark.parametrize("seed", range(3))
+def test_trim_is_idempotent_and_monotone(graph, seed):
+    mask, more = random_mask(graph, seed), random_mask(graph, seed + 50)
+    live = live_edges(graph, mask)
+    assert torch.equal(live_edges(graph, live), live)
+    assert not (live & ~mask).any()
+    assert not (live & ~live_edges(graph, mask | more)).any()
+
+
+@each_graph
+def test_trim_keeps_the_whole_graph_and_nothing_of_nothing(graph):
+    every = torch.ones(graph.n_edges, dtype=torch.bool)
+    assert live_edges(graph, every).all()
+    assert not live_edges(graph, ~every).any()
+
+
+def test_one_query_head_keeps_a_shared_key_reader_alive():
+    graph = Graph(1, 4, 2)
+    circuit = Circuit.from_names(graph, ["input->a0.h3<k>", "a0.h3->logits", "input->a0.h0<k>"])
+    assert circuit.trim().edges == ("input->a0.kv1<k>", "a0.h3->logits")
+
+
+def test_trim_keeps_facts_and_drops_evidence_of_another_mask():
+    facts = {"model": "gpt2", "evidence": {"kl": 0.1}}
+    graph = Graph(1, 1, 1)
+    whole = Circuit(graph, torch.ones(graph.n_edges, dtype=torch.bool), provenance=facts)
+    assert whole.trim() == whole
+    dangling = Circuit(graph, graph.mask_of(["input->m0", "input->logits"]), provenance=facts)
+    assert dangling.trim().edges == ("input->logits",)
+    assert dangling.trim().provenance == {"model": "gpt2"}
+
+
+# ------------------------------------------------------------------------ sizes, names, sets
+
+
+@each_graph
+def test_counts_and_names(graph):
+    circuit = random_circuit(graph, 3)
+    names = [name for name, kept in zip(graph.edges, circuit.mask, strict=True) if kept]
+    assert list(circuit.edges) == names and circuit.n_edges == len(names)
+    assert circuit.density == len(names) / graph.n_edges
+    whole = circuit.ungrouped()
+    by_head = [name for name in whole.graph.edges if circuit.mask[graph.edge_index(name)]]
+    assert list(whole.edges) == by_head
+    assert circuit.n_edges_ungrouped == whole.n_edges == len(by_head)
+    assert Circuit.from_names(graph, names) == Circuit(graph, circuit.mask)
+
+
+@each_graph
+def test_nodes_of_a_trimmed_circuit_are_those_on_its_paths(graph):
+    circuit = Circuit(graph, random_mask(graph, 5, density=0.4)).trim()
+    on_paths = {name.split("->")[0] for name in circuit.edges} | {"logits"}
+    order = (*graph.writers, "logits")
+    assert circuit.n_edges and circuit.nodes == tuple(n for n in order if n in on_paths)
+
+
+def test_nodes_include_dangling_ones():
+    graph = Graph(2, 2, 2)
+    assert Circuit.from_names(graph, ["a0.h1->a1.h0<k>"]).nodes == ("a0.h1", "a1.h0")
+    assert Circuit.from_names(graph, ["input->logits"]).nodes == ("input", "logits")
+    assert Circuit.from_names(graph, []).nodes == ()
+
+
+@each_graph
+def test_set_operations_are_those_of_sets_of_names(graph):
+    a, b = random_circuit(graph, 1, name="a"), random_circuit(graph, 2, name="b")
+    left, right = set(a.edges), set(b.edges)
+    assert set((a | b).edges) == left | right
+    assert set((a & b).edges) == left & right
+    assert set((a - b).edges) == left - right
+    assert set((a ^ b).edges) == left ^ right
+    assert set(a.complement.edges) == set(graph.edges) - left
+    assert a.jaccard(b) == b.jaccard(a) == len(left & right) / len(left | right)
+    assert a.jaccard(a) == 1.0 and a.jaccard(a.complement) == 0.0
+
+
+def test_set_operations_say_where_they_come_from_and_keep_scores():
+    graph = Graph(1, 2, 2)
+    a, b = (
+        random_circuit(graph, 1, name="a", evidence={"kl": 1}),
+        random_circuit(graph, 2, name="b"),
+    )
+    assert (a - b).provenance == {"operation": "difference", "of": [a.provenance, b.provenance]}
+    assert torch.equal(scores_of(a | b), scores_of(a))
+    assert torch.equal(scores_of(replace(a, scores=None) | b), scores_of(b))
+    empty = Circuit.from_names(graph, [])
+    assert empty.jaccard(empty) == 1.0
+
+
+def test_circuits_of_different_graphs_do_not_mix():
+    a, b = random_circuit(Graph(2, 4, 4), 0), random_circuit(Graph(2, 4, 2), 0)
+    for operation in ("__or__", "__and__", "__sub__", "__xor__", "jaccard"):
+        with pytest.raises(GraphError, match="different graphs"):
+            getattr(a, operation)(b)
+    same = random_circuit(Graph(2, 4, 4, d_model=64), 0)
+    assert (a & same).edges == a.edges
+
+
+def test_equality_sees_every_part():
+    graph = Graph(1, 2, 2)
+    circuit = random_circuit(graph, 0, model="m")
+    nan = replace(
+        circuit, scores=scores_of(circuit).clone().index_fill_(0, torch.tensor([3]), torch.nan)
+    )
+    assert circuit == replace(circuit) and nan == replace(nan, scores=scores_of(nan).clone())
+    others = [
+        replace(circuit, mask=~circuit.mask),
+        replace(circuit, scores=None),
+        replace(circuit, scores=scores_of(circuit) + 1),
+        replace(circuit, scores=scores_of(circuit).double()),
+        replace(circuit, provenance={}),
+        Circuit(replace(graph, d_model=1), circuit.mask, circuit.scores, circuit.provenance),
+        nan,
+    ]
+    assert all(circuit != other for other in others) and circuit != "circuit"
+
+
+def test_tensors_that_do_not_fit_are_refused():
+    graph = Graph(1, 2, 2)
+    good = torch.zeros(graph.n_edges, dtype=torch.bool)
+    with pytest.raises(GraphError, match=r"shape \(4,\), expected torch\.bool"):
+        Circuit(graph, good[:4])
+    jaxtyping.config.update("jaxtyping_disable", True)  # users have no shape checks
+    try:
+        with pytest.raises(GraphError, match=r"mask is torch\.float32"):
+            Circuit(graph, good.float())
+        with pytest.raises(GraphError, match=r"scores have shape \(4,\)"):
+            Circuit(graph, good, torch.zeros(4))
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_provenance_must_be_json():
+    good = torch.zeros(Graph(1, 2, 2).n_edges, dtype=torch.bool)
+    for bad in (float("nan"), object(), torch.zeros(1)):
+        with pytest.raises(GraphError, match="cannot be written as JSON"):
+            Circuit(Graph(1, 2, 2), good, provenance={"evidence": bad})
+    facts: dict = {"sizes": (1, 2)}
+    circuit = Circuit(Graph(1, 2, 2), good, provenance=facts)
+    facts["sizes"] = ()
+    assert circuit.provenance == {"sizes": [1, 2]}
+
+
+# ------------------------------------------------------------------------ our files
+
+
+def documented(language):
+    """The code blocks of the format description, in order."""
+    text = (Path(__file__).parents[2] / "docs" / "file_formats.md").read_text()
+    return [block.split("```")[0] for block in text.split(f"```{language}\n")[1:]]
+
+
+def test_the_documented_files_are_true(tmp_path):
+    graph = Graph(1, 2, 1, d_model=8)
+    names, scores = ["input->a0.kv0<k>", "a0.h1->logits"], torch.zeros(graph.n_edges)
+    for name, score in zip(names, [0.5, -0.25], strict=True):
+        scores[graph.edge_index(name)] = score
+    facts = {"model": "tiny", "task": "ioi", "evidence": {"kl": 0.12}}
+    circuit = replace(Circuit.from_names(graph, names), scores=scores, provenance=facts)
+    circuit.save(tmp_path / "c.json")
+    whole, pairs, _ = documented("json")
+    assert (tmp_path / "c.json").read_text() == json.dumps(json.loads(whole))
+    write_edges_csv(tmp_path / "e.csv", circuit, {"score": scores})
+    assert [(tmp_path / "e.csv").read_text()] == documented("text")
+    read = load_list(tmp_path, json.loads(pairs), Graph(1, 2, 2))
+    assert read.edges == ("input->a0.h1<k>", "a0.h1->m0", "m0->logits")
+    read.save(tmp_path / "p.json", format="edge_pruning_gpt2")
+    assert json.loads((tmp_path / "p.json").read_text()) == json.loads(pairs)
+
+
+@each_graph
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.float64, torch.bfloat16])
+def test_a_saved_circuit_comes_back_equal(graph, dtype, tmp_path):
+    circuit = random_circuit(
+        replace(graph, d_model=24), 4, model="m", evidence={"kl": 0.1, "n": [1]}
+    )
+    scores = None if dtype is None else scores_of(circuit).to(dtype)
+    circuit = replace(circuit, scores=scores)
+    circuit.save(tmp_path / "1.json")
+    again = Circuit.load(tmp_path / "1.json")
+    assert again == circuit and again.as_read is None
+    again.save(tmp_path / "2.json")
+    assert (tmp_path / "2.json").read_bytes() == (tmp_path / "1.json").read_bytes()
+
+
+@each_graph
+def test_our_file_has_the_three_keys_of_eap_ig_in_its_order(graph, tmp_path):
+    circuit = random_circuit(replace(graph, d_model=24), 4, task="t")
+    circuit.save(tmp_path / "c.json")
+    value = json.loads((tmp_path / "c.json").read_text())
+    whole = circuit.ungrouped()
+    assert list(value) == ["cfg", "nodes", "edges", "circuitprune"]
+    assert value["cfg"] == {
+        "n_layers": graph.n_layers,
+        "n_heads": graph.n_heads,
+        "parallel_attn_mlp": graph.parallel,
+        "d_model": 24,
+    }
+    assert list(value["nodes"]) == [*graph.writers, "logits"]
+    assert {n for n, node in value["nodes"].items() if node["in_graph"]} == set(whole.nodes)
+    assert list(value["edges"]) == reference_graph.mib_edge_names(graph)
+    for name, edge in value["edges"].items():
+        position = graph.edge_index(name)
+        assert edge["in_graph"] is bool(circuit.mask[position])
+        assert edge["score"] == scores_of(circuit)[position].item()
+
+
+def test_without_scores_the_file_has_numbers_that_eap_ig_can_rank(tmp_path):
+    circuit = Circuit.from_names(Graph(1, 1, 1), ["input->m0"])
+    circuit.save(tmp_path / "c.json")
+    edges = json.loads((tmp_path / "c.json").read_text())["edges"]
+    assert {name: edge["score"] for name, edge in edges.items() if edge["score"]} == {
+        "input->m0": 1.0
+    }
+    assert Circuit.load(tmp_path / "c.json").scores is None
+
+
+def test_edges_without_a_score_survive_grouping(tmp_path):
+    circuit = random_circuit(Graph(2, 4, 2), 1, task="t")
+    scores = scores_of(circuit).clone()
+    scores[::3] = torch.nan
+    circuit = replace(circuit, scores=scores)
+    circuit.save(tmp_path / "c.json")
+    assert Circuit.load(tmp_path / "c.json") == circuit
+
+
+def test_hostile_provenance_survives_files_and_stays_inert_on_screen(tmp_path):
+    circuit = random_circuit(Graph(1, 1, 1), 0, model=HOSTILE, **{HOSTILE: [HOSTILE]})
+    circuit.save(tmp_path / "c.json")
+    assert Circuit.load(tmp_path / "c.json") == circuit
+    page = circuit._repr_html_()
+    assert "<img" not in page and "</script" not in page and "&lt;img" in page
+    assert "\x1b" not in circuit.summary() and "\u202e" not in circuit.summary()
+
+
+def test_infinite_scores_are_not_written(tmp_path):
+    circuit = random_circuit(Graph(1, 1, 1), 0)
+    with pytest.raises(GraphError, match="infinite scores"):
+        replace(circuit, scores=scores_of(circuit) / 0).save(tmp_path / "c.json")
+    assert not (tmp_path / "c.json").exists()
+
+
+def test_an_unknown_format_is_refused(tmp_path):
+    with pytest.raises(GraphError, match="unknown circuit format 'pickle'"):
+        random_circuit(Graph(1, 1, 1), 0).save(tmp_path / "c", format="pickle")
+
+
+# ------------------------------------------------------------------------ EAP-IG and MIB
+
+
+@needs_mib
+def test_the_published_circuit_is_read_and_written_back_byte_for_byte(tmp_path):
+    circuit = Circuit.load(MIB)
+    assert circuit.graph == Graph(12, 12, 12, d_model=768)
+    assert len(circuit.graph.writers) + 1 == 158 and circuit.graph.n_edges == 32_491
+    assert circuit.n_edges == circuit.n_edges_ungrouped == circuit.trim().n_edges == 756
+    assert "a9.h9->logits" in circuit.edges
+    assert scores_of(circuit)[circuit.graph.edge_index("a11.h5->logits")] == -0.0034679502714425325
+    circuit.save(tmp_path / "back.json")
+    assert (tmp_path / "back.json").read_bytes() == MIB.read_bytes()
+
+
+def small_mib():
+    """An EAP-IG file as a value, in its own words: a circuit of two edges, all edges scored."""
+    graph = Graph(1, 2, 2)
+    kept = {"input->a0.h1<v>", "a0.h1->logits"}
+    edges = enumerate(reference_graph.mib_edge_names(graph))
+    return {
+        "cfg": {"n_layers": 1, "n_heads": 2, "parallel_attn_mlp": False, "d_model": 8},
+        "nodes": {
+            n: {"in_graph": n in ("input", "a0.h1", "logits")} for n in (*graph.writers, "logits")
+        },
+        "edges": {n: {"score": i / 7, "in_graph": n in kept} for i, n in edges},
+    }
+
+
+def odd_values():
+    """Files that other programs may have written, each with something we do not model."""
+    yield "plain", small_mib()
+    value = small_mib()
+    value["nodes"]["m0"]["in_graph"] = True
+    yield "node flag that no edge implies", value
+    value = small_mib()
+    value["nodes"]["m0"] |= {"score": 1.5, "neurons": [True] * 8}
+    value["extra"], value["cfg"]["model"] = {"a": [HOSTILE]}, "gpt2"
+    yield "extra keys", value
+    value = small_mib()
+    value["edges"]["input->m0"]["score"] = float("nan")
+    yield "not scored", value
+    value = small_mib()
+    value["edges"]["input->m0"]["score"] = None
+    del value["edges"]["a0.h0->m0"]["score"]
+    yield "null and missing scores", value
+    value = small_mib()
+    value["edges"] = {name: {"in_graph": e["in_graph"]} for name, e in value["edges"].items()}
+    yield "no scores", value
+    value = small_mib()
+    value["edges"] = {n: e for n, e in value["edges"].items() if e["in_graph"]}
+    yield "kept edges only", value
+    value = small_mib()
+    value["edges"] = dict(reversed(value["edges"].items()))
+    yield "another order", value
+    value = small_mib()
+    value["edges"]["input->m0"]["score"] = 3
+    yield "whole number", value
+    value = small_mib()
+    value["nodes"] = {name: node["in_graph"] for name, node in value["nodes"].items()}
+    yield "nodes as plain flags", value
+
+
+@pytest.mark.parametrize("value", [pytest.param(v, id=name) for name, v in odd_values()])
+def test_foreign_files_are_written_back_equal(value, tmp_path):
+    path, back = tmp_path / "a.json", tmp_path / "b.json"
+    path.write_text(json.dumps(value))
+    circuit = Circuit.load(path)
+    assert circuit.edges == ("input->a0.h1<v>", "a0.h1->logits") and circuit.provenance == {}
+    circuit.save(back)
+    assert back.read_text() == path.read_text()
+    assert circuit.trim() is circuit
+
+
+def test_missing_scores_are_nan_and_no_scores_are_none(tmp_path):
+    for name, value in odd_values():
+        (tmp_path / "a.json").write_text(json.dumps(value))
+        scores = Circuit.load(tmp_path / "a.json").scores
+        missing = {"not scored": 1, "null and missing scores": 2, "kept edges only": 11}
+        if name == "no scores":
+            assert scores is None
+        else:
+            assert (
+                scores is not None
+                and scores.dtype == torch.float64
+                and scores.isnan().sum() == missing.get(name, 0)
+            )
+
+
+def test_a_changed_circuit_is_written_anew(tmp_path):
+    value = dict(odd_values())["extra keys"]
+    (tmp_path / "a.json").write_text(json.dumps(value))
+    circuit = Circuit.load(tmp_path / "a.json")
+    changed = replace(circuit, mask=circuit.mask & circuit.graph.mask_of(["a0.h1->logits"]))
+    changed.save(tmp_path / "b.json")
+    written = json.loads((tmp_path / "b.json").read_text())
+    assert "extra" not in written and written["nodes"]["input"] == {"in_graph": False}
+    assert Circuit.load(tmp_path / "b.json").edges == ("a0.h1->logits",)
+    with_facts = replace(circuit, provenance={"model": "gpt2"})
+    with_facts.save(tmp_path / "c.json")
+    assert Circuit.load(tmp_path / "c.json").provenance == {"model": "gpt2"}
+
+
+def damaged_values():
+    def damaged(*path, to):
+        value = small_mib()
+        value["circuitprune"] = {
+            "schema": 1,
+            "graph": {"n_kv_readers": 2},
+            "score_dtype": "float64",
+            "provenance": {},
+        }
+        place = value
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = to
+        return value
+
+    edge = ("edges", "input->m0")
+    yield damaged("cfg", to=[]), "'cfg' and 'nodes' must be objects"
+    yield damaged("nodes", to=[]), "'cfg' and 'nodes' must be objects"
+    yield damaged("edges", to=[]), "'edges' must be an object"
+    yield damaged("cfg", "n_layers", to=0), "n_layers must be a whole number from 1, got 0"
+    yield damaged("cfg", "n_heads", to="2"), "n_heads must be a whole number from 1, got '2'"
+    yield damaged("cfg", "n_heads", to=True), "n_heads must be a whole number"
+    yield damaged("cfg", "n_layers", to=10**12), "but 5 are listed"
+    yield damaged("cfg", "d_model", to="8"), "d_model='8'"
+    yield damaged("nodes", "m9", to={}), "so 5 nodes, but 6 are listed"
+    yield damaged("edges", "m0->m0", to={"in_graph": True}), "m0 is not upstream of m0"
+    yield damaged("edges", HOSTILE, to={"in_graph": True}), "an edge is written"
+    yield damaged(*edge, to=True), "needs in_graph true or false, got True"
+    yield damaged(*edge, "in_graph", to=1), "needs in_graph true or false"
+    yield damaged(*edge, "score", to="1"), "has score '1', expected a finite number"
+    yield damaged(*edge, "score", to=True), "has score True"
+    yield damaged(*edge, "score", to=float("inf")), "has score inf"
+    yield damaged(*edge, "score", to=10**400), "expected a finite number"
+    yield damaged("circuitprune", to=None), "no schema number"
+    yield damaged("circuitprune", "schema", to=2), "newer circuitprune .schema 2.*upgrade"
+    yield damaged("circuitprune", "graph", to=None), "damaged"
+    yield damaged("circuitprune", "graph", to={"n_kv_readers": 7}), "7 key/value readers cannot"
+    yield damaged("circuitprune", "graph", to={"n_kv_readers": 1}), "different k or v edges"
+    yield damaged("circuitprune", "score_dtype", to="load"), "damaged"
+    yield damaged("circuitprune", "score_dtype", to=[]), "damaged"
+    yield damaged("circuitprune", "provenance", to=3), "provenance"
+    yield {"cfg": {}}, "not a circuit"
+    yield "text", "not a circuit"
+    yield 3, "not a circuit"
+
+
+@pytest.mark.parametrize(("value", "message"), list(damaged_values()))
+def test_a_damaged_file_is_named_with_its_fault(value, message, tmp_path):
+    (tmp_path / "bad.json").write_text(json.dumps(value))
+    with pytest.raises(GraphError, match=message) as caught:
+        Circuit.load(tmp_path / "bad.json")
+    assert str(tmp_path / "bad.json") in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_files_that_are_no_json_are_named(tmp_path):
+    (tmp_path / "bad.json").write_text("{")
+    for name in ("bad.json", "gone.json"):
+        with pytest.raises(RunError, match=name):
+            Circuit.load(tmp_path / name)
+
+
+def test_a_given_graph_is_held_against_the_file(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(small_mib()))
+    assert Circuit.load(tmp_path / "a.json", Graph(1, 2, 2)).graph.d_model == 8
+    with pytest.raises(
+        GraphError, match=r"holds a graph of 1 layers, 2 heads, .* expected .* 3 layers"
+    ):
+        Circuit.load(tmp_path / "a.json", Graph(3, 2, 2))
+
+
+# ------------------------------------------------------------------------ Edge-Pruning
+
+
+GPT2_LIST = [
+    ["tok_embeds", "a0.h0.q"],
+    ["tok_embeds", "a0.h1.k"],
+    ["pos_embeds", "a0.h0.q"],
+    ["pos_embeds", "a0.h0.v"],
+    ["tok_embeds", "m0"],
+    ["a0.h1", "m0"],
+    ["a0.h0", "a1.h1.v"],
+    ["m0", "m1"],
+    ["pos_embeds", "resid_post"],
+    ["m1", "resid_post"],
+]
+
+
+def load_list(tmp_path, pairs, graph, **style):
+    (tmp_path / "edges.json").write_text(json.dumps(pairs, **style))
+    return Circuit.load(tmp_path / "edges.json", graph=graph)
+
+
+def test_an_edge_list_is_read_and_written_back_byte_for_byte(tmp_path):
+    circuit = load_list(tmp_path, GPT2_LIST, Graph(2, 2, 2), indent=4)
+    assert set(circuit.edges) == {
+        "input->a0.h0<q>",
+        "input->a0.h1<k>",
+        "input->a0.h0<v>",
+        "input->m0",
+        "a0.h1->m0",
+        "a0.h0->a1.h1<v>",
+        "m0->m1",
+        "input->logits",
+        "m1->logits",
+    }
+    circuit.save(tmp_path / "back.json", format="edge_pruning")
+    assert (tmp_path / "back.json").read_bytes() == (tmp_path / "edges.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [],
+        GPT2_LIST[::-1],
+        GPT2_LIST + GPT2_LIST[:2],
+        [*GPT2_LIST, ["a0.h1.k", "a0.h1"], ["a1.h1.v", "a1.h1"]],
+        [["embeds", "m0"], ["m0", "resid_post"]],
+        [["a0.h1", "m0"]],
+    ],
+)
+def test_edge_lists_of_any_order_come_back_equal(pairs, tmp_path):
+    circuit = load_list(tmp_path, pairs, Graph(2, 2, 2))
+    circuit.save(tmp_path / "back.json", format="edge_pruning")
+    assert json.loads((tmp_path / "back.json").read_text()) == pairs
+
+
+def test_a_changed_edge_list_keeps_its_words_for_the_embeddings(tmp_path):
+    circuit = load_list(tmp_path, GPT2_LIST, Graph(2, 2, 2))
+    changed = replace(circuit, mask=circuit.mask & ~circuit.graph.mask_of(["m0->m1"]))
+    changed.save(tmp_path / "back.json", format="edge_pruning")
+    pairs = json.loads((tmp_path / "back.json").read_text())
+    assert ["m0", "m1"] not in pairs and ["tok_embeds", "a0.h0.v"] in pairs
+    assert Circuit.load(tmp_path / "back.json", circuit.graph).edges == changed.edges
+
+
+def test_a_list_without_embeddings_can_gain_input_edges(tmp_path):
+    circuit = load_list(tmp_path, [["m0", "resid_post"]] * 2, Graph(1, 1, 1))
+    more = circuit.mask | circuit.graph.mask_of(["input->m0"])
+    replace(circuit, mask=more).save(tmp_path / "back.json", format="edge_pruning")
+    pairs = json.loads((tmp_path / "back.json").read_text())
+    assert pairs == [["embeds", "m0"], ["m0", "resid_post"]]
+
+
+@each_graph
+@pytest.mark.parametrize("format", ["edge_pruning", "edge_pruning_gpt2"])
+def test_every_circuit_survives_as_an_edge_list(graph, format, tmp_path):
+    circuit = random_circuit(graph, 6)
+    circuit.save(tmp_path / "edges.json", format=format)
+    again = Circuit.load(tmp_path / "edges.json", graph=graph)
+    assert again.edges == circuit.edges and again.scores is None
+
+
+def test_edge_lists_are_in_the_order_of_get_edges(tmp_path):
+    graph = Graph(1, 2, 2)
+    Circuit(graph, torch.ones(graph.n_edges, dtype=torch.bool)).save(
+        tmp_path / "e.json", format="edge_pruning_gpt2"
+    )
+    embeddings = ["tok_embeds", "pos_embeds"]
+    ports = [f"a0.h{head}.{port}" for port in "qkv" for head in (0, 1)]
+    expected = [[writer, port] for writer in embeddings for port in ports]
+    expected += [[writer, "m0"] for writer in [*embeddings, "a0.h0", "a0.h1"]]
+    expected += [[writer, "resid_post"] for writer in [*embeddings, "a0.h0", "a0.h1", "m0"]]
+    assert json.loads((tmp_path / "e.json").read_text()) == expected
+
+
+def test_in_a_grouped_graph_a_key_port_is_a_kv_head(tmp_path):
+    pairs = [["embeds", "a0.h1.k"], ["a0.h3", "resid_post"]]
+    assert load_list(tmp_path, pairs, Graph(1, 4, 2)).edges[0] == "input->a0.kv1<k>"
+    assert load_list(tmp_path, pairs, Graph(1, 4, 4)).edges[0] == "input->a0.h1<k>"
+    with pytest.raises(GraphError, match=r"a0\.h3\.k"):
+        load_list(tmp_path, [["embeds", "a0.h3.k"]], Graph(1, 4, 2))
+
+
+def test_an_edge_list_needs_a_graph(tmp_path):
+    with pytest.raises(GraphError, match=r"edges\.json: .*does not say the model's sizes.*graph="):
+        load_list(tmp_path, GPT2_LIST, None)
+
+
+NO_PAIRS = ["m0", ["m0"], ["m0", "m1", "m1"], ["m0", 3], {"a": 1}, None]
+NO_EDGES = [
+    "m1 m0",
+    "m0 a0.h0.q",
+    "m0 m7",
+    "m0 embeds",
+    "resid_post m0",
+    "a0.h0.q a0.h1",
+    "x\x1b m0",
+]
+
+
+@pytest.mark.parametrize("pair", [*NO_PAIRS, *(pair.split(" ") for pair in NO_EDGES)])
+def test_entries_that_are_no_edges_are_refused(pair, tmp_path):
+    with pytest.raises(GraphError, match=r"edges\.json"):
+        load_list(tmp_path, [*GPT2_LIST, pair], Graph(2, 2, 2))
+
+
+# ------------------------------------------------------------------------ to look at
+
+
+@each_graph
+def test_networkx_has_the_same_edges_by_query_head(graph):
+    circuit = random_circuit(graph, 7)
+    result = circuit.to_networkx()
+    whole = circuit.ungrouped()
+    attributes = {data["name"]: data["score"] for _, _, data in result.edges(data=True)}
+    scores = scores_of(whole).tolist()
+    assert attributes == {n: scores[whole.graph.edge_index(n)] for n in whole.edges}
+    assert result.number_of_edges() == circuit.n_edges_ungrouped
+    for writer, node, port in result.edges(keys=True):
+        assert f"{writer}->{node}" + (f"<{port}>" if port in "qkv" else "") in attributes
+    assert set(result.nodes) >= {name.split("->")[0] for name in whole.edges}
+
+
+def test_without_networkx_the_error_says_what_to_install(monkeypatch):
+    original = builtins.__import__
+
+    def missing(name, *args, **kwargs):
+        if name == "networkx":
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(GraphError, match=r"pip install 'circuitprune\[graph\]'"):
+        random_circuit(Graph(1, 1, 1), 0).to_networkx()
+
+
+def test_summary_and_html_show_both_counts_and_the_strongest_edges():
+    graph = Graph(2, 4, 2)
+    names = ["input->a0.kv0<k>", "a0.h1->m1", "m1->logits"]
+    scores = torch.zeros(graph.n_edges)
+    for name, score in zip(names, [0.5, -2.0, float("nan")], strict=True):
+        scores[graph.edge_index(name)] = score
+    circuit = replace(Circuit.from_names(graph, names), scores=scores, provenance={"model": "m"})
+    text = circuit.summary()
+    assert text.splitlines()[0].startswith(f"edges: 3 of {graph.n_edges} (")
+    assert f"4 of {graph.n_edges_ungrouped} by query head" in text and "model: m" in text
+    assert repr(circuit) == f"Circuit(3 of {graph.n_edges} edges)"
+    page = circuit._repr_html_()
+    table = page.partition("</svg>")[2]
+    order = [table.index(s) for s in ("a0.h1-&gt;m1", "input-&gt;a0.kv0&lt;k&gt;", "m1-&gt;logits")]
+    assert order == sorted(order) and "<td>-2</td>" in page
+    assert "http" not in table and "<script" not in page
+
+
+def test_saving_is_atomic(tmp_path, monkeypatch):
+    circuit = random_circuit(Graph(1, 1, 1), 0)
+    circuit.save(tmp_path / "c.json")
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", fail)
+    with pytest.raises(RunError, match="No space left"):
+        circuit.complement.save(tmp_path / "c.json")
+    assert Circuit.load(tmp_path / "c.json") == circuit

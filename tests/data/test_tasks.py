@@ -1,0 +1,303 @@
+"""Properties of the generated pairs, and what the reader of the user's own pairs refuses."""
+
+import json
+import re
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from circuitprune.data.tasks import TASKS, JsonlTask, get_task, lexicon
+from circuitprune.data.tasks.greater_than import GreaterThan
+from circuitprune.data.tasks.ioi import TEMPLATES as IOI_TEMPLATES
+from circuitprune.data.tasks.ioi import Ioi
+from circuitprune.data.tasks.pronoun import TEMPLATES as PRONOUN_TEMPLATES
+from circuitprune.data.tasks.sva import TEMPLATES as SVA_TEMPLATES
+from circuitprune.errors import DataError
+
+KINDS = [(name, kind) for name, task in TASKS.items() for kind in task.corruptions]
+
+
+def take(name, number=400, seed=0, corruption=""):
+    return list(islice(TASKS[name].pairs(Random(seed), corruption), number))
+
+
+def words(text):
+    return text.replace(",", "").replace(".", "").split()
+
+
+# -------------------------------------------------------------------- every task
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_pairs_are_a_function_of_the_generator(name, kind):
+    assert take(name, seed=3, corruption=kind) == take(name, seed=3, corruption=kind)
+    assert take(name, seed=3, corruption=kind) != take(name, seed=4, corruption=kind)
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_pairs_are_well_formed(name, kind):
+    pairs = take(name, corruption=kind)
+    assert len({pair.id for pair in pairs}) == len(pairs)
+    for pair in pairs:
+        assert pair.kind == kind and pair.group
+        assert pair.clean != pair.corrupt
+        assert not set(pair.answers) & set(pair.wrong)
+        for text in (pair.clean, pair.corrupt):
+            assert text == text.strip() and "  " not in text
+            assert "{" not in text and text[0].isupper()
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_one_word_changes(name, kind):
+    for pair in take(name, corruption=kind):
+        clean, corrupt = words(pair.clean), words(pair.corrupt)
+        assert sum(a != b for a, b in zip(clean, corrupt, strict=True)) == 1
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_unknown_corruption_lists_the_known(name):
+    with pytest.raises(DataError, match=TASKS[name].corruptions[0]):
+        TASKS[name].pairs(Random(0), "flipp")
+
+
+def test_a_default_corruption_is_the_first():
+    assert take("ioi") == take("ioi", corruption="abc")
+
+
+@pytest.mark.parametrize("word", lexicon.OBJECTS + lexicon.ROLES + lexicon.ADJECTIVES)
+def test_words_after_an_article_start_with_a_consonant(word):
+    assert word[0] not in "aeiou"
+
+
+def test_lexicons_have_no_repeats():
+    for value in (lexicon.FEMALE + lexicon.MALE, lexicon.EVENTS, lexicon.PLACES, lexicon.OBJECTS):
+        assert [word for word, number in Counter(value).items() if number > 1] == []
+
+
+# -------------------------------------------------------------------- ioi
+
+
+def test_ioi_orders_are_balanced():
+    orders = Counter()
+    for pair in take("ioi"):
+        first, second = [word for word in words(pair.clean) if word in TASKS["ioi"].names][:2]
+        orders[pair.meta["order"]] += 1
+        expected = (pair.meta["io"], pair.meta["s"])
+        assert (first, second) == (expected if pair.meta["order"] == "ABBA" else expected[::-1])
+    assert orders == {"ABBA": 200, "BABA": 200}
+
+
+def test_ioi_subject_occurs_twice_and_the_answer_once():
+    for pair in take("ioi"):
+        count = Counter(words(pair.clean))
+        assert (count[pair.meta["s"]], count[pair.meta["io"]]) == (2, 1)
+        assert (pair.answers, pair.wrong) == ((f" {pair.meta['io']}",), (f" {pair.meta['s']}",))
+
+
+def test_ioi_abc_prompt_has_three_names_once_each():
+    for pair in take("ioi", corruption="abc"):
+        names = [word for word in words(pair.corrupt) if word in TASKS["ioi"].names]
+        assert len(names) == len(set(names)) == 3
+
+
+def test_ioi_flip_swaps_the_roles():
+    for pair in take("ioi", corruption="s2_io_flip"):
+        count = Counter(words(pair.corrupt))
+        assert (count[pair.meta["s"]], count[pair.meta["io"]]) == (1, 2)
+
+
+def test_ioi_uses_every_template_as_a_group():
+    groups = Counter(pair.group for pair in take("ioi", 3000))
+    assert len(groups) == len(IOI_TEMPLATES)
+    assert min(groups.values()) > 3000 / len(IOI_TEMPLATES) / 2
+
+
+def test_ioi_needs_three_names():
+    with pytest.raises(DataError, match="at least 3"):
+        Ioi(names=("Mary", "John", "Mary"))
+
+
+# -------------------------------------------------------------------- the other three
+
+
+def test_greater_than_sets_part_the_years_at_the_start_year():
+    for pair in take("greater_than"):
+        year = int(pair.meta["year"])
+        assert 2 <= year <= 98
+        assert [int(text) for text in pair.answers] == list(range(year + 1, 100))
+        assert [int(text) for text in pair.wrong] == list(range(year + 1))
+        assert pair.clean.endswith(pair.meta["century"])
+        assert pair.meta["century"] + pair.meta["year"] in pair.clean
+        assert pair.meta["century"] + "01" in pair.corrupt
+
+
+def test_greater_than_refuses_years_without_a_later_or_earlier_one():
+    with pytest.raises(DataError, match="02 to 98, got 01, 99"):
+        GreaterThan(years=("01", "50", "99"))
+
+
+def test_agreement_is_balanced_and_the_nearer_noun_is_no_help():
+    singular = {one for one, _ in lexicon.NOUNS}
+    seen = Counter()
+    for pair in take("sva"):
+        number, other = pair.meta["number"], pair.meta["other"]
+        seen[number, other in singular] += 1
+        assert pair.answers == tuple(f" {v[number == 'plural']}" for v in lexicon.VERBS)
+        assert pair.wrong == tuple(f" {v[number == 'singular']}" for v in lexicon.VERBS)
+        subject = next(w for w in words(pair.clean) if w in dict(lexicon.NOUNS) | PLURALS)
+        assert (subject in singular) == (number == "singular")
+    assert set(seen.values()) == {100} and len(seen) == 4
+
+
+PLURALS = {many: one for one, many in lexicon.NOUNS}
+
+
+def test_agreement_uses_every_template():
+    starts = {template.split("{")[0] for template in SVA_TEMPLATES}
+    assert all(any(p.clean.startswith(start) for p in take("sva")) for start in starts)
+
+
+def test_pronoun_follows_the_gender_and_is_balanced():
+    pairs = take("pronoun")
+    for pair in pairs:
+        she = pair.meta["name"] in lexicon.FEMALE
+        assert (pair.answers, pair.wrong) == (
+            ((" she",), (" he",)) if she else ((" he",), (" she",))
+        )
+        new = set(words(pair.corrupt)) - set(words(pair.clean))
+        assert new <= set(lexicon.MALE if she else lexicon.FEMALE)
+    assert Counter(pair.answers for pair in pairs) == {(" she",): 200, (" he",): 200}
+    assert len({pair.group for pair in pairs}) == len(PRONOUN_TEMPLATES)
+
+
+# -------------------------------------------------------------------- by name
+
+
+def test_get_task_finds_generated_tasks_and_files(tmp_path):
+    assert get_task("ioi") is TASKS["ioi"]
+    assert len(get_task("jsonl", write(tmp_path, ROW, ROW)).all_pairs) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "message"),
+    [
+        ("greater-than", None, "Did you mean 'greater_than'.*ioi, greater_than, sva, pronoun"),
+        ("zzz", None, "no task 'zzz'. Known tasks: ioi"),
+        ("jsonl", None, "give its path"),
+        ("ioi", "pairs.jsonl", "takes no file, got pairs.jsonl"),
+    ],
+)
+def test_get_task_says_what_to_do(name, path, message):
+    with pytest.raises(DataError, match=message):
+        get_task(name, path)
+
+
+# -------------------------------------------------------------------- jsonl
+
+ROW = {"clean": "He is", "corrupt": "She is", "answers": [" his"], "wrong": [" her"]}
+
+
+def write(tmp_path, *lines):
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(
+        b"\n".join(x if isinstance(x, bytes) else json.dumps(x).encode() for x in lines)
+    )
+    return path
+
+
+def test_jsonl_reads_every_field(tmp_path):
+    row = ROW | {"id": "a", "kind": "flip", "group": "g", "meta": {"source": "me"}}
+    (pair,) = JsonlTask(write(tmp_path, row)).pairs(Random(0))
+    assert (pair.id, pair.kind, pair.group, pair.meta) == ("a", "flip", "g", {"source": "me"})
+    assert (pair.clean, pair.corrupt) == ("He is", "She is")
+    assert (pair.answers, pair.wrong) == ((" his",), (" her",))
+
+
+def test_jsonl_ids_default_to_the_line(tmp_path):
+    pairs = JsonlTask(write(tmp_path, ROW, b"", ROW)).all_pairs
+    assert [pair.id for pair in pairs] == ["line-000001", "line-000003"]
+
+
+def test_jsonl_accepts_windows_line_ends_and_a_byte_order_mark(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + (json.dumps(ROW) + "\r\n").encode() * 2)
+    assert len(JsonlTask(path).all_pairs) == 2
+
+
+def test_jsonl_order_is_drawn_from_the_generator(tmp_path):
+    task = JsonlTask(write(tmp_path, *[ROW | {"id": str(i)} for i in range(30)]))
+    orders = [[pair.id for pair in task.pairs(Random(seed))] for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2]) == sorted(str(i) for i in range(30))
+
+
+def test_jsonl_kinds_are_its_corruptions(tmp_path):
+    task = JsonlTask(write(tmp_path, *[ROW | {"kind": kind} for kind in ("flip", "abc", "flip")]))
+    assert task.corruptions == ("all", "flip", "abc")
+    assert [len(list(task.pairs(Random(0), kind))) for kind in ("", "all", "flip", "abc")] == [
+        3,
+        3,
+        2,
+        1,
+    ]
+    with pytest.raises(DataError, match="all, flip, abc"):
+        task.pairs(Random(0), "fliip")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{'clean': 1}", "line 2: not valid JSON at column 2"),
+        (b'{"clean": "a"', "line 2: not valid JSON"),
+        (b'"clean"', 'line 2: expected a JSON object, got "clean"'),
+        ({"clean": "a", "answers": [" b"]}, "line 2: missing corrupt, wrong; each line needs"),
+        (ROW | {"anwser": 1}, "line 2: unknown field 'anwser'"),
+        (ROW | {"clean": 3}, "line 2: 'clean' must be a string, got 3"),
+        (ROW | {"clean": ""}, "line 2: 'clean' is empty"),
+        (ROW | {"answers": " he"}, "line 2: 'answers' must be a list of strings"),
+        (ROW | {"answers": [" he", 1]}, "line 2: 'answers' must be a list of strings"),
+        (ROW | {"wrong": []}, "line 2: 'wrong' must hold at least one string"),
+        (ROW | {"wrong": [" he", ""]}, "line 2: 'wrong' must hold at least one string"),
+        (ROW | {"group": None}, "line 2: 'group' must be a string, got null"),
+        (ROW | {"meta": {"a": 1}}, "line 2: 'meta' must map names to strings"),
+        (ROW | {"id": "line-000001"}, "line 2: id 'line-000001' was already used on line 1"),
+        (b'{"clean": "caf\xe9"}', "line 2: byte 15 of the line is not UTF-8"),
+        (b"[" * 100_000, "line 2: not valid JSON"),
+    ],
+)
+def test_jsonl_names_the_bad_line(tmp_path, line, message):
+    with pytest.raises(DataError, match=message):
+        JsonlTask(write(tmp_path, ROW, line))
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\r\n  \n"])
+def test_jsonl_refuses_an_empty_file(tmp_path, content):
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="holds no pairs"):
+        JsonlTask(path)
+
+
+def test_jsonl_refuses_a_missing_file(tmp_path):
+    with pytest.raises(DataError, match=r"cannot read pairs from .*No such file"):
+        JsonlTask(tmp_path / "none.jsonl")
+
+
+# -------------------------------------------------------------------- the manual
+
+MANUAL = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_the_manual_shows_a_true_pair(name, kind):
+    (pair,) = take(name, 1, corruption=kind)
+    assert f"| `{name}` | `{kind}` | {pair.clean}<br>{pair.corrupt} | `{pair.answers[0]}`" in MANUAL
+
+
+def test_the_line_in_the_manual_can_be_read(tmp_path):
+    (line,) = re.findall(r"```json\n(.*)\n```", MANUAL)
+    (pair,) = JsonlTask(write(tmp_path, line.encode())).all_pairs
+    assert pair.answers == (" Paris",) and pair.group == "France"

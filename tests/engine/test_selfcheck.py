@@ -1,0 +1,123 @@
+"""The check at load time accepts every declared family, and names the law that others break."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import reference
+import torch
+
+from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.selfcheck import self_check
+from circuitprune.errors import ModelError
+from circuitprune.models.families import FAMILIES
+
+every_graph = pytest.mark.parametrize(("family", "kv_readers"), reference.GRAPHS)
+
+
+@every_graph
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_declared_family_passes(model, kv_readers, seed):
+    self_check(GatedModel(model, kv_readers), seed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_declared_family_passes_in_lower_precision(model, dtype):
+    self_check(GatedModel(deepcopy(model).to(dtype)))
+
+
+def test_the_model_is_left_as_it_was(model):
+    tokens = torch.tensor([[5, 6, 7]])
+    before = model(tokens).logits
+    self_check(GatedModel(model))
+    assert not any(vars(m).get("forward") or m._forward_pre_hooks for m in model.modules())
+    torch.testing.assert_close(model(tokens).logits, before, rtol=0, atol=0)
+
+
+WRONG = {
+    "neox_parallel": ("gpt_neox", dict(parallel=lambda c: not c.use_parallel_residual)),
+    "neox_sequential": (
+        "gpt_neox_sequential",
+        dict(parallel=lambda c: not c.use_parallel_residual),
+    ),
+    "llama_parallel": ("llama", dict(parallel=lambda c: True)),
+    "llama_norms": (
+        "llama",
+        dict(attention_norm="post_attention_layernorm", mlp_norm="input_layernorm"),
+    ),
+    "qwen2_mlp_norm": ("qwen2", dict(mlp_norm="input_layernorm")),
+    "gpt2_attention_norm": ("gpt2", dict(attention_norm="ln_2")),
+    "gemma2_no_attention_post_norm": ("gemma2", dict(attention_post_norm=None)),
+    "gemma2_no_mlp_post_norm": ("gemma2", dict(mlp_post_norm=None)),
+}
+WRONG_PORTS = {
+    "neox_layout": ("gpt_neox", dict(fused="blocks")),
+    "gpt2_layout": ("gpt2", dict(fused="per_head")),
+    "llama_swapped_k_and_v": ("llama", dict(projections=("q_proj", "v_proj", "k_proj"))),
+}
+"""Right as long as all readers of a layer see the same, and every q, k or v edge misnamed."""
+
+
+@pytest.mark.parametrize(("name", "change"), WRONG.values(), ids=WRONG)
+def test_a_wrong_declaration_is_refused(tiny_model, monkeypatch, name, change):
+    model = tiny_model(name)
+    model_type = model.config.model_type
+    monkeypatch.setitem(FAMILIES, model_type, replace(FAMILIES[model_type], **change))
+    with pytest.raises(ModelError) as error:
+        self_check(GatedModel(model))
+    message = str(error.value)
+    assert f"family {model_type!r}" in message
+    assert "with all gates" in message or "with out-edges of a1.h3 closed" in message
+    assert "limit 1e-06" in message and "docs/extending.md" in message
+
+
+@pytest.mark.parametrize(("name", "change"), WRONG_PORTS.values(), ids=WRONG_PORTS)
+def test_a_declaration_that_misnames_q_k_or_v_readers_is_refused(
+    tiny_model, monkeypatch, name, change
+):
+    monkeypatch.setitem(FAMILIES, name, replace(FAMILIES[name], **change))
+    with pytest.raises(ModelError, match=f"self-check failed for family {name!r}"):
+        self_check(GatedModel(tiny_model(name)))
+
+
+def test_a_declaration_that_fits_again_passes(tiny_model, monkeypatch):
+    """The refusals above come from the declaration alone."""
+    family = FAMILIES["gpt_neox"]
+    monkeypatch.setitem(FAMILIES, "gpt_neox", replace(family, parallel=lambda config: True))
+    self_check(GatedModel(tiny_model("gpt_neox")))
+    with pytest.raises(ModelError, match="with all gates"):
+        self_check(GatedModel(tiny_model("gpt_neox_sequential")))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(model, family, bad):
+    model = deepcopy(model)
+    reference.layers(model, family)[1].output.weight.data[0, 0] = bad
+    with pytest.raises(ModelError, match=r"with all gates open.*weights are not finite"):
+        self_check(GatedModel(model))
+
+
+def engine_off_at(monkeypatch, wrong_when):
+    """An engine that is wrong only for some gates."""
+    call = GatedModel.__call__
+
+    def off(self, gates, *args):
+        logits = call(self, gates, *args)
+        return logits + torch.linspace(0, 1, logits.shape[-1]) * float(wrong_when(gates))
+
+    monkeypatch.setattr(GatedModel, "__call__", off)
+
+
+@pytest.mark.parametrize(
+    ("law", "wrong_when"),
+    [
+        ("all gates open", lambda gates: gates.min() == 1),
+        ("all gates closed", lambda gates: gates.max() == 0),
+        ("out-edges of a1.h3 closed", lambda gates: 0 < gates.mean() < 1),
+    ],
+)
+def test_each_law_is_tested_and_named(model, monkeypatch, law, wrong_when):
+    gated = GatedModel(model)
+    engine_off_at(monkeypatch, wrong_when)
+    with pytest.raises(ModelError, match=f"family {model.config.model_type!r}: with {law}, the"):
+        self_check(gated)

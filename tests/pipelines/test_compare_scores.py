@@ -1,0 +1,247 @@
+"""Comparing scores: against scipy and by hand, across files and conventions; and refusals."""
+
+import json
+import re
+from dataclasses import asdict
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from circuitprune.circuits.circuit import Circuit
+from circuitprune.circuits.graph import Graph
+from circuitprune.errors import GraphError, MetricError, RunError
+from circuitprune.files import write_tensors
+from circuitprune.pipelines.compare_scores import Scores, align, comparison, load_scores
+
+GROUPED = Graph(2, 4, 2, d_model=8)
+WHOLE = GROUPED.ungrouped()
+
+
+def random_scores(n: int, seed: int) -> torch.Tensor:
+    return torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def save(path, scores, graph=None, **notes):
+    path.parent.mkdir(exist_ok=True)
+    notes |= {} if graph is None else {"graph": json.dumps(asdict(graph))}
+    write_tensors(path, {"scores": scores}, notes)
+    return path
+
+
+def save_circuit(path, scores, **provenance):
+    """A circuit file such as runs leave, cut from these numbers, higher first."""
+    Circuit(GROUPED, scores > scores.median(), scores, provenance).save(path)
+    return path
+
+
+def shown(text: str) -> list[str]:
+    """The last word of each measure's line, for two files."""
+    legend, table = text.split("\n\n")
+    assert len(legend.splitlines()) == 2 and table.startswith("edges compared")
+    return [line.split()[-1] for line in table.splitlines()[1:]]
+
+
+def numbers(text: str) -> list[float]:
+    return list(map(float, shown(text)))
+
+
+def test_two_files_by_hand(tmp_path):
+    a = torch.tensor([3.0, -2.0, 1.0, 0.5, torch.nan])
+    b = torch.tensor([2.0, 3.0, 1.0, -0.5, 7.0])
+    text = comparison(
+        [save(tmp_path / "a.safetensors", a), save(tmp_path / "b.safetensors", b)], 0.5
+    )
+    assert text.splitlines()[3].split("compared")[1].split() == ["4", "of", "5"]
+    signed, magnitude, top, sign = numbers(text)
+    assert signed == pytest.approx(spearmanr(a[:4], b[:4]).statistic, abs=1e-4)
+    assert magnitude == pytest.approx(spearmanr(a[:4].abs(), b[:4].abs()).statistic, abs=1e-4)
+    assert top == 1  # 3 and -2 against 2 and 3
+    assert sign == 0.5
+    assert "50.0%" in text
+
+
+def test_a_run_folder_its_file_and_a_circuit_are_the_same_scores(tmp_path):
+    scores = random_scores(GROUPED.n_edges, 0)
+    file = save(tmp_path / "run" / "scores.safetensors", scores, GROUPED)
+    Circuit(GROUPED, scores > 0, scores).save(tmp_path / "circuit.json")
+    for path in (tmp_path / "run", file, tmp_path / "circuit.json"):
+        found = load_scores(path)
+        assert torch.equal(found.values, scores) and found.graph == GROUPED
+    assert numbers(comparison([tmp_path / "run", tmp_path / "circuit.json"])) == [1, 1, 1, 1]
+
+
+def test_query_heads_are_summed_to_their_kv_head():
+    by_head, ours = random_scores(WHOLE.n_edges, 1), random_scores(GROUPED.n_edges, 2)
+    expected = [0.0] * GROUPED.n_edges
+    for name, score in zip(WHOLE.edges, by_head.tolist(), strict=True):
+        expected[GROUPED.edge_index(name)] += score
+    a = Scores("a", by_head, WHOLE)
+    b = Scores("b", ours, GROUPED)
+    x, y = align(a, b)
+    torch.testing.assert_close(x, torch.tensor(expected, dtype=torch.float64))
+    assert torch.equal(y, ours)
+    y, x = align(b, a)
+    torch.testing.assert_close(x, torch.tensor(expected, dtype=torch.float64))
+    assert torch.equal(y, ours)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "ifr", "ugs", "atp", "exact_nodes", "acdc"])
+def test_of_strengths_a_kv_head_has_the_largest(method):
+    """Of largest magnitude, with its sign."""
+    by_head, ours = random_scores(WHOLE.n_edges, 1), random_scores(GROUPED.n_edges, 2)
+    expected = [0.0] * GROUPED.n_edges
+    for name, score in zip(WHOLE.edges, by_head.tolist(), strict=True):
+        edge = GROUPED.edge_index(name)
+        expected[edge] = max(expected[edge], score, key=abs)
+    a, b = Scores("a", by_head, WHOLE, method), Scores("b", ours, GROUPED, method)
+    assert align(a, b)[0].tolist() == align(b, a)[1].tolist() == expected
+    assert min(expected) < -1 and max(expected) > 1
+
+
+def test_unscored_query_heads_leave_their_kv_head_unscored():
+    by_head = random_scores(WHOLE.n_edges, 1)
+    edge = WHOLE.edge_index("input->a0.h1<k>")
+    by_head[edge] = torch.nan
+    ours = Scores("ours", random_scores(GROUPED.n_edges, 2), GROUPED)
+    for method in ("eap", "magnitude"):
+        found = align(Scores("theirs", by_head, WHOLE, method), ours)[0]
+        assert found.isnan().nonzero().tolist() == [[GROUPED.edge_index("input->a0.kv0<k>")]]
+
+
+@pytest.mark.parametrize(
+    ("method", "magnitudes", "words"),
+    [("random", False, "theirs holds random scores"), ("eap", True, "theirs holds magnitudes")],
+)
+def test_scores_that_cannot_be_merged_are_refused(method, magnitudes, words):
+    ours = Scores("ours", random_scores(GROUPED.n_edges, 2), GROUPED, "eap")
+    theirs = Scores("theirs", random_scores(WHOLE.n_edges, 1).abs(), WHOLE, method, magnitudes)
+    with pytest.raises(GraphError, match=words):
+        align(ours, theirs)
+    align(theirs, theirs)
+
+
+@pytest.mark.parametrize("convention", ["signed", "absolute"])
+def test_a_circuit_file_of_a_run_has_its_folders_scores(tmp_path, convention):
+    """Rankings are higher for what is kept first, scores lower for what helps."""
+    scores = random_scores(GROUPED.n_edges, 5)
+    run = save(tmp_path / "run" / "scores.safetensors", scores, GROUPED, method="eap").parent
+    ranking = -scores if convention == "signed" else scores.abs()
+    about = {"init": "eap", "learner": None, "ranking": convention}
+    text = comparison([run, save_circuit(tmp_path / "circuit.json", ranking, **about)])
+    expected = ["1.0000"] * 4 if convention == "signed" else ["-", "1.0000", "1.0000", "-"]
+    assert shown(text) == expected
+    assert f"1  {run}: attribution by eap\n" in text
+    assert {"signed": "signed ranking", "absolute": "magnitudes of"}[convention] in text
+
+
+@pytest.mark.parametrize("method", ["ifr", "magnitude", "ugs"])
+def test_scores_without_signs_are_not_compared_by_sign(tmp_path, method):
+    a, b = random_scores(GROUPED.n_edges, 0), random_scores(GROUPED.n_edges, 1).abs()
+    paths = [
+        save(tmp_path / "a.safetensors", a, GROUPED, method="eap"),
+        save(tmp_path / "b.safetensors", b, GROUPED, method=method),
+    ]
+    found = shown(comparison(paths))
+    assert found[0] == found[3] == "-"
+    assert float(found[1]) == pytest.approx(spearmanr(a.abs(), b).statistic, abs=1e-4)
+    signed = comparison([*paths, paths[0]]).split("\n\n")[1]
+    assert [row.split()[1:] for row in signed.splitlines()[2:]] == [
+        ["1.0000", "-", "1.0000"],
+        ["-", "-", "-"],
+        ["1.0000", "-", "1.0000"],
+    ]
+
+
+def test_of_a_training_run_the_folder_is_the_attribution_the_circuit_what_was_learned(tmp_path):
+    scores, learned = random_scores(GROUPED.n_edges, 0), random_scores(GROUPED.n_edges, 1)
+    run = save(tmp_path / "run" / "scores.safetensors", scores, GROUPED, method="gate_ig").parent
+    write_tensors(run / "gates.safetensors", {"ranking": learned})
+    about = {"init": "gate_ig", "learner": "topk"}
+    circuit = save_circuit(run / "circuit.json", learned, **about)
+    text = comparison([run, circuit])
+    assert "attribution by gate_ig, from which training started" in text
+    assert f"2  {circuit}: the learned order\n" in text
+    signed, magnitude, _, same = shown(text)
+    assert signed == same == "-"  # a low gate is no sign of harm
+    expected = spearmanr(scores.abs(), learned).statistic
+    assert float(magnitude) == pytest.approx(expected, abs=1e-4)
+    assert load_scores(circuit).values.min() == 0
+
+
+@pytest.mark.parametrize("said", [["eap"], "\x1b[2J", 3])
+def test_a_method_that_we_do_not_know_is_not_named(tmp_path, said):
+    scores = random_scores(GROUPED.n_edges, 0)
+    path = save_circuit(tmp_path / "odd.json", scores, init=said, ranking="signed")
+    found = load_scores(path)
+    assert found.method is None and "by an unknown method" in found.read
+
+
+def test_a_file_of_mib_is_read(tmp_path):
+    """By query head, without our own key."""
+    scores = random_scores(WHOLE.n_edges, 3)
+    Circuit(WHOLE, scores > 0, scores).save(tmp_path / "mib.json")
+    assert "circuitprune" not in json.loads((tmp_path / "mib.json").read_text())
+    save(tmp_path / "ours.safetensors", random_scores(GROUPED.n_edges, 4), GROUPED)
+    text = comparison([tmp_path / "mib.json", tmp_path / "ours.safetensors"])
+    assert f"{GROUPED.n_edges} of {GROUPED.n_edges}" in text
+
+
+def test_three_files_make_matrices(tmp_path):
+    scores = [random_scores(GROUPED.n_edges, seed) for seed in range(3)]
+    paths = [save(tmp_path / f"{i}.safetensors", s, GROUPED) for i, s in enumerate(scores)]
+    text = comparison(paths, 0.1)
+    assert all(str(path) in text for path in paths)
+    signed = next(part for part in text.split("\n\n") if part.startswith("Spearman, signed"))
+    rows = [list(map(float, re.findall(r"-?\d\.\d+", row))) for row in signed.splitlines()[2:]]
+    for i, row in enumerate(rows):
+        for j, value in enumerate(row):
+            expected = spearmanr(scores[i], scores[j]).statistic
+            assert value == pytest.approx(expected, abs=1e-4)
+    assert len(text.split("\n\n")) == 5
+
+
+def test_what_is_undefined_is_a_dash(tmp_path):
+    a = save(tmp_path / "a.safetensors", torch.ones(6))
+    b = save(tmp_path / "b.safetensors", torch.arange(6.0))
+    signed, magnitude, _, same = shown(comparison([a, b]))
+    assert signed == magnitude == "-" and same == "1.0000"
+
+
+@pytest.mark.parametrize("with_graph", [True, False])
+def test_different_graphs_are_refused(tmp_path, with_graph):
+    other = Graph(3, 4, 4)
+    a = save(tmp_path / "a.safetensors", random_scores(GROUPED.n_edges, 0), GROUPED)
+    b = save(
+        tmp_path / "b.safetensors", random_scores(other.n_edges, 1), other if with_graph else None
+    )
+    with pytest.raises(GraphError) as caught:
+        comparison([a, b])
+    assert str(a) in str(caught.value) and str(b) in str(caught.value)
+    assert "82 edges" in str(caught.value) and f"{other.n_edges} edges" in str(caught.value)
+
+
+def test_files_without_scores_are_refused(tmp_path):
+    Circuit.from_names(GROUPED, ["input->m0"]).save(tmp_path / "bare.json")
+    with pytest.raises(GraphError, match="without scores"):
+        load_scores(tmp_path / "bare.json")
+    write_tensors(tmp_path / "gates.safetensors", {"ranking": torch.zeros(3)})
+    with pytest.raises(RunError, match="no `scores`, only ranking"):
+        load_scores(tmp_path / "gates.safetensors")
+    write_tensors(tmp_path / "odd.safetensors", {"scores": torch.zeros(3)}, {"graph": "[1]"})
+    with pytest.raises(RunError, match="damaged metadata"):
+        load_scores(tmp_path / "odd.safetensors")
+    with pytest.raises(RunError, match="absent"):
+        load_scores(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("top", [0.0, 1.5, -1.0])
+def test_a_bad_fraction_is_refused(tmp_path, top):
+    a = save(tmp_path / "a.safetensors", torch.arange(6.0))
+    with pytest.raises(MetricError, match="fraction"):
+        comparison([a, a], top)
+
+
+def test_one_file_is_not_enough(tmp_path):
+    with pytest.raises(MetricError, match="two or more"):
+        comparison([tmp_path / "a.safetensors"])

@@ -1,0 +1,337 @@
+"""The evidence for a run: whole, resumed, the same again, and refused where it would mislead."""
+
+import json
+import re
+import shutil
+from copy import deepcopy
+
+import pytest
+import torch
+from tiny import quick_config, save_model, save_pairs, tiny_lm, tokenizer
+
+from circuitprune.circuits.circuit import Circuit
+from circuitprune.circuits.graph import Graph
+from circuitprune.cli import main, script_main
+from circuitprune.errors import ConfigError, GraphError, MetricError, RunError
+from circuitprune.evidence import EVIDENCE
+from circuitprune.pipelines import verify
+from circuitprune.pipelines.attribute import attribute
+from circuitprune.pipelines.train import discover
+from circuitprune.pipelines.verify import verify_run
+from circuitprune.pipelines.verify_config import EvidenceConfig, load_options
+from circuitprune.runs.finished import read_frontier
+from circuitprune.views.pages.verification import page
+from pipelines.test_train import strict
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # TensorBoard's and transformers' advice
+SMALL = ["n_bootstrap=30", "n_random=3", "n_knockouts=2", "progress=false"]
+QUICK = [*SMALL, "sections=[faithfulness,minimality]"]
+GRAPH = Graph(2, 4, 4, d_model=32)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    save_model(folder / "model")
+    save_pairs(folder / "pairs.jsonl")
+    attribute(quick_config(folder, "init.method=eap"), say=lambda _: None)
+    return folder
+
+
+@pytest.fixture
+def run(home, tmp_path):
+    """A copy of the run without evidence; its config still names the model and pairs of `home`."""
+    return shutil.copytree(home / "run", tmp_path / "run")
+
+
+def gather(run, *overrides, **options):
+    said = []
+    found = verify_run(run, [*QUICK, *overrides], say=said.append, **options)
+    return found, said
+
+
+def reused(said):
+    return [line.split(":")[0] for line in said if "found in" in line]
+
+
+def spied(monkeypatch, fail_in=None, error=KeyboardInterrupt):
+    """Names of sections as they are computed; one of them may fail."""
+    computed = []
+
+    def kind(name):
+        def section(case):
+            computed.append(name)
+            if name == fail_in:
+                raise error("no")
+            return EVIDENCE[name](case)
+
+        return section
+
+    monkeypatch.setattr(verify, "EVIDENCE", {name: kind(name) for name in EVIDENCE})
+    return computed
+
+
+# ---------------------------------------------------------------- what is written
+
+
+@pytest.fixture(scope="module")
+def whole(home, tmp_path_factory):
+    """A run with all its evidence, and what `verify_run` returned."""
+    folder = shutil.copytree(home / "run", tmp_path_factory.mktemp("whole") / "run")
+    return folder, verify_run(folder, SMALL, say=lambda _: None, minimise=True)
+
+
+def test_the_report_shows_the_evidence(whole):
+    text = (whole[0] / "report.html").read_text()
+    (data,) = re.findall(r'type="application/json">(.*?)</script>', text)
+    assert json.loads(data)["evidence"] == json.loads(json.dumps(whole[1]))
+
+
+def test_every_section_is_there_in_json_and_on_the_page(whole):
+    folder, found = whole
+    assert strict(folder / "verification.json") == found
+    assert list(found["sections"]) == [*EVIDENCE, "minimise"]
+    text = (folder / "verification.md").read_text()
+    for name, section in found["sections"].items():
+        assert section["sentence"] and "error" not in section, name
+        assert strict(folder / "evidence" / f"{name}.json")["result"] == section
+    assert text.count("\n## ") == len(EVIDENCE) + 1
+    assert text == page(found)
+
+
+def test_the_head_says_what_was_tested(run):
+    found, _ = gather(run)
+    frontier, _ = read_frontier(run)
+    mask = frontier.chosen().mask
+    assert found["circuit"]["n_edges"] == int(mask.sum())
+    assert found["circuit"]["file"] == f"circuits/{int(mask.sum())}.json"
+    assert found["n_pairs"] == 20 and found["n_train_pairs"] == 24
+    assert found["run"]["ablation"] == "patch" and found["options"]["n_random"] == 3
+    evidence = frontier.chosen().evidence
+    measured = found["sections"]["faithfulness"]["circuit"]
+    for name in ("kl", "metric", "accuracy", "exact_match", "faithfulness"):
+        assert measured[name]["value"] == pytest.approx(evidence[name], rel=1e-5, abs=1e-6)
+
+
+def test_a_trained_run_is_verified_by_its_learned_ranking(home, tmp_path, monkeypatch):
+    discover(quick_config(home, f"output_dir={tmp_path / 'run'}"), say=lambda _: None)
+    cases = []
+    monkeypatch.setattr(verify, "gather", lambda folder, case, *_: cases.append(case) or {})
+    gather(tmp_path / "run")
+    _, ranking = read_frontier(tmp_path / "run")
+    assert cases[0].scores is None and torch.equal(cases[0].ranking, ranking)
+    assert set(cases[0].sizes) == {0.05, 0.2, 0.5, 1.0}
+
+
+def test_an_attribution_brings_its_signed_scores(run, monkeypatch):
+    cases = []
+    monkeypatch.setattr(verify, "gather", lambda folder, case, *_: cases.append(case) or {})
+    gather(run)
+    assert bool((cases[0].scores < 0).any()) and torch.equal(
+        cases[0].scores.abs(), cases[0].ranking
+    )
+
+
+def test_the_same_bytes_from_the_same_seed(whole, run):
+    verify_run(run, SMALL, say=lambda _: None, minimise=True)
+    for name in ("verification.json", "verification.md", "circuits/minimal.json"):
+        assert (run / name).read_bytes() == (whole[0] / name).read_bytes(), name
+
+
+def test_another_seed_draws_other_resamples(whole, run):
+    found, _ = gather(run, "seed=1")
+    ours, theirs = (f["sections"]["faithfulness"]["circuit"]["kl"] for f in (found, whole[1]))
+    assert ours["value"] == theirs["value"] and ours["low"] != theirs["low"]
+
+
+def test_minimise_writes_a_smaller_circuit_with_what_was_measured(run):
+    found, _ = gather(run, "tolerance=0.05", minimise=True)
+    section = found["sections"]["minimise"]
+    circuit = Circuit.load(run / "circuits" / "minimal.json", GRAPH)
+    assert list(circuit.edges) == section["edges"]
+    assert circuit.n_edges < found["circuit"]["n_edges"] == circuit.provenance["minimised_from"]
+    assert circuit.provenance["evidence"] == section["after"]
+    again, _ = gather(run, circuit=run / "circuits" / "minimal.json")
+    assert again["circuit"]["n_edges"] == circuit.n_edges
+    kl = again["sections"]["faithfulness"]["circuit"]["kl"]["value"]
+    assert kl == pytest.approx(section["after"]["kl"])
+
+
+# ---------------------------------------------------------------- going on
+
+
+def test_a_run_that_was_cut_short_goes_on(run, monkeypatch):
+    with monkeypatch.context() as patch:
+        computed = spied(patch, fail_in="minimality")
+        with pytest.raises(KeyboardInterrupt):
+            gather(run)
+        assert computed == ["faithfulness", "minimality"]
+    assert not (run / "verification.json").exists()
+    with monkeypatch.context() as patch:
+        computed = spied(patch)
+        found, said = gather(run)
+        assert computed == ["minimality"] and reused(said) == ["faithfulness"]
+    shutil.rmtree(run / "evidence")
+    assert gather(run)[0] == found
+
+
+@pytest.mark.parametrize("change", ["seed=1", "tolerance=0.5", "verify.batch_size=7", "threads=2"])
+def test_sections_of_other_settings_are_computed_again(run, change):
+    gather(run)
+    assert reused(gather(run)[1]) == ["faithfulness", "minimality"]
+    assert reused(gather(run, change)[1]) == []
+
+
+def test_sections_of_another_circuit_are_computed_again(run):
+    gather(run)
+    found, said = gather(run, circuit=run / "circuits" / "5.json")
+    assert reused(said) == [] and found["circuit"]["file"] == "5.json"
+    assert found["sections"]["minimality"]["n_edges"] == 5
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"identity": 1, "result": {}}', "{"])
+def test_a_damaged_section_is_computed_again(run, content):
+    found, _ = gather(run)
+    (run / "evidence" / "minimality.json").write_text(content)
+    again, said = gather(run)
+    assert again == found and reused(said) == ["faithfulness"]
+
+
+def test_a_section_that_is_undefined_says_why_and_is_not_kept(run, monkeypatch):
+    with monkeypatch.context() as patch:
+        spied(patch, fail_in="faithfulness", error=MetricError)
+        found, _ = gather(run)
+    assert found["sections"]["faithfulness"]["error"] == "no"
+    assert "Not computed: no" in (run / "verification.md").read_text()
+    assert reused(gather(run)[1]) == ["minimality"]
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("n_bootstrap=0", "n_bootstrap must be at least 1"),
+        ("tolerance=-1", "tolerance must be at least 0"),
+        ("tolerance=nan", "tolerance must be at least 0"),
+        ("sections=[minimal]", "did you mean 'minimality'"),
+        ("seeed=1", "seeed"),
+        ("n_random=many", "many"),
+        ("sections=[a", "while parsing"),
+        ("seed", "key=value"),
+        ("seed=${oops}", "key=value"),
+        ("task.seed=1", "task.seed is a setting of the run"),
+        ("ablation=zero", "ablation"),
+    ],
+)
+def test_bad_options_are_refused(override, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        load_options([override])
+
+
+def test_options_come_in_the_order_of_the_evidence():
+    options, of_run = load_options(["sections=[minimality,faithfulness]", "train.device=cpu"])
+    assert options.sections == ["faithfulness", "minimality"] and of_run == ["train.device=cpu"]
+    assert load_options([])[0].sections == list(EVIDENCE)
+    assert load_options([])[0].n_bootstrap == EvidenceConfig().n_bootstrap >= 1000
+
+
+def test_folders_that_are_no_finished_run_are_refused(run, tmp_path):
+    with pytest.raises(ConfigError, match="no config"):
+        gather(tmp_path)
+    (run / "COMPLETE").unlink()
+    with pytest.raises(RunError, match="COMPLETE missing"):
+        gather(run)
+
+
+@pytest.mark.parametrize("part", ["wte", "h.0.attn.c_attn", "h.1.mlp.c_fc"])
+def test_another_model_is_refused_whichever_weight_differs(run, tmp_path, part):
+    model = deepcopy(tiny_lm("gpt2"))
+    model.transformer.get_submodule(part).weight.data += 0.001
+    model.save_pretrained(tmp_path / "other")
+    tokenizer().save_pretrained(tmp_path / "other")
+    with pytest.raises(RunError, match=r"another model .* or run again"):
+        gather(run, f"model.name={tmp_path / 'other'}")
+    assert not (run / "evidence").exists()
+
+
+@pytest.mark.parametrize("change", ["order", "corrupt"])
+def test_other_pairs_are_refused(run, home, tmp_path, change):
+    rows = [json.loads(line) for line in (home / "pairs.jsonl").read_text().splitlines()]
+    if change == "order":
+        rows = rows[::-1]
+    else:  # the full model's metric, on the clean prompts, stays as it was
+        for row in rows:
+            row["corrupt"] = row["corrupt"].replace("and then", "then and")
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "others.jsonl").write_text(text)
+    with pytest.raises(RunError, match="the pairs are not those of the run"):
+        gather(run, f"task.path={tmp_path / 'others.jsonl'}")
+    assert not (run / "evidence").exists()
+
+
+def test_pairs_may_lie_elsewhere_under_other_ids(run, home, tmp_path):
+    rows = [json.loads(line) for line in (home / "pairs.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps({**row, "id": f"my-{i}"}) + "\n" for i, row in enumerate(rows))
+    (tmp_path / "moved.jsonl").write_text(text)
+    before, _ = gather(run)
+    found, said = gather(run, f"task.path={tmp_path / 'moved.jsonl'}")
+    assert found == before and reused(said) == ["faithfulness", "minimality"]
+
+
+def test_a_full_model_that_does_something_else_is_refused(run):
+    frontier = json.loads((run / "frontier.json").read_text())
+    frontier["full"]["metric"] += 0.1
+    (run / "frontier.json").write_text(json.dumps(frontier))
+    with pytest.raises(RunError, match="model and pairs are those of the run, but"):
+        gather(run)
+
+
+def test_circuits_that_cannot_be_verified_are_refused(run, tmp_path):
+    empty, other = tmp_path / "empty.json", tmp_path / "other.json"
+    Circuit(GRAPH, torch.zeros(GRAPH.n_edges, dtype=torch.bool)).save(empty)
+    Circuit.from_names(Graph(1, 2, 2), ["input->logits"]).save(other)
+    with pytest.raises(RunError, match="keeps no edge"):
+        gather(run, circuit=empty)
+    with pytest.raises(GraphError):
+        gather(run, circuit=other)
+    with pytest.raises(RunError, match=r"absent\.json"):
+        gather(run, circuit=tmp_path / "absent.json")
+
+
+# ---------------------------------------------------------------- command and page
+
+
+def test_the_command_prints_the_page(run, capsys):
+    assert main(["verify", str(run), *QUICK]) == 0
+    assert (run / "verification.md").read_text() in capsys.readouterr().out
+
+
+def test_the_command_says_what_is_wrong_without_a_traceback(run, tmp_path, capsys):
+    for arguments, code in (([str(tmp_path)], 2), ([str(run), "seed=x"], 2)):
+        assert script_main("verify", arguments) == code
+        shown = capsys.readouterr().err
+        assert shown.startswith("error:") and "Traceback" not in shown
+
+
+def test_ctrl_c_says_how_to_go_on(run, monkeypatch, capsys):
+    spied(monkeypatch, fail_in="minimality")
+    assert main(["verify", str(run), *QUICK]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_the_page_gives_verdicts_and_breaks_on_no_name(run):
+    found, _ = gather(run)
+    found = json.loads(json.dumps(found))
+    found["run"]["task"] = "a | <b>\n# c"
+    section = found["sections"]["minimality"]
+    section["verdict"], section["edges"][0]["edge"] = "fail", "input->a0.h1<q>"
+    text = page(found)
+    assert text.splitlines()[0] == r"# Evidence for a circuit of a \| \<b> # c in " + str(
+        found["run"]["model"]
+    )
+    assert "| Minimality | **fails** | 20 |" in text and "| `input->a0.h1<q>` |" in text
+    assert "held-out test pairs" in text
+    found["run"]["split"] = "train"
+    assert "pairs that it was found on" in page(found)

@@ -1,0 +1,163 @@
+"""Output folders: which may be used, which may be continued, which are refused in which words."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_lm
+
+from circuitprune.errors import RunError
+from circuitprune.files import read_json
+from circuitprune.runs.folder import (
+    claim,
+    create,
+    read_checkpoint,
+    step_of,
+    tidy,
+    unfinished,
+    unusable,
+)
+
+
+def make(folder: Path, *names: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        if name.endswith("/"):
+            (folder / name).mkdir()
+        else:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text("x")
+    return folder
+
+
+# ---------------------------------------------------------------- claim
+
+
+@pytest.mark.parametrize("resume", [None, "last.ckpt"])
+def test_an_absent_or_empty_folder_may_be_used(tmp_path, resume):
+    claim(tmp_path / "absent", resume)
+    claim(tmp_path, resume)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("resume", [None, "last.ckpt"])
+@pytest.mark.parametrize("names", [["COMPLETE"], ["config.yaml", "versions.json", "COMPLETE"]])
+def test_a_finished_run_may_not(tmp_path, names, resume):
+    with pytest.raises(RunError, match="finished run"):
+        claim(make(tmp_path, *names), resume)
+
+
+def test_a_file_may_not(tmp_path):
+    make(tmp_path, "file")
+    with pytest.raises(RunError, match="is a file"):
+        claim(tmp_path / "file", None)
+
+
+@pytest.mark.parametrize(
+    ("names", "resume", "hint"),
+    [
+        (["thesis.tex"], None, "is not empty, or choose another"),
+        (["thesis.tex"], "last.ckpt", "is not empty, or choose another"),
+        (["config.yaml"], "last.ckpt", "is not empty"),
+        (["config.yaml", "versions.json"], None, "is not empty, or choose another"),
+        (["config.yaml", "checkpoints/last.ckpt"], None, "train.resume=.*last.ckpt"),
+    ],
+)
+def test_other_things_may_not(tmp_path, names, resume, hint):
+    with pytest.raises(RunError, match=hint):
+        claim(make(tmp_path, *names), resume)
+
+
+def test_an_interrupted_training_may_be_resumed(tmp_path):
+    claim(make(tmp_path, "config.yaml", "versions.json", "checkpoints/last.ckpt"), "last.ckpt")
+
+
+# ---------------------------------------------------------------- unfinished attributions
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([], False),
+        (["thesis.tex"], False),
+        (["config.yaml"], True),
+        (["config.yaml", "versions.json", "shards/00000.safetensors", ".x.ab.tmp"], True),
+        (["config.yaml", "versions.json", "scores.safetensors", "circuits/"], True),
+        (["config.yaml", "versions.json", "COMPLETE"], False),
+        (["config.yaml", "versions.json", "checkpoints/"], False),
+        (["config.yaml", "versions.json", "gates.safetensors"], False),
+    ],
+)
+def test_only_a_cut_short_attribution_is_unfinished(tmp_path, names, expected):
+    assert unfinished(make(tmp_path, *names)) == expected
+
+
+def test_an_absent_folder_is_not_unfinished(tmp_path):
+    assert not unfinished(tmp_path / "absent")
+
+
+def test_tidy_removes_temporary_files_and_nothing_else(tmp_path):
+    kept = ["config.yaml", ".hidden", "notes.tmp", "shards/.a.tmp"]
+    tidy(make(tmp_path, ".config.yaml.1a2b.tmp", *kept))
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()} == set(kept)
+
+
+# ---------------------------------------------------------------- create
+
+
+def test_create_writes_the_config_and_the_versions(tmp_path):
+    create(tmp_path / "a" / "b", "steps: 1\n", tiny_lm("gpt2"))
+    assert (tmp_path / "a" / "b" / "config.yaml").read_text() == "steps: 1\n"
+    found = read_json(tmp_path / "a" / "b" / "versions.json")
+    assert isinstance(found, dict) and found["torch"] == torch.__version__
+
+
+def test_a_folder_that_the_system_refuses_is_named(tmp_path):
+    make(tmp_path, "file")
+    with pytest.raises(RunError, match=r"file/run' cannot be used: .*irectory"):
+        create(tmp_path / "file" / "run", "", tiny_lm("gpt2"))
+    assert "Permission denied" in str(unusable(tmp_path, PermissionError(13, "Permission denied")))
+
+
+# ---------------------------------------------------------------- checkpoints
+
+WHOLE = {"global_step": 7, "state_dict": {}, "optimizer_states": [], "base_model": "ab"}
+
+
+def test_a_checkpoint_is_read_back_with_its_step(tmp_path):
+    torch.save(WHOLE, tmp_path / "last.ckpt")
+    assert read_checkpoint(tmp_path / "last.ckpt") == WHOLE
+    assert step_of(tmp_path / "last.ckpt") == 7
+
+
+@pytest.mark.parametrize("key", WHOLE)
+def test_a_checkpoint_of_another_program_is_refused(tmp_path, key):
+    torch.save({k: v for k, v in WHOLE.items() if k != key}, tmp_path / "last.ckpt")
+    with pytest.raises(RunError, match="not a readable checkpoint"):
+        read_checkpoint(tmp_path / "last.ckpt")
+
+
+class Trap:
+    """Unpickling it runs code."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("trap"),))
+
+
+@pytest.mark.parametrize("content", [b"", b"words", "trap", "list"])
+def test_what_is_no_checkpoint_is_refused_and_runs_nothing(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    if content == "trap":
+        torch.save(WHOLE | {"base_model": Trap()}, "last.ckpt")
+    elif content == "list":
+        torch.save([1, 2], "last.ckpt")
+    else:
+        Path("last.ckpt").write_bytes(content)
+    with pytest.raises(RunError, match="not a readable checkpoint"):
+        read_checkpoint(Path("last.ckpt"))
+    assert not Path("trap").exists()
+
+
+def test_an_absent_checkpoint_is_named(tmp_path):
+    with pytest.raises(RunError, match=r"no checkpoint '.*absent.ckpt'"):
+        read_checkpoint(tmp_path / "absent.ckpt")
