@@ -36,7 +36,7 @@ def main() -> None:
 
 def table(path: str, n_pairs: int, methods: list[str]) -> None:
     """One table: a row for each method."""
-    overrides = [f"task.n_train={n_pairs}", "init.method=exact", "init.metric=auto"]
+    overrides = [f"task.n_train={n_pairs}", "attribution.method=exact", "attribution.metric=auto"]
     setup = make_setup(load_config(path, [*overrides, "train.progress=false"]))
     batches, metric = training_batches(setup), attribution_metric(setup)
     exact = METHODS["exact"](setup.references, batches, metric).cpu()

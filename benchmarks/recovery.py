@@ -77,7 +77,11 @@ def learned(
         for learner, init in LEARNED:
             out = Path(home) / f"{learner}-{init}"
             options = [f"model.name={model}", "task.name=jsonl", f"task.path={model}/pairs.jsonl"]
-            options += [f"ablation={ablation}", f"gates.learner={learner}", f"init.method={init}"]
+            options += [
+                f"ablation={ablation}",
+                f"gates.learner={learner}",
+                f"attribution.method={init}",
+            ]
             options += ["task.n_val=0", "train.progress=false", f"output_dir={out}", *others]
             discover(load_config(None, options), say=lambda text: None)
             tensors, _ = read_tensors(out / "gates.safetensors")

@@ -3,6 +3,7 @@
 Precedence: the defaults below, then the preset, then the file, then the command line.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -62,7 +63,7 @@ class TaskConfig:
 
 
 @dataclass(frozen=True)
-class InitConfig:
+class AttributionConfig:
     """Attribution: the result of `attribute`, what starts the gates in `train`."""
 
     method: str = "gate_ig"
@@ -182,7 +183,7 @@ class RunConfig:
     task: TaskConfig = field(default_factory=TaskConfig)
     ablation: Literal["patch", "zero", "mean", "positional-mean"] = "patch"
     """What a cut edge carries."""
-    init: InitConfig = field(default_factory=InitConfig)
+    attribution: AttributionConfig = field(default_factory=AttributionConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)
     objective: Literal["kl", "logit_diff", "prob_diff", "faithfulness_gap", "cross_entropy"] = "kl"
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -194,8 +195,11 @@ class RunConfig:
     """A published recipe under the file's own settings."""
 
 
-INIT_METHODS = tuple(dict.fromkeys([*METHODS, "exact", "acdc", "none"]))
-"""What `init.method` takes."""
+ATTRIBUTIONS = tuple(dict.fromkeys([*METHODS, "exact", "acdc", "none"]))
+"""What `attribution.method` takes."""
+
+RENAMED = {"init": "attribution"}
+"""Old keys of a config, still read, by today's."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -203,7 +207,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # all gates open at the start. Left out: weight decay on the gates, a penalty on sampled gates
     # instead of their expectation, and rounding per tensor.
     "edge_pruning": {
-        "init": {"method": "none"},
+        "attribution": {"method": "none"},
         "gates": {
             "learner": "hard_concrete",
             "init_density": 0.99,
@@ -228,6 +232,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
     try:
         chosen = _read(Path(path)) if path is not None else OmegaConf.create()
         typed = OmegaConf.from_dotlist([_assignment(item) for item in overrides])
+        chosen, typed = _renamed(chosen, where), _renamed(typed, "the command line")
         schema = OmegaConf.structured(RunConfig)
         preset = OmegaConf.merge(schema, chosen, typed).preset
         merged = OmegaConf.merge(schema, PRESETS[preset], chosen, typed)
@@ -281,6 +286,16 @@ def _read(path: Path) -> DictConfig:
     return config
 
 
+def _renamed(config: DictConfig, where: str) -> DictConfig:
+    """The same settings under today's keys, and a note for each old one."""
+    for old, new in RENAMED.items():
+        if old in config:
+            print(f"note: {where}: `{old}` is called `{new}` now", file=sys.stderr)
+            under = OmegaConf.create({new: config.pop(old)})
+            config = OmegaConf.merge(under, config)
+    return config
+
+
 def _assignment(item: str) -> str:
     key, equals, _ = item.partition("=")
     if not equals or not key:
@@ -300,7 +315,7 @@ def _check(config: RunConfig, where: str) -> None:
     """Ranges that types cannot express, all problems at once."""
     rules = [
         *_data_rules(config),
-        *_init_rules(config.init),
+        *_attribution_rules(config.attribution),
         *_gate_rules(config.gates),
         *_train_rules(config.train),
     ]
@@ -334,35 +349,43 @@ def _data_rules(config: RunConfig) -> list[tuple[bool, str]]:
     ]
 
 
-def _init_rules(init: InitConfig) -> list[tuple[bool, str]]:
+def _attribution_rules(attribution: AttributionConfig) -> list[tuple[bool, str]]:
     """The same for the attribution."""
-    near = get_close_matches(init.method, INIT_METHODS, 1)
+    near = get_close_matches(attribution.method, ATTRIBUTIONS, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    thresholds = init.acdc_thresholds
+    thresholds = attribution.acdc_thresholds
     return [
         (
-            init.method in INIT_METHODS,
-            f"init.method={init.method!r} is unknown; {hint}Known: {', '.join(INIT_METHODS)}",
+            attribution.method in ATTRIBUTIONS,
+            f"attribution.method={attribution.method!r} is unknown; {hint}Known: "
+            f"{', '.join(ATTRIBUTIONS)}",
         ),
-        (init.steps > 0, f"init.steps must be > 0, got {init.steps}"),
-        (init.doublings > 0, f"init.doublings must be > 0, got {init.doublings}"),
-        (init.shard_edges > 0, f"init.shard_edges must be > 0, got {init.shard_edges}"),
-        (init.threads > 0, f"init.threads must be > 0, got {init.threads}"),
+        (attribution.steps > 0, f"attribution.steps must be > 0, got {attribution.steps}"),
+        (
+            attribution.doublings > 0,
+            f"attribution.doublings must be > 0, got {attribution.doublings}",
+        ),
+        (
+            attribution.shard_edges > 0,
+            f"attribution.shard_edges must be > 0, got {attribution.shard_edges}",
+        ),
+        (attribution.threads > 0, f"attribution.threads must be > 0, got {attribution.threads}"),
         (
             bool(thresholds) and len(set(thresholds)) == len(thresholds) and min(thresholds) > 0,
-            f"init.acdc_thresholds must be different numbers > 0, got {thresholds}",
+            f"attribution.acdc_thresholds must be different numbers > 0, got {thresholds}",
         ),
         (
-            init.method != "acdc" or not (init.edges or init.per_example),
-            "init.edges and init.per_example do not go with init.method=acdc",
+            attribution.method != "acdc" or not (attribution.edges or attribution.per_example),
+            "attribution.edges and attribution.per_example do not go with attribution.method=acdc",
         ),
         (
-            not init.convergence or init.method in STEPPED,
-            f"init.convergence is of methods with steps: {', '.join(sorted(STEPPED))}",
+            not attribution.convergence or attribution.method in STEPPED,
+            f"attribution.convergence is of methods with steps: {', '.join(sorted(STEPPED))}",
         ),
         (
-            init.direction == "noising" or init.method in DIRECTED,
-            f"init.direction=denoising is of {', '.join(DIRECTED)}, not of {init.method}",
+            attribution.direction == "noising" or attribution.method in DIRECTED,
+            f"attribution.direction=denoising is of {', '.join(DIRECTED)}, "
+            f"not of {attribution.method}",
         ),
     ]
 

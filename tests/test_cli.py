@@ -337,20 +337,20 @@ def attribution(home, tmp_path, capsys):
 
 
 def test_attribute_prints_the_summary_and_where_it_is(attribution, tmp_path):
-    code, out, _ = attribution("init.method=eap")
+    code, out, _ = attribution("attribution.method=eap")
     folder = tmp_path / "run"
     assert code == FINISHED and (folder / "COMPLETE").exists()
     assert (folder / "summary.md").read_text() in out and str(folder / "circuits") in out
     assert "python scripts/attribute.py" in (folder / "summary.md").read_text()
-    assert_refused(attribution("init.method=eap"), RUN, "finished run")
+    assert_refused(attribution("attribution.method=eap"), RUN, "finished run")
 
 
 @pytest.mark.parametrize(
     ("override", "code", "words"),
     [
-        ("init.method=none", CONFIG, ["init.method=none"]),
-        ("init.method=gate_igg", CONFIG, ["did you mean 'gate_ig'?"]),
-        ("init.edges=absent.json", RUN, ["absent.json"]),
+        ("attribution.method=none", CONFIG, ["attribution.method=none"]),
+        ("attribution.method=gate_igg", CONFIG, ["did you mean 'gate_ig'?"]),
+        ("attribution.edges=absent.json", RUN, ["absent.json"]),
         ("model.name=./absent", MODEL, ["absent"]),
     ],
 )
@@ -362,7 +362,7 @@ def test_attribute_refuses_in_one_line(attribution, tmp_path, override, code, wo
 
 def test_a_dry_run_of_attribute_says_the_cost(attribution, home, tmp_path):
     before = contents(home)
-    code, out, err = attribution("init.method=eap", flags=("--dry-run",))
+    code, out, err = attribution("attribution.method=eap", flags=("--dry-run",))
     assert code == FINISHED and err == "" and "cost      in plain forwards" in out
     assert not list(tmp_path.iterdir()) and contents(home) == before
 
@@ -373,14 +373,17 @@ def test_an_interrupted_attribution_goes_on_by_the_same_command(attribution, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(scoring, "edge_effects", interrupted)
-        code, _, err = attribution("init.method=exact")
+        code, _, err = attribution("attribution.method=exact")
     assert code == INTERRUPTED and "same command" in err and "Traceback" not in err
-    assert attribution("init.method=exact")[0] == FINISHED
+    assert attribution("attribution.method=exact")[0] == FINISHED
 
 
 def test_compare_scores(attribution, tmp_path, capsys):
     for name in ("eap", "gate_ig"):
-        assert attribution(f"init.method={name}", f"output_dir={tmp_path / name}")[0] == FINISHED
+        assert (
+            attribution(f"attribution.method={name}", f"output_dir={tmp_path / name}")[0]
+            == FINISHED
+        )
     paths = [str(tmp_path / "eap"), str(tmp_path / "gate_ig" / "scores.safetensors")]
     assert compare_main([*paths, "--top", "0.1"]) == FINISHED
     out = capsys.readouterr().out
@@ -395,5 +398,5 @@ def test_compare_scores(attribution, tmp_path, capsys):
 
 def test_a_rank_says_which_it_is_when_it_fails(attribution, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    _, out, err = attribution("init.method=none")
+    _, out, err = attribution("attribution.method=none")
     assert out == "" and err.startswith("error on rank 1: ")

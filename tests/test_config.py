@@ -151,8 +151,8 @@ def test_a_value_in_place_of_a_section_is_refused():
         ("preset=none_such", ("none", "edge_pruning")),
         ("verify.selection=best", ("top_n", "greedy", "threshold")),
         ("verify.ranking=squared", ("absolute", "signed")),
-        ("init.direction=up", ("noising", "denoising")),
-        ("init.method=magic", (*METHODS, "acdc", "none")),
+        ("attribution.direction=up", ("noising", "denoising")),
+        ("attribution.method=magic", (*METHODS, "acdc", "none")),
     ],
 )
 def test_an_unknown_choice_lists_the_allowed_ones(override, allowed):
@@ -175,14 +175,14 @@ def test_an_unknown_choice_lists_the_allowed_ones(override, allowed):
         "task.n_train=0",
         "task.n_val=-1",
         "task.n_test=-1",
-        "init.steps=0",
-        "init.method=eap_ig",
-        "init.doublings=0",
-        "init.shard_edges=0",
-        "init.threads=0",
-        "init.acdc_thresholds=[]",
-        "init.acdc_thresholds=[0.1,0.0]",
-        "init.acdc_thresholds=[0.1,0.1]",
+        "attribution.steps=0",
+        "attribution.method=eap_ig",
+        "attribution.doublings=0",
+        "attribution.shard_edges=0",
+        "attribution.threads=0",
+        "attribution.acdc_thresholds=[]",
+        "attribution.acdc_thresholds=[0.1,0.0]",
+        "attribution.acdc_thresholds=[0.1,0.1]",
         "cache.max_gb=-1",
         "verify.sizes=[0.1,1.5]",
         "verify.sizes=[0.0]",
@@ -210,49 +210,59 @@ def test_values_out_of_range_are_refused_with_their_key(override):
 
 @pytest.mark.parametrize("method", [*METHODS, "exact", "acdc", "none"])
 def test_every_method_has_its_name(method):
-    assert load_config(None, [f"init.method={method}"]).init.method == method
+    assert load_config(None, [f"attribution.method={method}"]).attribution.method == method
 
 
 def test_an_unknown_method_names_the_nearest():
-    assert "did you mean 'eap_ig_inputs'?" in refusal(None, ["init.method=eap_ig_input"])
+    assert "did you mean 'eap_ig_inputs'?" in refusal(None, ["attribution.method=eap_ig_input"])
 
 
 @pytest.mark.parametrize(
     ("method", "option"),
     [
-        ("acdc", "init.edges=x.json"),
-        ("acdc", "init.per_example=true"),
-        ("acdc", "init.convergence=true"),
-        ("exact", "init.convergence=true"),
-        ("exact_nodes", "init.convergence=true"),
-        ("eap", "init.convergence=true"),
-        ("random", "init.convergence=true"),
-        ("acdc", "init.direction=denoising"),
-        ("eap", "init.direction=denoising"),
-        ("none", "init.direction=denoising"),
+        ("acdc", "attribution.edges=x.json"),
+        ("acdc", "attribution.per_example=true"),
+        ("acdc", "attribution.convergence=true"),
+        ("exact", "attribution.convergence=true"),
+        ("exact_nodes", "attribution.convergence=true"),
+        ("eap", "attribution.convergence=true"),
+        ("random", "attribution.convergence=true"),
+        ("acdc", "attribution.direction=denoising"),
+        ("eap", "attribution.direction=denoising"),
+        ("none", "attribution.direction=denoising"),
     ],
 )
 def test_options_that_a_method_does_not_have_are_refused(method, option):
-    assert option.split("=")[0] in refusal(None, [f"init.method={method}", option])
+    assert option.split("=")[0] in refusal(None, [f"attribution.method={method}", option])
 
 
 def test_a_refused_option_names_the_methods_that_have_it():
-    message = refusal(None, ["init.method=eap", "init.convergence=true"])
+    message = refusal(None, ["attribution.method=eap", "attribution.convergence=true"])
     assert all(name in message for name in STEPPED) and "magnitude" not in message
-    message = refusal(None, ["init.method=eap", "init.direction=denoising"])
+    message = refusal(None, ["attribution.method=eap", "attribution.direction=denoising"])
     assert "exact, exact_nodes" in message
 
 
 @pytest.mark.parametrize("method", sorted(STEPPED))
 def test_methods_with_steps_may_measure_convergence(method):
-    config = load_config(None, [f"init.method={method}", "init.convergence=true"])
-    assert config.init.convergence
+    config = load_config(None, [f"attribution.method={method}", "attribution.convergence=true"])
+    assert config.attribution.convergence
 
 
 @pytest.mark.parametrize("method", DIRECTED)
 def test_exact_methods_have_a_direction(method):
-    config = load_config(None, [f"init.method={method}", "init.direction=denoising"])
-    assert config.init.direction == "denoising"
+    config = load_config(None, [f"attribution.method={method}", "attribution.direction=denoising"])
+    assert config.attribution.direction == "denoising"
+
+
+def test_the_old_key_of_the_attribution_is_read_with_a_note(write, capsys):
+    path = write("init: {method: eap, steps: 3}\nattribution: {steps: 4}\n")
+    config = load_config(path, ["init.doublings=2"])
+    asked = (config.attribution.method, config.attribution.steps, config.attribution.doublings)
+    assert asked == ("eap", 4, 2)
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == 2 and str(path) in notes[0] and "the command line" in notes[1]
+    assert all("`init`" in note and "`attribution`" in note for note in notes)
 
 
 def test_all_problems_are_told_at_once(write):

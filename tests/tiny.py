@@ -102,7 +102,7 @@ def settings(home: Path) -> list[str]:
         "task.n_val=8",
         "task.n_test=20",
         "task.min_accuracy=0",
-        "init.steps=2",
+        "attribution.steps=2",
         "train.steps=12",
         "train.batch_size=8",
         "train.val_every=5",

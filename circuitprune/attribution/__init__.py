@@ -68,7 +68,7 @@ METHODS: dict[str, Attribution] = {
     "exact_denoising": exact_denoising,
     "exact_nodes": exact_nodes,
 }
-"""Methods by the name that `init.method` takes."""
+"""Methods by the name that `attribution.method` takes."""
 
 UNSIGNED = frozenset({"ifr", "magnitude", "ugs"})
 """Methods whose scores are magnitudes: larger is more important, helpful or harmful alike."""

@@ -73,9 +73,11 @@ def ranking_of(config: RunConfig, scores: Float[Tensor, " edge"]) -> Float[Tenso
 
 def _prepare(config: RunConfig) -> Setup:
     """Everything that can be refused, checked; nothing is written."""
-    folder, method = Path(config.output_dir), config.init.method
+    folder, method = Path(config.output_dir), config.attribution.method
     if method == "none":
-        raise ConfigError("init.method=none has no scores; choose a method, such as eap or gate_ig")
+        raise ConfigError(
+            "attribution.method=none has no scores; choose a method, such as eap or gate_ig"
+        )
     if config.verify.ranking == "signed" and method in UNSIGNED:
         raise ConfigError(f"{method} scores have no sign; use verify.ranking=absolute")
     goes_on = unfinished(folder)
@@ -113,7 +115,7 @@ def _same(folder: Path, name: str, theirs: object, ours: object) -> None:
 
 def _threads(config: RunConfig) -> int | None:
     """Fixed for what may be shared among processes; else as many as torch takes by itself."""
-    return config.init.threads if config.init.method in SHARDED else None
+    return config.attribution.threads if config.attribution.method in SHARDED else None
 
 
 def _silent(_: str) -> None:
@@ -158,12 +160,14 @@ def _kept_by_layer(setup: Setup, threshold: float, mask: Bool[Tensor, " edge"]) 
 
 def notes_on(setup: Setup, scoring: Scoring) -> Sequence[str]:
     """Sentences on how the scores came about, for the screen and the summary."""
-    init, n_known = setup.config.init, int((~scoring.scores.isnan()).sum())
+    settings, n_known = setup.config.attribution, int((~scoring.scores.isnan()).sum())
     metric, n_pairs = metric_name(setup), len(setup.data.splits["train"])
     explained = "" if metric == "none" else f" ({metric})"
-    notes = [f"Scored by {init.method}{explained} on {n_pairs} training pairs."]
+    notes = [f"Scored by {settings.method}{explained} on {n_pairs} training pairs."]
     if n_known < len(scoring.scores):
-        notes.append(f"{n_known:,} edges of `init.edges` have scores; no circuit has others.")
+        notes.append(
+            f"{n_known:,} edges of `attribution.edges` have scores; no circuit has others."
+        )
     notes += [
         f"From {m} to {double} steps the magnitudes of the scores keep their order with a Spearman "
         f"correlation of {correlation:.4f}."
@@ -177,5 +181,5 @@ def _provenance(setup: Setup, frontier: Frontier) -> dict[str, str | int | float
     """Training's, with what was attributed in place of what was learned."""
     config, about = setup.config, dict(frontier.provenance)
     about |= {"learner": None, "objective": None, "init_metric": metric_name(setup)}
-    about |= {"init_steps": config.init.steps, "ranking": config.verify.ranking}
-    return about | ({"selection": "acdc"} if config.init.method == "acdc" else {})
+    about |= {"init_steps": config.attribution.steps, "ranking": config.verify.ranking}
+    return about | ({"selection": "acdc"} if config.attribution.method == "acdc" else {})

@@ -10,8 +10,8 @@ from circuitprune.pipelines.setup import Setup
 
 def cost_text(setup: Setup) -> str:
     """What the run will cost, in plain forwards of its pairs, as measured in benchmarks/."""
-    init, graph, verify = setup.config.init, setup.gated.graph, setup.config.verify
-    one_gradient, integrated = 3.0, 1.0 + 3.0 * init.steps
+    settings, graph, verify = setup.config.attribution, setup.gated.graph, setup.config.verify
+    one_gradient, integrated = 3.0, 1.0 + 3.0 * settings.steps
     known: dict[str, float] = {
         **dict.fromkeys(("eap", "atp", "relp", "relp_ah"), one_gradient),
         **dict.fromkeys(("ifr", "magnitude"), 1.0),
@@ -19,14 +19,14 @@ def cost_text(setup: Setup) -> str:
         "clean_corrupted": 2 * one_gradient,
         **{name: integrated for name in METHODS if name.startswith("eap_ig_inputs")},
         "atp_ig": integrated,
-        "gate_ig": 3.0 * init.steps,
-        "per_writer_ig": 3.0 * graph.n_writers * init.steps,
+        "gate_ig": 3.0 * settings.steps,
+        "per_writer_ig": 3.0 * graph.n_writers * settings.steps,
         **dict.fromkeys(("exact", "exact_denoising"), 0.25 * graph.n_edges),
     }
     n_circuits = len(verify.thresholds or verify.sizes)
-    if init.method == "acdc":
-        n_circuits = len(init.acdc_thresholds)
-    scores = f"about {known[init.method]:,.0f}" if init.method in known else "not known"
+    if settings.method == "acdc":
+        n_circuits = len(settings.acdc_thresholds)
+    scores = f"about {known[settings.method]:,.0f}" if settings.method in known else "not known"
     return (
         f"cost      in plain forwards of the pairs: scores {scores} "
         f"({len(setup.data.splits['train'])} training pairs), verification about "
@@ -80,7 +80,7 @@ def memory_text(setup: Setup) -> str:
         * vector
         * (3 * graph.n_writers + graph.n_readers + 3 * graph.readers_per_layer)
     )
-    search = _searched(setup, vector) if config.init.method == "acdc" else 0
+    search = _searched(setup, vector) if config.attribution.method == "acdc" else 0
     parts = [f"weights {_bytes(weights)}", f"cached references {_bytes(cached)}"]
     parts += [f"a training step {_bytes(step)}"]
     parts += [f"ACDC's search up to {_bytes(search)}"] if search else []

@@ -67,7 +67,7 @@ def _provenance(setup: Setup, split: str) -> dict[str, str | int | float | None]
         "split": split,
         "learner": config.gates.learner,
         "objective": config.objective,
-        "init": config.init.method,
+        "init": config.attribution.method,
         "selection": config.verify.selection,
         "task_seed": config.task.seed,
         "train_seed": config.train.seed,

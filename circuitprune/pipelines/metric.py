@@ -1,4 +1,4 @@
-"""What attribution explains: the metric that `init.metric` names, as a function of logits."""
+"""What attribution explains: the metric that `attribution.metric` names, of logits."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -16,28 +16,29 @@ AT_CLEAN_RUN = ("eap", "atp", "relp", "relp_ah")
 
 
 def metric_name(setup: Setup) -> str:
-    """`init.metric` with `auto` resolved; ACDC's worsening; `none` where no metric is asked."""
-    init = setup.config.init
-    if init.method in METRIC_FREE:
+    """`attribution.metric` with `auto` resolved; ACDC's worsening; `none` where none is asked."""
+    settings = setup.config.attribution
+    if settings.method in METRIC_FREE:
         return "none"
-    if init.method == "acdc":
-        return "kl" if init.acdc_worsening == "kl" else setup.metric_name
-    if init.metric != "auto":
-        return init.metric
-    return "kl" if init.method == "gate_ig" else setup.metric_name
+    if settings.method == "acdc":
+        return "kl" if settings.acdc_worsening == "kl" else setup.metric_name
+    if settings.metric != "auto":
+        return settings.metric
+    return "kl" if settings.method == "gate_ig" else setup.metric_name
 
 
 def attribution_metric(setup: Setup) -> Metric:
-    """What the attribution explains, by `init.metric`; higher is better, so the KL is negated.
+    """What `attribution.metric` names; higher is better, so the KL is negated.
 
     Raises:
         ConfigError: the KL for a method that looks at the clean run alone, where it is flat.
     """
-    name, method = metric_name(setup), setup.config.init.method
+    name, method = metric_name(setup), setup.config.attribution.method
     if name == "kl" and method in AT_CLEAN_RUN:
         raise ConfigError(
-            f"init.metric=kl says nothing to {method}, which takes its gradient at the clean run: "
-            "there the KL to the clean run is at its minimum. Take init.metric=auto, or gate_ig"
+            f"attribution.metric=kl says nothing to {method}, which takes its gradient at the "
+            "clean run: there the KL to the clean run is at its minimum. Take "
+            "attribution.metric=auto, or gate_ig"
         )
     if name == "kl":
         return MinusKL(setup.references)

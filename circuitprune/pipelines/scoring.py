@@ -1,4 +1,4 @@
-"""Scores of every edge by `init.method`, for `attribute` and for the gates that training starts."""
+"""Scores of every edge by `attribution.method`: of `attribute`, and where training starts."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from circuitprune.attribution import (
 from circuitprune.attribution.exact import effects_of_nodes, exact_nodes
 from circuitprune.attribution.nodes import NodeAttribution, lift, node_scores
 from circuitprune.circuits.reachability import live_edges
-from circuitprune.config import InitConfig, flatten
+from circuitprune.config import AttributionConfig, flatten
 from circuitprune.data.pairs import Batch, pairs_hash
 from circuitprune.engine.tapped import Metric
 from circuitprune.errors import RunError
@@ -43,7 +43,7 @@ class Scoring:
     """What attribution found."""
 
     scores: Float[Tensor, " edge"]
-    """Signed, in the metric's unit; NaN for an edge that `init.edges` left out."""
+    """Signed, in the metric's unit; NaN for an edge that `attribution.edges` left out."""
     per_example: Float[Tensor, "example edge"] | None = None
     """The same for each training pair by itself."""
     circuits: dict[float, Bool[Tensor, " edge"]] = field(default_factory=dict)
@@ -75,12 +75,12 @@ class Scoring:
             RunError: a damaged file, scores of another method, graph, model or set of pairs or
                 under other settings, or not finite ones.
         """
-        tensors, notes = read_tensors(path, finite=setup.config.init.edges is None)
-        wanted, graph = setup.config.init.method, setup.gated.graph
+        tensors, notes = read_tensors(path, finite=setup.config.attribution.edges is None)
+        wanted, graph = setup.config.attribution.method, setup.gated.graph
         if notes.get("method") != wanted:
             raise RunError(
                 f"{path} holds scores by {notes.get('method')!r}, this config says "
-                f"init.method={wanted}; choose another output_dir"
+                f"attribution.method={wanted}; choose another output_dir"
             )
         shape = tuple(tensors["scores"].shape) if "scores" in tensors else None
         if shape != (graph.n_edges,):
@@ -112,12 +112,12 @@ def scoring_of(
     Returns:
         None on a process that does not lead: its part is in the shards.
     """
-    ranks, init = ranks or Ranks(), setup.config.init
+    ranks, settings = ranks or Ranks(), setup.config.attribution
     if path.exists():
         return Scoring.load(path, setup) if ranks.leads else None
-    say(f"Attributing by {init.method} on {len(setup.data.splits['train'])} training pairs")
-    if init.method in SHARDED:
-        run = by_acdc if init.method == "acdc" else by_exact
+    say(f"Attributing by {settings.method} on {len(setup.data.splits['train'])} training pairs")
+    if settings.method in SHARDED:
+        run = by_acdc if settings.method == "acdc" else by_exact
         scoring = run(setup, path.parent / "shards", ranks)
     else:
         scoring = by_method(setup) if ranks.leads else None
@@ -129,56 +129,60 @@ def scoring_of(
 
 def by_method(setup: Setup) -> Scoring:
     """Scores by one of `METHODS`, all edges at once."""
-    init, references = setup.config.init, setup.references
-    (method, _), metric = _methods(init), attribution_metric(setup)
+    settings, references = setup.config.attribution, setup.references
+    (method, _), metric = _methods(settings), attribution_metric(setup)
     batches = training_batches(setup)
     chosen = chosen_edges(setup)
     scores, nodes = _scores_and_nodes(setup, batches, metric)
     scores, each, agreement = _only(scores, chosen), None, []
-    if init.per_example:
-        each = _only(per_example(method, references, batches, metric, init.steps).cpu(), chosen)
-    if init.convergence:
-        agreement = convergence(method, references, batches, metric, init.steps, init.doublings)
+    if settings.per_example:
+        each = _only(per_example(method, references, batches, metric, settings.steps).cpu(), chosen)
+    if settings.convergence:
+        agreement = convergence(
+            method, references, batches, metric, settings.steps, settings.doublings
+        )
     return Scoring(scores, each, agreement=agreement, nodes=nodes if chosen is None else None)
 
 
-def _methods(init: InitConfig) -> tuple[Attribution, NodeAttribution | None]:
+def _methods(settings: AttributionConfig) -> tuple[Attribution, NodeAttribution | None]:
     """What scores edges and, if the method scores nodes first, what scores those."""
-    if init.method != "exact_nodes":
-        return METHODS[init.method], NODE_METHODS.get(init.method)
-    of_edges = partial(exact_nodes, direction=init.direction)
-    return of_edges, partial(effects_of_nodes, direction=init.direction)
+    if settings.method != "exact_nodes":
+        return METHODS[settings.method], NODE_METHODS.get(settings.method)
+    of_edges = partial(exact_nodes, direction=settings.direction)
+    return of_edges, partial(effects_of_nodes, direction=settings.direction)
 
 
 def _scores_and_nodes(
     setup: Setup, batches: list[Batch], metric: Metric
 ) -> tuple[Float[Tensor, " edge"], Float[Tensor, " writer"] | None]:
     """Scores of all edges, and of all nodes by the same method; None if it has none of nodes."""
-    init, graph = setup.config.init, setup.gated.graph
-    of_edges, of_nodes = _methods(init)
+    settings, graph = setup.config.attribution, setup.gated.graph
+    of_edges, of_nodes = _methods(settings)
     if of_nodes is not None:
-        nodes = of_nodes(setup.references, batches, metric, init.steps).cpu()
+        nodes = of_nodes(setup.references, batches, metric, settings.steps).cpu()
         return lift(graph, nodes), nodes
-    scores = of_edges(setup.references, batches, metric, init.steps).cpu()
-    return scores, node_scores(graph, scores) if init.method in ADDITIVE else None
+    scores = of_edges(setup.references, batches, metric, settings.steps).cpu()
+    return scores, node_scores(graph, scores) if settings.method in ADDITIVE else None
 
 
 def by_exact(setup: Setup, folder: Path, ranks: Ranks) -> Scoring | None:
     """Exact patching of each edge, in shards; None on a process that does not lead."""
-    init, graph = setup.config.init, setup.gated.graph
+    settings, graph = setup.config.attribution, setup.gated.graph
     chosen, metric, batches = (
         chosen_edges(setup),
         attribution_metric(setup),
         training_batches(setup),
     )
-    shards = plan(graph, None if chosen is None else chosen.nonzero().flatten(), init.shard_edges)
-    direction = "denoising" if init.method == "exact_denoising" else init.direction
+    shards = plan(
+        graph, None if chosen is None else chosen.nonzero().flatten(), settings.shard_edges
+    )
+    direction = "denoising" if settings.method == "exact_denoising" else settings.direction
 
     sign = 1 if direction == "noising" else -1  # an edge whose return helps, helps: negative
 
     def score(edges: Int[Tensor, " n"]) -> Float[Tensor, "n ..."]:
         return sign * edge_effects(
-            setup.references, batches, metric, edges, direction, per_example=init.per_example
+            setup.references, batches, metric, edges, direction, per_example=settings.per_example
         )
 
     shown = setup.config.train.progress
@@ -187,7 +191,7 @@ def by_exact(setup: Setup, folder: Path, ranks: Ranks) -> Scoring | None:
         return None
     each = torch.full((graph.n_edges, *values.shape[1:]), torch.nan, dtype=values.dtype)
     each[torch.cat(shards)] = values
-    return Scoring(each.mean(dim=1), each.T.contiguous()) if init.per_example else Scoring(each)
+    return Scoring(each.mean(dim=1), each.T.contiguous()) if settings.per_example else Scoring(each)
 
 
 def by_acdc(setup: Setup, folder: Path, ranks: Ranks) -> Scoring | None:
@@ -195,9 +199,9 @@ def by_acdc(setup: Setup, folder: Path, ranks: Ranks) -> Scoring | None:
 
     The score of an edge is minus the largest threshold whose circuit keeps it, 0 if none does.
     """
-    init, graph, batches = setup.config.init, setup.gated.graph, training_batches(setup)
-    worsening: Worsening = "kl" if init.acdc_worsening == "kl" else setup.task_metric
-    thresholds, task = sorted(init.acdc_thresholds), job(setup)
+    settings, graph, batches = setup.config.attribution, setup.gated.graph, training_batches(setup)
+    worsening: Worsening = "kl" if settings.acdc_worsening == "kl" else setup.task_metric
+    thresholds, task = sorted(settings.acdc_thresholds), job(setup)
     identity = hashlib.sha256(json.dumps(task, sort_keys=True).encode()).hexdigest()[:16]
 
     def search(index: Int[Tensor, "1"]) -> Bool[Tensor, "1 edge"]:
@@ -230,7 +234,15 @@ def by_acdc(setup: Setup, folder: Path, ranks: Ranks) -> Scoring | None:
 
 def job(setup: Setup) -> Job:
     """Every setting that decides a score, and hashes of the model, training pairs and edges."""
-    parts = ("model.", "task.", "ablation", "init.", "cache.", "train.batch_size", "verify.batch")
+    parts = (
+        "model.",
+        "task.",
+        "ablation",
+        "attribution.",
+        "cache.",
+        "train.batch_size",
+        "verify.batch",
+    )
     settings = {k: v for k, v in flatten(setup.config).items() if k.startswith(parts)}
     chosen = chosen_edges(setup)
     known = b"" if chosen is None else chosen.numpy().tobytes()
@@ -251,11 +263,11 @@ def _only(
 
 def _notes(setup: Setup) -> dict[str, str]:
     """What a reader of the file needs: method, metric and sizes, and what a resumed run checks."""
-    init = setup.config.init
+    settings = setup.config.attribution
     return {
-        "method": init.method,
+        "method": settings.method,
         "metric": metric_name(setup),
-        "steps": str(init.steps),
+        "steps": str(settings.steps),
         "graph": json.dumps(asdict(setup.gated.graph), sort_keys=True),
         "job": json.dumps(job(setup), sort_keys=True),
     }

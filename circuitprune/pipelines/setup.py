@@ -168,18 +168,18 @@ def training_batches(setup: Setup) -> list[Batch]:
 
 
 def chosen_edges(setup: Setup) -> Bool[Tensor, " edge"] | None:
-    """The edges of the circuit in `init.edges`; None for all.
+    """The edges of the circuit in `attribution.edges`; None for all.
 
     Raises:
         RunError, GraphError: not a circuit file, or one of another graph.
         ConfigError: a circuit without edges.
     """
-    path = setup.config.init.edges
+    path = setup.config.attribution.edges
     if path is None:
         return None
     mask = Circuit.load(path, setup.gated.graph).mask
     if not mask.any():
-        raise ConfigError(f"init.edges={path} keeps no edge, so there is nothing to score")
+        raise ConfigError(f"attribution.edges={path} keeps no edge, so there is nothing to score")
     return mask
 
 

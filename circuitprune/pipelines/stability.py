@@ -75,8 +75,8 @@ def stability(
 
     Two groups of runs, below `config.output_dir`: `seed0`, `seed1`, ... with other seeds, and
     `bootstrap0`, ... on training pairs drawn with replacement (`task.resample`) and nothing else
-    changed. The second are attributions by `init.method`, also where the first are trained: that
-    is cheap, and leaves the noise of training out. A finished run is not run again.
+    changed. The second are attributions by `attribution.method`, also where the first are trained:
+    that is cheap, and leaves the noise of training out. A finished run is not run again.
 
     Writes `stability.json`, `stability.md`, and for each group `<group>_edges.csv`,
     `<group>_consensus.json` and `<group>_majority.json`.
@@ -143,8 +143,10 @@ def trials(
             f"stability compares runs: --seeds and --bootstrap must be 0 or at least 2, not both "
             f"0; got {seeds} and {bootstrap}"
         )
-    if config.init.method == "none" and (attributes or bootstrap):
-        raise ConfigError("init.method=none has no scores; choose a method, such as eap or gate_ig")
+    if config.attribution.method == "none" and (attributes or bootstrap):
+        raise ConfigError(
+            "attribution.method=none has no scores; choose a method, such as eap or gate_ig"
+        )
     if attributes and seeds and vary == "train":
         raise ConfigError(
             "an attribution does not use train.seed: all runs would be one; use --vary task"
@@ -267,7 +269,7 @@ def _study(
         circuit = Circuit(graph, mask, kept, {**about, "evidence": evidence})
         circuit.save(folder / f"{name}_{title}.json")
     study = {
-        "method": setup.config.init.method if group[0].attributes else "training",
+        "method": setup.config.attribution.method if group[0].attributes else "training",
         "runs": [_about(trial, run) for trial, run in zip(group, runs, strict=True)],
         "n_edges": n_edges,
         "overlap": overlap_at(graph, masks, n_edges),

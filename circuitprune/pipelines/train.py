@@ -101,7 +101,7 @@ def _prepare(config: RunConfig) -> tuple[Setup, Trainer, TensorBoardLogger]:
 
 def initial_scores(setup: Setup, path: Path, say: Print) -> Float[Tensor, " edge"] | None:
     """Attribution scores that start the gates; read back when a run is resumed."""
-    if setup.config.init.method == "none":
+    if setup.config.attribution.method == "none":
         return None
     scoring = scoring_of(setup, path, say)
     assert scoring is not None  # this is the only process

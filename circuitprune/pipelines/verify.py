@@ -149,7 +149,7 @@ def read_run(folder: Path, graph: Graph, config: RunConfig) -> Found:
     _check_graph(folder / "circuits", frontier.graph, graph)
     learned = (folder / "gates.safetensors").exists()  # such a ranking has no sign
     scores = nodes = None
-    if not learned and config.init.method not in UNSIGNED:
+    if not learned and config.attribution.method not in UNSIGNED:
         tensors, _ = read_tensors(folder / "scores.safetensors")
         scores, nodes = tensors["scores"].nan_to_num(0), tensors.get("nodes")
     return Found(frontier, ranking.where(~ranking.isnan(), -torch.inf), scores, nodes)

@@ -153,7 +153,7 @@ def home(tmp_path_factory):
 @pytest.mark.filterwarnings("ignore")  # TensorBoard's and transformers' advice
 @pytest.mark.parametrize("method", ["eap", "atp", "exact_nodes", "random"])
 def test_a_run_keeps_what_nodes_scored(home, method):
-    config = quick_config(home, f"init.method={method}", f"output_dir={home / method}")
+    config = quick_config(home, f"attribution.method={method}", f"output_dir={home / method}")
     attribute(config, say=lambda _: None)
     setup = make_setup(config)
     found = read_run(home / method, setup.gated.graph, config)
@@ -172,7 +172,7 @@ def test_a_run_keeps_what_nodes_scored(home, method):
 def test_some_edges_alone_are_no_score_of_a_node(home):
     some = GRAPH_OF_RUNS.mask_of(["input->a0.h1<v>", "a0.h1->logits"])
     Circuit(GRAPH_OF_RUNS, some).save(home / "some.json")
-    config = quick_config(home, "init.method=eap", f"init.edges={home / 'some.json'}")
+    config = quick_config(home, "attribution.method=eap", f"attribution.edges={home / 'some.json'}")
     assert by_method(make_setup(config)).nodes is None
 
 

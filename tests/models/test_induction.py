@@ -283,7 +283,7 @@ def test_other_settings_find_it_too(saved, tmp_path, learner, init, ablation, st
         saved(20.0),
         tmp_path / "run",
         f"gates.learner={learner}",
-        f"init.method={init}",
+        f"attribution.method={init}",
         f"ablation={ablation}",
         f"train.steps={steps}",
         "task.n_train=128",

@@ -55,10 +55,10 @@ PROMISED = {
 }
 GRAPH = Graph(2, 4, 4, d_model=32)
 SIZES = [0.05, 0.2, 0.5, 1.0]
-SMALL = ["init.shard_edges=10"]
+SMALL = ["attribution.shard_edges=10"]
 """Eleven shards."""
-ACDC = ["init.method=acdc", "init.acdc_thresholds=[0.2,0.02]", "task.n_train=8"]
-LONG = {"exact": ["init.method=exact", *SMALL], "acdc": ACDC}
+ACDC = ["attribution.method=acdc", "attribution.acdc_thresholds=[0.2,0.02]", "task.n_train=8"]
+LONG = {"exact": ["attribution.method=exact", *SMALL], "acdc": ACDC}
 """Work that is kept in shards, by method."""
 
 
@@ -105,31 +105,31 @@ def results(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_folder_holds_what_is_promised(make):
-    names = {path.name for path in make("eap", "init.method=eap").iterdir()}
+    names = {path.name for path in make("eap", "attribution.method=eap").iterdir()}
     events = {name for name in names if name.startswith("events.out.tfevents.")}
     assert names - events == PROMISED and len(events) == 1
 
 
 def test_a_sharded_run_leaves_no_shards(make):
-    folder = make("exact", "init.method=exact", *SMALL)
+    folder = make("exact", "attribution.method=exact", *SMALL)
     assert {path.name for path in folder.iterdir() if "events" not in path.name} == PROMISED
 
 
 def test_the_scores_are_the_methods(make, home):
-    setup = make_setup(quick_config(home, "init.method=eap"))
+    setup = make_setup(quick_config(home, "attribution.method=eap"))
     batches = scoring.training_batches(setup)
     expected = METHODS["eap"](setup.references, batches, attribution_metric(setup))
-    assert torch.equal(scores_in(make("eap", "init.method=eap")), expected)
+    assert torch.equal(scores_in(make("eap", "attribution.method=eap")), expected)
 
 
 def test_the_file_says_method_metric_and_graph(make):
-    notes = read_tensors(make("eap", "init.method=eap") / "scores.safetensors")[1]
+    notes = read_tensors(make("eap", "attribution.method=eap") / "scores.safetensors")[1]
     assert notes["method"] == "eap" and notes["metric"] == "logit_diff" and notes["steps"] == "2"
     assert Graph(**json.loads(notes["graph"])) == GRAPH
 
 
 def test_circuits_are_cut_by_magnitude_and_carry_the_ranking(make):
-    folder = make("eap", "init.method=eap")
+    folder = make("eap", "attribution.method=eap")
     scores = scores_in(folder)
     masks = select_sizes(GRAPH, scores.abs(), SIZES)
     for size, mask in masks.items():
@@ -154,7 +154,7 @@ def test_the_same_numbers_as_training_for_no_steps(make, home):
 
 
 def test_edges_csv_has_signed_scores_and_the_ranking(make):
-    folder = make("eap", "init.method=eap")
+    folder = make("eap", "attribution.method=eap")
     with (folder / "edges.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     scores = scores_in(folder)
@@ -165,13 +165,13 @@ def test_edges_csv_has_signed_scores_and_the_ranking(make):
 
 
 def test_complete_comes_last(make):
-    folder = make("exact", "init.method=exact", *SMALL)
+    folder = make("exact", "attribution.method=exact", *SMALL)
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert max(written.values()) == written[folder / "COMPLETE"]
 
 
 def test_tensorboard_draws_the_frontier_over_edges(make):
-    folder = make("eap", "init.method=eap")
+    folder = make("eap", "attribution.method=eap")
     events = EventAccumulator(str(folder))
     events.Reload()
     points = strict(folder / "frontier.json")["points"]
@@ -188,7 +188,7 @@ def test_tensorboard_draws_the_frontier_over_edges(make):
 def test_scores_are_compared_with_a_reference(home):
     known, folder = home / "known.json", home / "compared"
     Circuit.from_names(GRAPH, ["input->a0.h1<v>", "a0.h1->logits"]).save(known)
-    options = "init.method=eap", f"verify.reference={known}", f"output_dir={folder}"
+    options = "attribution.method=eap", f"verify.reference={known}", f"output_dir={folder}"
     attribute(quick_config(home, *options), lambda _: None)
     events = EventAccumulator(str(folder))
     events.Reload()
@@ -203,7 +203,7 @@ def test_training_draws_the_same_curves(make, home):
     folder = home / "short"
     run.discover(quick_config(home, "train.steps=1", f"output_dir={folder}"), lambda _: None)
     found = []
-    for one in (make("eap", "init.method=eap"), folder):
+    for one in (make("eap", "attribution.method=eap"), folder):
         events = EventAccumulator(str(one))
         events.Reload()
         tags = events.Tags()["scalars"]
@@ -215,7 +215,7 @@ def test_training_draws_the_same_curves(make, home):
 
 
 def test_a_signed_ranking_takes_what_helps_first(home, tmp_path):
-    go(home, tmp_path, "init.method=eap", "verify.ranking=signed")
+    go(home, tmp_path, "attribution.method=eap", "verify.ranking=signed")
     scores = scores_in(tmp_path)
     masks = select_sizes(GRAPH, -scores, SIZES)
     for mask in masks.values():
@@ -233,10 +233,10 @@ def test_the_ranking_is_higher_for_what_is_kept_first():
 
 @pytest.mark.parametrize("method", ["eap", "exact"])
 def test_only_the_edges_of_a_circuit_are_scored(make, home, tmp_path, method):
-    whole = make(method, f"init.method={method}", *SMALL)
+    whole = make(method, f"attribution.method={method}", *SMALL)
     path = whole / "circuits" / "55.json"
     given = Circuit.load(path).mask
-    chosen = [f"init.method={method}", f"init.edges={path}", *SMALL]
+    chosen = [f"attribution.method={method}", f"attribution.edges={path}", *SMALL]
     said = go(home, tmp_path, *chosen)
     scores = scores_in(tmp_path)
     assert torch.equal(~scores.isnan(), given)
@@ -245,28 +245,32 @@ def test_only_the_edges_of_a_circuit_are_scored(make, home, tmp_path, method):
         circuit = Circuit.load(file)
         assert not (circuit.mask & ~given).any() and circuit.trim() == circuit
     assert max(int(f.stem) for f in (tmp_path / "circuits").iterdir()) == 55
-    assert any("55 edges of `init.edges`" in line for line in said)
-    assert "55 edges of `init.edges`" in (tmp_path / "summary.md").read_text()
+    assert any("55 edges of `attribution.edges`" in line for line in said)
+    assert "55 edges of `attribution.edges`" in (tmp_path / "summary.md").read_text()
 
 
 @pytest.mark.parametrize("method", ["eap", "exact"])
 def test_scores_of_each_pair_average_to_the_scores(make, home, tmp_path, method):
-    go(home, tmp_path, f"init.method={method}", "init.per_example=true", *SMALL)
+    go(home, tmp_path, f"attribution.method={method}", "attribution.per_example=true", *SMALL)
     tensors = read_tensors(tmp_path / "scores.safetensors")[0]
     assert tensors["per_example"].shape == (24, 110)
     assert tensors["per_example"].std(dim=0).max() > 1e-3
     mean = tensors["per_example"].mean(dim=0)
     torch.testing.assert_close(mean, tensors["scores"], rtol=1e-4, atol=1e-6)
-    whole = scores_in(make(method, f"init.method={method}", *SMALL))
+    whole = scores_in(make(method, f"attribution.method={method}", *SMALL))
     torch.testing.assert_close(tensors["scores"], whole, rtol=1e-4, atol=1e-6)
 
 
 def test_convergence_is_said_written_and_drawn(make, home, tmp_path):
-    chosen = ["init.method=gate_ig", "init.convergence=true", "init.doublings=2"]
+    chosen = [
+        "attribution.method=gate_ig",
+        "attribution.convergence=true",
+        "attribution.doublings=2",
+    ]
     said = "\n".join(go(home, tmp_path, *chosen))
     rows = read_tensors(tmp_path / "scores.safetensors")[0]["agreement"].tolist()
     assert [(m, double) for m, double, _ in rows] == [(2, 4), (4, 8)]
-    four = make("gate_ig_4", "init.method=gate_ig", "init.steps=4")
+    four = make("gate_ig_4", "attribution.method=gate_ig", "attribution.steps=4")
     expected = spearmanr(scores_in(tmp_path).abs(), scores_in(four).abs()).statistic
     assert rows[0][2] == pytest.approx(expected, abs=1e-9)
     for text in (said, (tmp_path / "summary.md").read_text()):
@@ -283,7 +287,7 @@ def test_convergence_is_said_written_and_drawn(make, home, tmp_path):
 
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 def test_exact_scores_are_those_of_patching(home, tmp_path, direction):
-    chosen = ["init.method=exact", f"init.direction={direction}", *SMALL]
+    chosen = ["attribution.method=exact", f"attribution.direction={direction}", *SMALL]
     setup = make_setup(quick_config(home, *chosen))
     batches, metric = scoring.training_batches(setup), attribution_metric(setup)
     expected = patching.edge_effects(setup.references, batches, metric, direction=direction)
@@ -294,11 +298,11 @@ def test_exact_scores_are_those_of_patching(home, tmp_path, direction):
 
 def test_whole_nodes_may_be_restored_instead(home, tmp_path):
     """A writer that helps scores negative either way, and the lifted edges follow."""
-    chosen = ["init.method=exact_nodes", "init.direction=denoising"]
+    chosen = ["attribution.method=exact_nodes", "attribution.direction=denoising"]
     setup = make_setup(quick_config(home, *chosen))
     batches, metric = scoring.training_batches(setup), attribution_metric(setup)
     nodes = -patching.node_effects(setup.references, batches, metric, direction="denoising")
-    go(home, tmp_path, *chosen, "init.per_example=true")
+    go(home, tmp_path, *chosen, "attribution.per_example=true")
     tensors = read_tensors(tmp_path / "scores.safetensors")[0]
     torch.testing.assert_close(tensors["nodes"], nodes, rtol=1e-4, atol=1e-6)
     assert torch.equal(tensors["scores"], lift(GRAPH, tensors["nodes"]))
@@ -309,7 +313,7 @@ def test_whole_nodes_may_be_restored_instead(home, tmp_path):
 
 @pytest.mark.parametrize("method", ["magnitude", "ifr", "random"])
 def test_methods_without_a_metric_name_none(home, tmp_path, method):
-    said = go(home, tmp_path, f"init.method={method}", "init.metric=kl")
+    said = go(home, tmp_path, f"attribution.method={method}", "attribution.metric=kl")
     assert f"Scored by {method} on 24 training pairs." in said
     assert read_tensors(tmp_path / "scores.safetensors")[1]["metric"] == "none"
     assert strict(tmp_path / "frontier.json")["init_metric"] == "none"
@@ -317,7 +321,9 @@ def test_methods_without_a_metric_name_none(home, tmp_path, method):
 
 def test_the_kl_runs_the_model_once_for_each_batch(home, monkeypatch):
     """Also without a cache: 30 edges of 3 batches."""
-    setup = make_setup(quick_config(home, "init.method=exact", "init.metric=kl", "cache.max_gb=0"))
+    setup = make_setup(
+        quick_config(home, "attribution.method=exact", "attribution.metric=kl", "cache.max_gb=0")
+    )
     batches, metric = scoring.training_batches(setup), attribution_metric(setup)
     runs, honest = [], setup.gated.plain
 
@@ -338,7 +344,7 @@ def test_the_kl_runs_the_model_once_for_each_batch(home, monkeypatch):
 
 @pytest.mark.parametrize("method", ["eap", "relp", "atp"])
 def test_a_metric_that_is_flat_at_the_clean_run_is_refused(home, method):
-    setup = make_setup(quick_config(home, f"init.method={method}", "init.metric=kl"))
+    setup = make_setup(quick_config(home, f"attribution.method={method}", "attribution.metric=kl"))
     with pytest.raises(ConfigError, match=f"says nothing to {method}"):
         attribution_metric(setup)
 
@@ -360,7 +366,7 @@ def test_acdc_has_a_circuit_for_each_threshold(make, home):
 
 
 def test_acdc_may_guard_the_task_metric(home, tmp_path):
-    go(home, tmp_path, *ACDC, "init.acdc_worsening=task")
+    go(home, tmp_path, *ACDC, "attribution.acdc_worsening=task")
     assert strict(tmp_path / "frontier.json")["init_metric"] == "logit_diff"
 
 
@@ -374,8 +380,8 @@ def test_both_start_the_gates_of_training_too(make, home, tmp_path, method):
 
 
 def test_training_may_start_from_a_part_of_the_scores(make, home, tmp_path):
-    path = make("eap", "init.method=eap") / "circuits" / "22.json"
-    chosen = ["init.method=eap", f"init.edges={path}", "train.steps=1"]
+    path = make("eap", "attribution.method=eap") / "circuits" / "22.json"
+    chosen = ["attribution.method=eap", f"attribution.edges={path}", "train.steps=1"]
     run.discover(quick_config(home, *chosen, f"output_dir={tmp_path}"), lambda _: None)
     assert int(scores_in(tmp_path).isnan().sum()) == 88
     assert strict(tmp_path / "frontier.json")["points"][-1]["n_edges"] == 110
@@ -454,11 +460,11 @@ def test_scores_that_are_there_are_not_made_again(make, home, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr("circuitprune.pipelines.attribute.verify", fail)
         with pytest.raises(OSError, match="power cut"):
-            go(home, tmp_path, "init.method=eap")
+            go(home, tmp_path, "attribution.method=eap")
     (tmp_path / ".frontier.json.1a2b.tmp").write_text("half")
     monkeypatch.setitem(METHODS, "eap", fail)
-    go(home, tmp_path, "init.method=eap")
-    assert results(tmp_path) == results(make("eap", "init.method=eap"))
+    go(home, tmp_path, "attribution.method=eap")
+    assert results(tmp_path) == results(make("eap", "attribution.method=eap"))
 
 
 @pytest.fixture
@@ -487,19 +493,19 @@ def test_scores_of_other_pairs_are_not_taken(home, tmp_path, monkeypatch, swappe
     with monkeypatch.context() as patch:
         patch.setattr("circuitprune.pipelines.attribute._finish", fail)
         with pytest.raises(OSError, match="power cut"):
-            go(home, folder, f"init.method={method}")
+            go(home, folder, f"attribution.method={method}")
     before = contents(folder)
     swapped()
     words = r"scores\.safetensors is of another job \(pairs: '\w+' there, '\w+' now\)"
     with pytest.raises(RunError, match=words):
-        go(home, folder, f"init.method={method}")
+        go(home, folder, f"attribution.method={method}")
     assert contents(folder) == before
 
 
 def test_scores_of_other_chosen_edges_are_not_taken(home, tmp_path):
-    """The circuit of `init.edges` rewritten under its name."""
+    """The circuit of `attribution.edges` rewritten under its name."""
     circuit = tmp_path / "circuit.json"
-    config = quick_config(home, "init.method=eap", f"init.edges={circuit}")
+    config = quick_config(home, "attribution.method=eap", f"attribution.edges={circuit}")
     Circuit.from_names(GRAPH, ["input->m0", "m0->logits"]).save(circuit)
     setup = make_setup(config)
     scoring.by_method(setup).save(tmp_path / "scores.safetensors", setup)
@@ -523,22 +529,25 @@ def cut(home, tmp_path, monkeypatch) -> Path:
     with monkeypatch.context() as patch:
         patch.setattr(scoring, "edge_effects", edge_effects)
         with pytest.raises(OSError, match="power cut"):
-            go(home, tmp_path / "cut", "init.method=exact", *SMALL)
+            go(home, tmp_path / "cut", "attribution.method=exact", *SMALL)
     return tmp_path / "cut"
 
 
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("init.shard_edges=11", ["config.yaml", "init.shard_edges: 10 there, 11 now"]),
+        (
+            "attribution.shard_edges=11",
+            ["config.yaml", "attribution.shard_edges: 10 there, 11 now"],
+        ),
         ("task.seed=1", ["config.yaml", "task.seed: 0 there, 1 now"]),
-        ("init.method=eap", ["config.yaml", "init.method: 'exact' there, 'eap' now"]),
+        ("attribution.method=eap", ["config.yaml", "attribution.method: 'exact' there, 'eap' now"]),
     ],
 )
 def test_another_config_may_not_go_on(home, cut, override, words):
     before = contents(cut)
     with pytest.raises(RunError) as caught:
-        go(home, cut, "init.method=exact", *SMALL, override)
+        go(home, cut, "attribution.method=exact", *SMALL, override)
     assert all(word in str(caught.value) for word in [*words, str(cut), "another output_dir"])
     assert contents(cut) == before
 
@@ -550,7 +559,7 @@ def test_another_model_under_the_same_name_may_not_go_on(home, cut):
     before = contents(cut)
     ours = versions["model_fingerprint"]
     with pytest.raises(RunError, match=f"model_fingerprint: '0123' there, '{ours}' now"):
-        go(home, cut, "init.method=exact", *SMALL)
+        go(home, cut, "attribution.method=exact", *SMALL)
     assert contents(cut) == before
 
 
@@ -559,13 +568,13 @@ def test_other_pairs_under_the_same_name_may_not_go_on(home, cut):
     try:
         (home / "pairs.jsonl").write_text("".join(reversed(lines.splitlines(keepends=True))))
         with pytest.raises(RunError, match=r"00000\.safetensors is of another job \(pairs: "):
-            go(home, cut, "init.method=exact", *SMALL)
+            go(home, cut, "attribution.method=exact", *SMALL)
     finally:
         (home / "pairs.jsonl").write_text(lines)
 
 
 def test_what_does_not_matter_may_change(home, cut):
-    go(home, cut, "init.method=exact", *SMALL, "train.progress=true")
+    go(home, cut, "attribution.method=exact", *SMALL, "train.progress=true")
     assert (cut / "COMPLETE").exists()
 
 
@@ -573,10 +582,10 @@ def test_what_does_not_matter_may_change(home, cut):
 
 
 def test_a_finished_folder_is_refused_and_untouched(make, home):
-    folder = make("eap", "init.method=eap")
+    folder = make("eap", "attribution.method=eap")
     before = contents(folder)
     with pytest.raises(RunError, match="finished run"):
-        go(home, folder, "init.method=eap")
+        go(home, folder, "attribution.method=eap")
     assert contents(folder) == before
 
 
@@ -584,18 +593,22 @@ def test_a_finished_folder_is_refused_and_untouched(make, home):
 def test_folders_of_other_things_are_refused(home, tmp_path, name):
     (tmp_path / name).write_text("x")
     with pytest.raises(RunError, match="not empty"):
-        go(home, tmp_path, "init.method=eap")
+        go(home, tmp_path, "attribution.method=eap")
     assert contents(tmp_path) == {name: b"x"}
 
 
 @pytest.mark.parametrize(
     ("overrides", "error", "words"),
     [
-        (["init.method=none"], ConfigError, "init.method=none"),
-        (["init.method=magnitude", "verify.ranking=signed"], ConfigError, "no sign"),
-        (["init.method=eap", "init.edges=nowhere.json"], RunError, "nowhere.json"),
-        (["init.method=eap", "init.edges={other}"], GraphError, "expected a graph of 2 layers"),
-        (["init.method=eap", "init.edges={empty}"], ConfigError, "keeps no edge"),
+        (["attribution.method=none"], ConfigError, "attribution.method=none"),
+        (["attribution.method=magnitude", "verify.ranking=signed"], ConfigError, "no sign"),
+        (["attribution.method=eap", "attribution.edges=nowhere.json"], RunError, "nowhere.json"),
+        (
+            ["attribution.method=eap", "attribution.edges={other}"],
+            GraphError,
+            "expected a graph of 2 layers",
+        ),
+        (["attribution.method=eap", "attribution.edges={empty}"], ConfigError, "keeps no edge"),
     ],
 )
 def test_a_refusal_writes_nothing(home, tmp_path, overrides, error, words):
@@ -610,12 +623,12 @@ def test_a_refusal_writes_nothing(home, tmp_path, overrides, error, words):
 
 
 def test_scores_that_do_not_fit_are_refused(home, tmp_path):
-    setup = make_setup(quick_config(home, "init.method=eap"))
+    setup = make_setup(quick_config(home, "attribution.method=eap"))
     path = tmp_path / "scores.safetensors"
     for tensors, notes, words in [
         ({"scores": torch.zeros(109)}, {"method": "eap"}, r"shape \(109,\), expected \(110,\)"),
         ({"others": torch.zeros(110)}, {"method": "eap"}, "shape None"),
-        ({"scores": torch.zeros(110)}, {"method": "gate_ig"}, "init.method=eap"),
+        ({"scores": torch.zeros(110)}, {"method": "gate_ig"}, "attribution.method=eap"),
         ({"scores": torch.full((110,), torch.nan)}, {"method": "eap"}, "finite|NaN"),
     ]:
         write_tensors(path, tensors, notes)
@@ -629,10 +642,10 @@ def test_scores_that_do_not_fit_are_refused(home, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["init.method=eap"], "scores about 3 "),
-        (["init.method=eap_ig_inputs", "init.steps=5"], "scores about 16 "),
-        (["init.method=exact"], "scores about 28 "),
-        (["init.method=acdc"], "scores not known "),
+        (["attribution.method=eap"], "scores about 3 "),
+        (["attribution.method=eap_ig_inputs", "attribution.steps=5"], "scores about 16 "),
+        (["attribution.method=exact"], "scores about 28 "),
+        (["attribution.method=acdc"], "scores not known "),
     ],
 )
 def test_a_dry_run_says_the_cost_and_writes_nothing(home, tmp_path, overrides, words):
@@ -651,7 +664,7 @@ def held() -> int:
 @pytest.mark.parametrize(("threshold", "excess"), [(1e-9, 1.15), (0.02, 1.4)])
 def test_a_dry_run_forecasts_what_acdc_holds(home, monkeypatch, threshold, excess):
     """An upper estimate, close where hardly an edge is cut."""
-    options = ["init.method=acdc", "task.n_train=40", "task.n_val=0", "cache.max_gb=0"]
+    options = ["attribution.method=acdc", "task.n_train=40", "task.n_val=0", "cache.max_gb=0"]
     setup = make_setup(quick_config(home, *options))
     batches, before, most = scoring.training_batches(setup), held(), 0
     honest = acdc._Judge.candidates

@@ -124,9 +124,15 @@ def home(tmp_path_factory) -> Path:
     tuned.save_pretrained(folder / "tuned_model")
     tokenizer().save_pretrained(folder / "tuned_model")
     (folder / "run.yaml").write_text("# all settings come from the command line\n")
-    make(folder, "one", "init.method=eap")
-    make(folder, "two", "init.method=eap", f"task.path={folder / 'other.jsonl'}", "task.seed=1")
-    make(folder, "tuned", "init.method=eap", f"model.name={folder / 'tuned_model'}")
+    make(folder, "one", "attribution.method=eap")
+    make(
+        folder,
+        "two",
+        "attribution.method=eap",
+        f"task.path={folder / 'other.jsonl'}",
+        "task.seed=1",
+    )
+    make(folder, "tuned", "attribution.method=eap", f"model.name={folder / 'tuned_model'}")
     return folder
 
 

@@ -76,7 +76,7 @@ def test_seeds_count_up_and_resamples_keep_them(home):
         (0, 0, False, "both", [], "at least 2"),
         (-2, 5, False, "both", [], "at least 2"),
         (2, 0, True, "train", [], "does not use train.seed"),
-        (2, 2, False, "both", ["init.method=none"], "no scores"),
+        (2, 2, False, "both", ["attribution.method=none"], "no scores"),
         (2, 0, False, "both", ["task.resample=1"], "leave them out"),
     ],
 )
@@ -226,7 +226,7 @@ def test_a_finished_study_is_not_run_again_and_grows(study, home, monkeypatch):
 
     shutil.copytree(folder, home / "grown")
     with pytest.raises(RunError, match="other settings"):
-        stability(config_of(home, "grown", "init.steps=3"), N_SEEDS, say=lambda _: None)
+        stability(config_of(home, "grown", "attribution.steps=3"), N_SEEDS, say=lambda _: None)
     (home / "grown" / "seed1" / "COMPLETE").unlink()
     for path in (home / "grown" / "bootstrap1", home / "grown" / "seed2"):
         (path / "COMPLETE").unlink()
@@ -242,7 +242,7 @@ def again(tmp_path):
     """A study of two attributions in a home of its own; called, it is asked for once more."""
     save_model(tmp_path / "model")
     save_pairs(tmp_path / "pairs.jsonl")
-    config = config_of(tmp_path, "study", "init.method=eap")
+    config = config_of(tmp_path, "study", "attribution.method=eap")
     stability(config, 2, attributes=True, vary="task", say=lambda _: None)
     return lambda attributes=True: stability(config, 2, 0, attributes, "task", say=lambda _: None)
 
@@ -272,7 +272,7 @@ def test_finished_runs_of_another_model_or_of_other_pairs_are_refused(again, tmp
 
 def test_circuits_of_any_selection_are_cut_to_live_edges(home):
     """`top_n_raw` counts before it prunes: its budget of 60 is a circuit of fewer live edges."""
-    wanted = ["init.method=random", "verify.selection=top_n_raw", "verify.sizes=[0.1,0.55]"]
+    wanted = ["attribution.method=random", "verify.selection=top_n_raw", "verify.sizes=[0.1,0.55]"]
     found = stability(config_of(home, "raw", *wanted), 2, attributes=True, say=lambda _: None)
     group = found["groups"]["seed"]
     runs = [load_run(home / "raw" / run["folder"]) for run in group["runs"]]
@@ -285,7 +285,7 @@ def test_circuits_of_any_selection_are_cut_to_live_edges(home):
 
 
 def test_a_study_of_empty_circuits_is_refused_and_some_empty_ones_are_told(home, monkeypatch):
-    config = config_of(home, "empty", "init.method=eap")
+    config = config_of(home, "empty", "attribution.method=eap")
     cut, some = Found.cut, {"empty/seed0", "empty/seed1", "empty/seed2"}
 
     def emptied(run, n_edges):
@@ -316,7 +316,7 @@ def test_without_unseen_pairs_nothing_is_verified(home, tmp_path):
 
 def test_the_command_takes_overrides_on_both_sides_of_its_options(home, capsys):
     arguments = [str(home / "run.yaml"), *settings(home)]
-    late = ["init.method=eap", f"output_dir={home / 'typed'}"]
+    late = ["attribution.method=eap", f"output_dir={home / 'typed'}"]
     options = ["--attribute", "--seeds", "2", "--size", "0.2"]
     assert main(["stability", *arguments, *options, *late]) == 0
     out = capsys.readouterr().out

@@ -397,7 +397,7 @@ def test_a_reference_that_cannot_be_one_is_refused(gpt2_home, tmp_path, graph, e
 @pytest.mark.parametrize("method", [*METHODS, "acdc", "none"])
 def test_every_initialisation_runs(gpt2_home, tmp_path, method):
     folder = tmp_path / "run"
-    discover(gpt2_home, f"init.method={method}", "train.steps=1", f"output_dir={folder}")
+    discover(gpt2_home, f"attribution.method={method}", "train.steps=1", f"output_dir={folder}")
     assert (folder / "scores.safetensors").exists() == (method != "none")
     header = (folder / "edges.csv").read_text().splitlines()[0]
     assert ("initial_score" in header) == (method != "none")
@@ -582,10 +582,10 @@ def interrupt_at(monkeypatch, step: int) -> None:
     [
         (["gates.learner=topk"], 7),
         (["gates.learner=hard_concrete"], 5),
-        (["init.method=none"], 6),
+        (["attribution.method=none"], 6),
         (["task.n_test=0", "verify.batch_size=3"], 2),
         (["cache.max_gb=2e-4"], 7),  # half of the reference runs
-        (["cache.max_gb=2e-4", "init.method=none", "verify.batch_size=5"], 3),
+        (["cache.max_gb=2e-4", "attribution.method=none", "verify.batch_size=5"], 3),
     ],
 )
 def test_an_interrupted_run_goes_on_to_the_same_bytes(

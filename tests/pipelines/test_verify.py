@@ -34,7 +34,7 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
     save_model(folder / "model")
     save_pairs(folder / "pairs.jsonl")
-    attribute(quick_config(folder, "init.method=eap"), say=lambda _: None)
+    attribute(quick_config(folder, "attribution.method=eap"), say=lambda _: None)
     return folder
 
 
