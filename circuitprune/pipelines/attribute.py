@@ -75,9 +75,7 @@ def _prepare(config: RunConfig) -> Setup:
     """Everything that can be refused, checked; nothing is written."""
     folder, method = Path(config.output_dir), config.attribution.method
     if method == "none":
-        raise ConfigError(
-            "attribution.method=none has no scores; choose a method, such as eap or gate_ig"
-        )
+        raise ConfigError("attribution.method=none has no scores; choose a method, such as eap")
     if config.verify.ranking == "signed" and method in UNSIGNED:
         raise ConfigError(f"{method} scores have no sign; use verify.ranking=absolute")
     goes_on = unfinished(folder)

@@ -144,9 +144,7 @@ def trials(
             f"0; got {seeds} and {bootstrap}"
         )
     if config.attribution.method == "none" and (attributes or bootstrap):
-        raise ConfigError(
-            "attribution.method=none has no scores; choose a method, such as eap or gate_ig"
-        )
+        raise ConfigError("attribution.method=none has no scores; choose a method, such as eap")
     if attributes and seeds and vary == "train":
         raise ConfigError(
             "an attribution does not use train.seed: all runs would be one; use --vary task"
