@@ -12,7 +12,7 @@ import argparse
 
 import torch
 
-from circuitprune.attribution import METHODS, UNSIGNED
+from circuitprune.attribution import METHODS
 from circuitprune.circuits.agreement import sign_agreement, spearman, top_overlap
 from circuitprune.config import load_config
 from circuitprune.pipelines.metric import attribution_metric
@@ -20,7 +20,6 @@ from circuitprune.pipelines.setup import make_setup, training_batches
 
 CONFIGS = ["stories260k_pronoun", "ioi", "greater_than", "sva", "pronoun"]
 STEPS = {"ugs": 5}
-LEFT_OUT = ("exact",)
 
 
 def main() -> None:
@@ -28,10 +27,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--config", nargs="*", default=[f"configs/{name}.yaml" for name in CONFIGS])
-    parser.add_argument("--method", nargs="*", default=[m for m in METHODS if m not in LEFT_OUT])
+    parser.add_argument("--method", nargs="*", default=_compared())
     options = parser.parse_args()
     for path in options.config:
         table(path, options.pairs, options.method)
+
+
+def _compared() -> list[str]:
+    """Every method that scores all edges at once, but the one compared with."""
+    return [name for name, method in METHODS.items() if method.function and name != "exact"]
 
 
 def table(path: str, n_pairs: int, methods: list[str]) -> None:
@@ -39,16 +43,16 @@ def table(path: str, n_pairs: int, methods: list[str]) -> None:
     overrides = [f"task.n_train={n_pairs}", "attribution.method=exact", "attribution.metric=auto"]
     setup = make_setup(load_config(path, [*overrides, "train.progress=false"]))
     batches, metric = training_batches(setup), attribution_metric(setup)
-    exact = METHODS["exact"](setup.references, batches, metric).cpu()
+    exact = METHODS["exact"].score(setup.references, batches, metric).cpu()
     top = exact.abs() >= exact.abs().topk(round(0.05 * len(exact))).values[-1]
     print(f"\n### {path}: {setup.config.model.name}, {len(exact):,} edges, {n_pairs} pairs\n")
     print("| method | Spearman, magnitudes | Spearman, signed | top 5 % | sign, exact's top 5 % |")
     print("|---|---|---|---|---|", flush=True)
     for name in methods:
         torch.manual_seed(0)
-        scores = METHODS[name](setup.references, batches, metric, STEPS.get(name, 5)).cpu()
+        scores = METHODS[name].score(setup.references, batches, metric, STEPS.get(name, 5)).cpu()
         signed, same = "unsigned", "unsigned"
-        if name not in UNSIGNED:
+        if METHODS[name].signed:
             signed = f"{spearman(scores, exact):.2f}"
             same = f"{sign_agreement(scores[top], exact[top]):.0%}"
         magnitudes = spearman(scores.abs(), exact.abs())

@@ -59,8 +59,10 @@ def scored(ablation: str, leak: float, sharpness: float) -> Iterator[tuple[str, 
         return logit_diff(logits, batch.answers, batch.wrong)
 
     for name, method in METHODS.items():
+        if method.function is None:
+            continue  # ACDC: below
         try:
-            yield name, method(references, batches, metric, 5).abs()
+            yield name, method.score(references, batches, metric, 5).abs()
         except ConfigError:
             continue  # not defined under this ablation
     masks = [acdc(references, batches, limit).mask for limit in THRESHOLDS]

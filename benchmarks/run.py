@@ -81,7 +81,7 @@ def work(row: str, references: References, batch: Batch) -> Callable[[], object]
         return lambda: Graph(12, 12, 12).edges
     if row in METHODS:  # attribution sees each pair once: nothing of it is cached
         fresh = References(gated, references.ablation, max_gb=0)
-        return lambda: METHODS[row](fresh, [batch], metric, STEPS[row])
+        return lambda: METHODS[row].score(fresh, [batch], metric, STEPS[row])
     if row == "circuit":
         mask = (torch.rand(n_edges) < 0.05).float()
 

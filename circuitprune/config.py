@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from circuitprune.attribution import DIRECTED, METHODS, STEPPED
+from circuitprune.attribution.methods import METHODS, names_with
 from circuitprune.errors import ConfigError
 
 
@@ -195,7 +195,7 @@ class RunConfig:
     """A published recipe under the file's own settings."""
 
 
-ATTRIBUTIONS = tuple(dict.fromkeys([*METHODS, "exact", "acdc", "none"]))
+ATTRIBUTIONS = (*METHODS, "none")
 """What `attribution.method` takes."""
 
 RENAMED = {"init": "attribution"}
@@ -354,6 +354,7 @@ def _attribution_rules(attribution: AttributionConfig) -> list[tuple[bool, str]]
     near = get_close_matches(attribution.method, ATTRIBUTIONS, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     thresholds = attribution.acdc_thresholds
+    stepped, directed = names_with("steps"), names_with("directed")
     return [
         (
             attribution.method in ATTRIBUTIONS,
@@ -379,12 +380,12 @@ def _attribution_rules(attribution: AttributionConfig) -> list[tuple[bool, str]]
             "attribution.edges and attribution.per_example do not go with attribution.method=acdc",
         ),
         (
-            not attribution.convergence or attribution.method in STEPPED,
-            f"attribution.convergence is of methods with steps: {', '.join(sorted(STEPPED))}",
+            not attribution.convergence or attribution.method in stepped,
+            f"attribution.convergence is of methods with steps: {', '.join(sorted(stepped))}",
         ),
         (
-            attribution.direction == "noising" or attribution.method in DIRECTED,
-            f"attribution.direction=denoising is of {', '.join(DIRECTED)}, "
+            attribution.direction == "noising" or attribution.method in directed,
+            f"attribution.direction=denoising is of {', '.join(directed)}, "
             f"not of {attribution.method}",
         ),
     ]

@@ -171,16 +171,12 @@ class Circuit:
     @property
     def edges(self) -> tuple[str, ...]:
         """Names of the kept edges, in the graph's order."""
-        return tuple(self._name(edge) for edge in self.mask.nonzero().flatten().tolist())
+        return tuple(self.graph.edge_name(edge) for edge in self.mask.nonzero().flatten().tolist())
 
     @property
     def nodes(self) -> tuple[str, ...]:
         """Names of the nodes that a kept edge leaves or enters, in forward order."""
         return kept_nodes(self.graph, self.mask)
-
-    def _name(self, edge: int) -> str:
-        writer, reader = int(self.graph.edge_writer[edge]), int(self.graph.edge_reader[edge])
-        return f"{self.graph.writers[writer]}->{self.graph.readers[reader]}"
 
     # ---------------------------------------------------------------- other circuits
 
@@ -278,7 +274,7 @@ class Circuit:
         whole, result = self.ungrouped(), networkx.MultiDiGraph()
         result.add_nodes_from(whole.nodes)
         for edge in whole.mask.nonzero().flatten().tolist():
-            name = whole._name(edge)
+            name = whole.graph.edge_name(edge)
             writer, _, reader = name.partition("->")
             score = {} if whole.scores is None else {"score": whole.scores[edge].item()}
             port = whole.graph.reader_kind[int(whole.graph.edge_reader[edge])]
@@ -312,9 +308,11 @@ class Circuit:
         """Names and scores of the kept edges of largest |score|."""
         kept = self.mask.nonzero().flatten()
         if self.scores is None:
-            return [(self._name(edge), "") for edge in kept[:n].tolist()]
+            return [(self.graph.edge_name(edge), "") for edge in kept[:n].tolist()]
         order = self.scores[kept].abs().nan_to_num(-1).argsort(descending=True, stable=True)[:n]
-        return [(self._name(e), f"{self.scores[e].item():.4g}") for e in kept[order].tolist()]
+        return [
+            (self.graph.edge_name(e), f"{self.scores[e].item():.4g}") for e in kept[order].tolist()
+        ]
 
 
 def _same_scores(a: Shaped[Tensor, " edge"] | None, b: Shaped[Tensor, " edge"] | None) -> bool:

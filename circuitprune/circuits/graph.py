@@ -197,6 +197,11 @@ class Graph:
             )
         return block.first_edge + (reader - block.first_reader) * block.n_writers + writer
 
+    def edge_name(self, edge: int) -> str:
+        """`writer->reader` of the edge at this position, without naming all the others."""
+        writer, reader = int(self.edge_writer[edge]), int(self.edge_reader[edge])
+        return f"{self.writers[writer]}->{self.readers[reader]}"
+
     def mask_of(self, names: Iterable[str]) -> Bool[Tensor, " edge"]:
         """The mask that keeps exactly the named edges."""
         mask = torch.zeros(self.n_edges, dtype=torch.bool)

@@ -7,7 +7,7 @@ from pathlib import Path
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitprune.attribution import UNSIGNED
+from circuitprune.attribution.methods import METHODS, has_signs
 from circuitprune.config import RunConfig, flatten, load_config, to_yaml
 from circuitprune.errors import ConfigError, RunError
 from circuitprune.files import read_json
@@ -15,7 +15,7 @@ from circuitprune.pipelines.describe import cost_text, describe, memory_text, pa
 from circuitprune.pipelines.frontier import finish, frontier_of, verify
 from circuitprune.pipelines.logs import log_final, log_texts, make_logger
 from circuitprune.pipelines.metric import metric_name
-from circuitprune.pipelines.scoring import SHARDED, Scoring, scoring_of
+from circuitprune.pipelines.scoring import Scoring, scoring_of
 from circuitprune.pipelines.setup import Print, Setup, chosen_edges, make_setup, reference_edges
 from circuitprune.runs.folder import claim, create, tidy, unfinished, unusable
 from circuitprune.runs.frontier import Frontier, write_results
@@ -75,8 +75,10 @@ def _prepare(config: RunConfig) -> Setup:
     """Everything that can be refused, checked; nothing is written."""
     folder, method = Path(config.output_dir), config.attribution.method
     if method == "none":
-        raise ConfigError("attribution.method=none has no scores; choose a method, such as eap")
-    if config.verify.ranking == "signed" and method in UNSIGNED:
+        raise ConfigError(
+            "attribution.method=none has no scores; choose a method, such as eap or gate_ig"
+        )
+    if config.verify.ranking == "signed" and not has_signs(method):
         raise ConfigError(f"{method} scores have no sign; use verify.ranking=absolute")
     goes_on = unfinished(folder)
     try:
@@ -113,7 +115,7 @@ def _same(folder: Path, name: str, theirs: object, ours: object) -> None:
 
 def _threads(config: RunConfig) -> int | None:
     """Fixed for what may be shared among processes; else as many as torch takes by itself."""
-    return config.attribution.threads if config.attribution.method in SHARDED else None
+    return config.attribution.threads if METHODS[config.attribution.method].sharded else None
 
 
 def _silent(_: str) -> None:

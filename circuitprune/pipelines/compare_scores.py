@@ -9,19 +9,16 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitprune.attribution import METHODS, NODE_METHODS, UNSIGNED
+from circuitprune.attribution.methods import METHODS, has_signs
 from circuitprune.circuits.agreement import sign_agreement, spearman, top_overlap
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import GraphError, MetricError, RunError
 from circuitprune.files import read_tensors
 
-LARGEST = frozenset({*UNSIGNED, *NODE_METHODS, "acdc", "learned"})
-"""Kinds of scores of which a KV reader has the largest of its query heads', not their sum."""
-
 
 @dataclass(frozen=True)
-class Scores:
+class ScoreFile:
     """Scores of a graph's edges, by the file they come from."""
 
     name: str
@@ -31,14 +28,21 @@ class Scores:
     graph: Graph | None
     """None if the file does not say."""
     method: str | None = None
-    """Of `attribution.METHODS`, `acdc`, or `learned`; None if the file does not say."""
+    """Of `attribution.METHODS`, or `learned`; None if the file does not say."""
     magnitudes: bool = False
     """Whether there are no signs."""
     read: str = "scores"
     """What these are, in words."""
 
+    @property
+    def by_kv_head(self) -> str | None:
+        """How a KV head's come from its query heads': see `Method.by_kv_head`."""
+        if self.method == "learned":
+            return "largest"
+        return "sum" if self.method is None else METHODS[self.method].by_kv_head
 
-def load_scores(path: str | Path) -> Scores:
+
+def load_scores(path: str | Path) -> ScoreFile:
     """Scores in a run folder, a `scores.safetensors`, or a circuit file (ours, EAP-IG's, MIB's).
 
     A training run's folder has its attribution, its circuit files have what was learned: an order
@@ -59,10 +63,10 @@ def load_scores(path: str | Path) -> Scores:
     if (file.parent / "gates.safetensors").exists():
         read += ", from which training started; circuit files have the learned order"
     values, graph = tensors["scores"].double(), _graph(file, notes)
-    return Scores(str(path), values, graph, method, method in UNSIGNED, read)
+    return ScoreFile(str(path), values, graph, method, not has_signs(method), read)
 
 
-def _of_circuit(file: Path) -> Scores:
+def _of_circuit(file: Path) -> ScoreFile:
     """A circuit file holds what its run ranked by, higher first: scores again, where it can be."""
     circuit = Circuit.load(file)
     if circuit.scores is None:
@@ -80,12 +84,12 @@ def _of_circuit(file: Path) -> Scores:
     else:
         found = values, None, False, "scores of a circuit file that does not say their method"
     values, method, magnitudes, read = found
-    return Scores(str(file), values, circuit.graph, method, magnitudes, read)
+    return ScoreFile(str(file), values, circuit.graph, method, magnitudes, read)
 
 
 def _method(said: object) -> str | None:
     """A method that we know; None for whatever else a file says."""
-    return said if isinstance(said, str) and said in {*METHODS, "acdc"} else None
+    return said if isinstance(said, str) and said in METHODS else None
 
 
 def _graph(file: Path, notes: dict[str, str]) -> Graph | None:
@@ -97,12 +101,12 @@ def _graph(file: Path, notes: dict[str, str]) -> Graph | None:
         raise RunError(f"{file} has damaged metadata: {error}") from error
 
 
-def align(a: Scores, b: Scores) -> tuple[Float[Tensor, " edge"], Float[Tensor, " edge"]]:
+def align(a: ScoreFile, b: ScoreFile) -> tuple[Float[Tensor, " edge"], Float[Tensor, " edge"]]:
     """Both on the same edges; by query head is brought to KV heads if only one side is.
 
     A KV reader's edges are ablated together. So it gets the sum of its query heads' scores where
     scores predict an effect, and of those whose method is not known; it gets the largest of them,
-    with its sign, where they say how strong an edge is (`LARGEST`).
+    with its sign, where they say how strong an edge is (`Method.by_kv_head`).
 
     Raises:
         GraphError: scores of different graphs, or such as do not tell what a KV head's would be.
@@ -125,21 +129,21 @@ def align(a: Scores, b: Scores) -> tuple[Float[Tensor, " edge"], Float[Tensor, "
     )
 
 
-def _grouped(graph: Graph, by_query_head: Scores) -> Float[Tensor, " edge"]:
+def _grouped(graph: Graph, by_query_head: ScoreFile) -> Float[Tensor, " edge"]:
     """Scores of the edges of a graph whose KV readers several query heads share."""
-    values, method = by_query_head.values, by_query_head.method
-    if method == "random":
+    values, method, kind = by_query_head.values, by_query_head.method, by_query_head.by_kv_head
+    if kind is None:
         raise GraphError(
-            f"{by_query_head.name} holds random scores by query head, which say nothing of KV "
+            f"{by_query_head.name} holds {method} scores by query head, which say nothing of KV "
             "heads; make both in one convention (model.kv_readers)"
         )
-    if method not in LARGEST and by_query_head.magnitudes:
+    if kind == "sum" and by_query_head.magnitudes:
         raise GraphError(
             f"{by_query_head.name} holds magnitudes of scores by {method} by query head; a KV "
             "head's is of their sum with signs: take the run's folder instead of a circuit file"
         )
     total, group = values.new_zeros(graph.n_edges), graph.group_of_ungrouped
-    if method not in LARGEST:
+    if kind == "sum":
         return total.index_add(0, group, values)
     highest = total.scatter_reduce(0, group, values, "amax", include_self=False)
     lowest = total.scatter_reduce(0, group, values, "amin", include_self=False)
@@ -159,7 +163,7 @@ OF_SIGNS = ("Spearman, signed", "same sign")
 """Measures that say nothing of magnitudes."""
 
 
-class Pair(NamedTuple):
+class Aligned(NamedTuple):
     """Two scorings of the same edges."""
 
     a: Float[Tensor, " edge"]
@@ -187,17 +191,17 @@ def comparison(paths: Sequence[str | Path], top: float = 0.05) -> str:
     return "\n\n".join([legend, *(_matrix(name, pairs, top) for name in MEASURES)])
 
 
-def _pair(a: Scores, b: Scores) -> Pair:
-    return Pair(*align(a, b), not (a.magnitudes or b.magnitudes))
+def _pair(a: ScoreFile, b: ScoreFile) -> Aligned:
+    return Aligned(*align(a, b), not (a.magnitudes or b.magnitudes))
 
 
-def _list(pair: Pair, top: float) -> str:
+def _list(pair: Aligned, top: float) -> str:
     n = int((~(pair.a.isnan() | pair.b.isnan())).sum())
     rows = [f"{_title(name, top):28}{_shown(name, pair, top)}" for name in MEASURES]
     return "\n".join([f"{'edges compared':28}{n:,} of {len(pair.a):,}", *rows])
 
 
-def _matrix(name: str, pairs: list[list[Pair]], top: float) -> str:
+def _matrix(name: str, pairs: list[list[Aligned]], top: float) -> str:
     lines = [_title(name, top), "  " + "".join(f"{i:>8}" for i in range(1, len(pairs) + 1))]
     for i, row in enumerate(pairs, 1):
         lines.append(f"{i:<2}" + "".join(f"{_shown(name, pair, top):>8}" for pair in row))
@@ -208,7 +212,7 @@ def _title(name: str, top: float) -> str:
     return f"{name} {top:.1%}" if "top" in name else name
 
 
-def _shown(name: str, pair: Pair, top: float) -> str:
+def _shown(name: str, pair: Aligned, top: float) -> str:
     if name in OF_SIGNS and not pair.signed:
         return "-"
     try:

@@ -4,29 +4,18 @@ from dataclasses import replace
 
 import torch
 
-from circuitprune.attribution import METHODS
+from circuitprune.attribution.methods import METHODS
 from circuitprune.pipelines.setup import Setup
 
 
 def cost_text(setup: Setup) -> str:
     """What the run will cost, in plain forwards of its pairs, as measured in benchmarks/."""
     settings, graph, verify = setup.config.attribution, setup.gated.graph, setup.config.verify
-    one_gradient, integrated = 3.0, 1.0 + 3.0 * settings.steps
-    known: dict[str, float] = {
-        **dict.fromkeys(("eap", "atp", "relp", "relp_ah"), one_gradient),
-        **dict.fromkeys(("ifr", "magnitude"), 1.0),
-        "random": 0.0,
-        "clean_corrupted": 2 * one_gradient,
-        **{name: integrated for name in METHODS if name.startswith("eap_ig_inputs")},
-        "atp_ig": integrated,
-        "gate_ig": 3.0 * settings.steps,
-        "per_writer_ig": 3.0 * graph.n_writers * settings.steps,
-        **dict.fromkeys(("exact", "exact_denoising"), 0.25 * graph.n_edges),
-    }
+    cost = METHODS[settings.method].cost
     n_circuits = len(verify.thresholds or verify.sizes)
     if settings.method == "acdc":
         n_circuits = len(settings.acdc_thresholds)
-    scores = f"about {known[settings.method]:,.0f}" if settings.method in known else "not known"
+    scores = "not known" if cost is None else f"about {cost(graph, settings.steps):,.0f}"
     return (
         f"cost      in plain forwards of the pairs: scores {scores} "
         f"({len(setup.data.splits['train'])} training pairs), verification about "

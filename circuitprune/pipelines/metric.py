@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitprune.attribution import METRIC_FREE
+from circuitprune.attribution.methods import METHODS
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.references import References
 from circuitprune.engine.tapped import Metric
@@ -11,20 +11,18 @@ from circuitprune.errors import ConfigError
 from circuitprune.metrics import TASK_METRICS, kl_from_log, log_probabilities
 from circuitprune.pipelines.setup import Setup
 
-AT_CLEAN_RUN = ("eap", "atp", "relp", "relp_ah")
-"""Methods whose only gradient is at the clean run."""
-
 
 def metric_name(setup: Setup) -> str:
     """`attribution.metric` with `auto` resolved; ACDC's worsening; `none` where none is asked."""
     settings = setup.config.attribution
-    if settings.method in METRIC_FREE:
+    metric = METHODS[settings.method].metric
+    if metric == "none":
         return "none"
     if settings.method == "acdc":
         return "kl" if settings.acdc_worsening == "kl" else setup.metric_name
     if settings.metric != "auto":
         return settings.metric
-    return "kl" if settings.method == "gate_ig" else setup.metric_name
+    return setup.metric_name if metric == "task" else metric
 
 
 def attribution_metric(setup: Setup) -> Metric:
@@ -34,7 +32,7 @@ def attribution_metric(setup: Setup) -> Metric:
         ConfigError: the KL for a method that looks at the clean run alone, where it is flat.
     """
     name, method = metric_name(setup), setup.config.attribution.method
-    if name == "kl" and method in AT_CLEAN_RUN:
+    if name == "kl" and METHODS[method].at_clean_run:
         raise ConfigError(
             f"attribution.metric=kl says nothing to {method}, which takes its gradient at the "
             "clean run: there the KL to the clean run is at its minimum. Take "

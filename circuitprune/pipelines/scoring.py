@@ -11,15 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitprune.attribution import (
-    ADDITIVE,
-    METHODS,
-    NODE_METHODS,
-    Attribution,
-    convergence,
-    per_example,
-)
-from circuitprune.attribution.exact import effects_of_nodes, exact_nodes
+from circuitprune.attribution import METHODS, Attribution, convergence, per_example
 from circuitprune.attribution.nodes import NodeAttribution, lift, node_scores
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.config import AttributionConfig, flatten
@@ -33,9 +25,6 @@ from circuitprune.pipelines.metric import attribution_metric, metric_name
 from circuitprune.pipelines.setup import Print, Setup, chosen_edges, training_batches
 from circuitprune.runs.identity import fingerprint
 from circuitprune.runs.shards import Job, Ranks, bar, differences, run_shards
-
-SHARDED = ("exact", "exact_denoising", "acdc")
-"""Methods that take long: their work is kept in shards, and torchrun shares it."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +105,7 @@ def scoring_of(
     if path.exists():
         return Scoring.load(path, setup) if ranks.leads else None
     say(f"Attributing by {settings.method} on {len(setup.data.splits['train'])} training pairs")
-    if settings.method in SHARDED:
+    if METHODS[settings.method].sharded:
         run = by_acdc if settings.method == "acdc" else by_exact
         scoring = run(setup, path.parent / "shards", ranks)
     else:
@@ -146,10 +135,12 @@ def by_method(setup: Setup) -> Scoring:
 
 def _methods(settings: AttributionConfig) -> tuple[Attribution, NodeAttribution | None]:
     """What scores edges and, if the method scores nodes first, what scores those."""
-    if settings.method != "exact_nodes":
-        return METHODS[settings.method], NODE_METHODS.get(settings.method)
-    of_edges = partial(exact_nodes, direction=settings.direction)
-    return of_edges, partial(effects_of_nodes, direction=settings.direction)
+    method = METHODS[settings.method]
+    of_edges, of_nodes = method.score, method.score_nodes
+    if not method.directed or of_nodes is None:
+        return of_edges, of_nodes
+    chosen = {"direction": settings.direction}
+    return partial(of_edges, **chosen), partial(of_nodes, **chosen)
 
 
 def _scores_and_nodes(
@@ -162,7 +153,7 @@ def _scores_and_nodes(
         nodes = of_nodes(setup.references, batches, metric, settings.steps).cpu()
         return lift(graph, nodes), nodes
     scores = of_edges(setup.references, batches, metric, settings.steps).cpu()
-    return scores, node_scores(graph, scores) if settings.method in ADDITIVE else None
+    return scores, node_scores(graph, scores) if METHODS[settings.method].additive else None
 
 
 def by_exact(setup: Setup, folder: Path, ranks: Ranks) -> Scoring | None:

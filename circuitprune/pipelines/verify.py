@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitprune.attribution import UNSIGNED
+from circuitprune.attribution.methods import has_signs
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.config import RunConfig, flatten
@@ -149,7 +149,7 @@ def read_run(folder: Path, graph: Graph, config: RunConfig) -> Found:
     _check_graph(folder / "circuits", frontier.graph, graph)
     learned = (folder / "gates.safetensors").exists()  # such a ranking has no sign
     scores = nodes = None
-    if not learned and config.attribution.method not in UNSIGNED:
+    if not learned and has_signs(config.attribution.method):
         tensors, _ = read_tensors(folder / "scores.safetensors")
         scores, nodes = tensors["scores"].nan_to_num(0), tensors.get("nodes")
     return Found(frontier, ranking.where(~ranking.isnan(), -torch.inf), scores, nodes)

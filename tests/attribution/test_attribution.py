@@ -15,9 +15,6 @@ from transformers import AutoModelForCausalLM
 
 from circuitprune.attribution import (
     METHODS,
-    METRIC_FREE,
-    STEPPED,
-    UNSIGNED,
     Attribution,
     convergence,
     eap,
@@ -25,6 +22,7 @@ from circuitprune.attribution import (
     gate_ig,
     per_example,
 )
+from circuitprune.attribution.methods import names_with
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.ablation import make_ablation
 from circuitprune.engine.gated import GatedModel
@@ -187,6 +185,10 @@ def test_the_kl_to_the_clean_run_is_flat_there_but_not_along_the_gates(reference
 # ------------------------------------------------------------------ every method
 
 
+SCORING = names_with("function")
+"""Methods that score all edges at once: a search has no part in these laws."""
+METRIC_FREE = {name for name, method in METHODS.items() if method.metric == "none"}
+UNSIGNED = {name for name, method in METHODS.items() if not method.signed}
 PAIR_FREE = {"random"}
 """Methods that never look at a pair."""
 ABLATION_FREE = {"random", "ifr"}
@@ -201,8 +203,8 @@ ONLY_PATCH = {"clean_corrupted", "exact_denoising"}
 
 def methods(*without: set[str]):
     """Every method but those of which a law does not hold, each left out by what it is."""
-    names = [name for name in METHODS if not any(name in kind for kind in without)]
-    return pytest.mark.parametrize("method", [METHODS[name] for name in names], ids=names)
+    names = [name for name in SCORING if not any(name in kind for kind in without)]
+    return pytest.mark.parametrize("method", [METHODS[name].score for name in names], ids=names)
 
 
 def test_the_kinds_of_methods_name_methods():
@@ -240,7 +242,7 @@ def test_methods_without_a_metric_never_call_it(tiny_model, name):
     def metric(logits, batch):
         raise AssertionError("the metric was called")
 
-    METHODS[name](patched(tiny_model("gpt2")), [pairs()], metric)
+    METHODS[name].score(patched(tiny_model("gpt2")), [pairs()], metric)
 
 
 @methods(ABLATION_FREE, ONLY_PATCH)
@@ -260,12 +262,12 @@ def test_other_ablations_have_scores_of_their_own(tiny_model, method, kind):
 def test_methods_without_an_ablation_never_ask_for_it(tiny_model, name):
     references = patched(tiny_model("gpt2"))
     references.ablated = None
-    METHODS[name](references, [pairs()], by_logit_diff)
+    METHODS[name].score(references, [pairs()], by_logit_diff)
 
 
 @pytest.mark.parametrize("name", sorted(UNSIGNED))
 def test_unsigned_scores_are_not_negative(references, name):
-    assert (METHODS[name](references, [pairs()], by_logit_diff, steps=1) >= 0).all()
+    assert (METHODS[name].score(references, [pairs()], by_logit_diff, steps=1) >= 0).all()
 
 
 @methods(ABLATION_FREE, LEARNED)
@@ -309,7 +311,7 @@ def test_methods_that_need_corrupt_runs_refuse_other_ablations(tiny_model, name,
     gated = GatedModel(tiny_model("gpt2"))
     other = References(gated, make_ablation(kind, gated.ports, [pairs()]))
     with pytest.raises(ConfigError, match=f"{name} .* not for '{kind}'; set ablation=patch"):
-        METHODS[name](other, [pairs()], by_logit_diff)
+        METHODS[name].score(other, [pairs()], by_logit_diff)
 
 
 def test_other_sums_take_no_gradient_at_an_input_of_zeros(tiny_model):
@@ -372,31 +374,40 @@ def test_a_method_without_steps_has_converged(tiny_model):
 
 
 @pytest.mark.parametrize("steps", [0, -1])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SCORING)
 def test_steps_are_at_least_one_where_they_mean_something(tiny_model, name, steps):
     references = patched(tiny_model("gpt2"))
-    if name in STEPPED:
+    if METHODS[name].steps:
         with pytest.raises(ConfigError, match=f"at least 1 step, got steps={steps}"):
-            METHODS[name](references, [pairs()], by_logit_diff, steps)
+            METHODS[name].score(references, [pairs()], by_logit_diff, steps)
     elif "exact" not in name:  # those are slow, and ignore the number like the others
-        assert METHODS[name](references, [pairs()], by_logit_diff, steps).abs().max() > 0
+        assert METHODS[name].score(references, [pairs()], by_logit_diff, steps).abs().max() > 0
 
 
 def test_methods_by_name():
     rules = {f"eap_ig_inputs_{rule}" for rule in ("right", "midpoint")}
     others = {"clean_corrupted", "per_writer_ig", "relp", "relp_ah", "atp", "atp_ig"}
-    others |= {"ugs", "ifr", "magnitude", "random", "exact", "exact_denoising", "exact_nodes"}
+    others |= {
+        "ugs",
+        "ifr",
+        "magnitude",
+        "random",
+        "exact",
+        "exact_denoising",
+        "exact_nodes",
+        "acdc",
+    }
     assert (
         set(METHODS) == {"eap", "eap_ig_inputs", "eap_ig_activations", "gate_ig"} | rules | others
     )
-    assert METHODS["eap"] is eap and METHODS["gate_ig"] is gate_ig
-    assert METHODS["eap_ig_inputs"] is eap_ig_inputs
+    assert METHODS["eap"].score is eap and METHODS["gate_ig"].score is gate_ig
+    assert METHODS["eap_ig_inputs"].score is eap_ig_inputs
 
 
 @pytest.mark.parametrize("rule", ["right", "midpoint"])
 def test_methods_of_the_other_riemann_rules(tiny_model, rule):
     references = patched(tiny_model("gpt2"))
-    scores = METHODS[f"eap_ig_inputs_{rule}"](references, [pairs()], by_logit_diff, 3)
+    scores = METHODS[f"eap_ig_inputs_{rule}"].score(references, [pairs()], by_logit_diff, 3)
     assert_close(scores, eap_ig_inputs(references, [pairs()], by_logit_diff, 3, rule))
 
 
@@ -426,7 +437,7 @@ def test_all_scores_equal_those_of_eap_ig(name, batch_size):
         for rows in torch.arange(16).split(batch_size)
     ]
     references = patched(model)
-    method = METHODS[name.lower().replace("-", "_")]
+    method = METHODS[name.lower().replace("-", "_")].score
     scores = method(references, batches, by_logit_diff, 5)
     golden = json.loads((GOLDEN / "eap_ig_float64.json").read_text())["scores"]
     golden = golden[f"{name}|metric_sum"]

@@ -47,4 +47,4 @@ def test_nothing_near_is_nothing_not_a_division_by_zero():
 
 
 def test_ifr_is_a_method():
-    assert METHODS["ifr"] is ifr
+    assert METHODS["ifr"].score is ifr

@@ -7,7 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from attribution.test_attribution import by_logit_diff, pairs, patched
-from circuitprune.attribution import ADDITIVE, METHODS, NODE_METHODS, UNSIGNED, eap
+from circuitprune.attribution import METHODS, eap
+from circuitprune.attribution.methods import names_with
 from circuitprune.attribution.nodes import atp, lift, node_level, node_scores
 from circuitprune.circuits.graph import Graph
 
@@ -89,26 +90,27 @@ def test_nodes_that_were_not_scored_have_edges_that_are_not():
 def test_the_lifted_methods(tiny_model):
     references, graph = patched(tiny_model("llama")), patched(tiny_model("llama")).gated.graph
     for name, under, steps in (("atp", "eap", 1), ("atp_ig", "eap_ig_inputs_right", 3)):
-        edges = METHODS[under](references, [pairs()], by_logit_diff, steps)
-        scores = METHODS[name](references, [pairs()], by_logit_diff, steps)
+        edges = METHODS[under].score(references, [pairs()], by_logit_diff, steps)
+        scores = METHODS[name].score(references, [pairs()], by_logit_diff, steps)
         assert_close(scores, lift(graph, node_scores(graph, edges)))
-    assert METHODS["atp"] is atp
+    assert METHODS["atp"].score is atp
 
 
-@pytest.mark.parametrize("name", NODE_METHODS)
+@pytest.mark.parametrize("name", names_with("nodes"))
 def test_a_lifted_method_names_the_node_scores_that_it_lifts(tiny_model, name):
     references = patched(tiny_model("llama"))
     graph, given = references.gated.graph, ([pairs()], by_logit_diff, 2)
-    nodes = NODE_METHODS[name](references, *given)
-    edges = METHODS[name](references, *given)
+    nodes = METHODS[name].score_nodes(references, *given)
+    edges = METHODS[name].score(references, *given)
     assert_close(edges, lift(graph, nodes))
     back = node_scores(graph, edges)  # no way back: the sum orders the nodes otherwise
     assert back.abs().argsort().tolist() != nodes.abs().argsort().tolist()
 
 
 def test_every_method_is_known_to_score_nodes_or_not_to():
-    others = {"exact", "exact_denoising", "random"}
-    kinds = [ADDITIVE, set(NODE_METHODS), UNSIGNED, others]
+    others = {"exact", "exact_denoising", "random", "acdc"}
+    unsigned = {name for name, method in METHODS.items() if not method.signed}
+    kinds = [names_with("additive"), names_with("nodes"), unsigned, others]
     assert sorted(METHODS) == sorted(name for kind in kinds for name in kind)
 
 
@@ -124,5 +126,5 @@ def test_scores_that_add_up_are_those_of_one_gate_for_all_out_edges(tiny_model, 
         logits = gated(gates, batch.clean, batch.mask, references.ablated(batch), batch.last)
         by_logit_diff(logits, batch).mean().backward()
         expected -= shared.grad / len(opens)
-    edges = METHODS[name](references, [batch], by_logit_diff, steps)
+    edges = METHODS[name].score(references, [batch], by_logit_diff, steps)
     assert_close(node_scores(graph, edges), expected)

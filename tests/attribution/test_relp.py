@@ -172,4 +172,4 @@ def test_a_layer_norm_without_a_gain():
 
 
 def test_relp_is_a_method():
-    assert METHODS["relp"] is relp and METHODS["relp_ah"] is relp_ah
+    assert METHODS["relp"].score is relp and METHODS["relp_ah"].score is relp_ah

@@ -80,4 +80,4 @@ def test_pairs_without_a_difference_teach_nothing(tiny_model):
 
 
 def test_ugs_is_a_method():
-    assert METHODS["ugs"] is ugs
+    assert METHODS["ugs"].score is ugs

@@ -10,7 +10,7 @@ from reference_evidence import MIB_SIZES, area, on_a_path
 from tiny import quick_config, save_model, save_pairs
 from torch.testing import assert_close
 
-from circuitprune.attribution import NODE_METHODS
+from circuitprune.attribution import METHODS
 from circuitprune.attribution.nodes import lift
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
@@ -161,7 +161,7 @@ def test_a_run_keeps_what_nodes_scored(home, method):
         assert found.nodes is None
         return
     given = (setup.references, training_batches(setup), attribution_metric(setup), 2)
-    wanted = NODE_METHODS["atp" if method == "eap" else method](*given)
+    wanted = METHODS["atp" if method == "eap" else method].score_nodes(*given)
     assert_close(found.nodes, wanted)
     if method != "eap":
         assert_close(found.scores, lift(setup.gated.graph, wanted))

@@ -70,7 +70,7 @@ def task_metric(logits, batch):
 
 
 def scores(method: str, metric=task_metric, **kwargs):
-    return METHODS[method](references(**kwargs), data().batches("train"), metric)
+    return METHODS[method].score(references(**kwargs), data().batches("train"), metric)
 
 
 def attention_of(model, tokens):

@@ -347,11 +347,12 @@ def test_effects_that_are_not_finite_name_their_examples(tiny_model):
 def test_methods_are_these_effects_and_negative_means_that_an_edge_helps(tiny_model):
     references = patched(tiny_model("llama"))
     graph, given = references.gated.graph, (references, [pairs()], by_logit_diff)
-    assert_close(METHODS["exact"](*given), edge_effects(*given))
+    assert_close(METHODS["exact"].score(*given), edge_effects(*given))
     restored = edge_effects(*given, direction="denoising")
-    assert_close(METHODS["exact_denoising"](*given), -restored)
-    assert_close(METHODS["exact_nodes"](*given), lift(graph, node_effects(*given)))
+    assert_close(METHODS["exact_denoising"].score(*given), -restored)
+    assert_close(METHODS["exact_nodes"].score(*given), lift(graph, node_effects(*given)))
     direct = graph.edge_index("m2->logits")  # the same change there and back, but for the norm
     assert (
-        METHODS["exact"](*given)[direct].sign() == METHODS["exact_denoising"](*given)[direct].sign()
+        METHODS["exact"].score(*given)[direct].sign()
+        == METHODS["exact_denoising"].score(*given)[direct].sign()
     )

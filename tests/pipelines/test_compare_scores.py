@@ -12,7 +12,7 @@ from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import GraphError, MetricError, RunError
 from circuitprune.files import write_tensors
-from circuitprune.pipelines.compare_scores import Scores, align, comparison, load_scores
+from circuitprune.pipelines.compare_scores import ScoreFile, align, comparison, load_scores
 
 GROUPED = Graph(2, 4, 2, d_model=8)
 WHOLE = GROUPED.ungrouped()
@@ -76,8 +76,8 @@ def test_query_heads_are_summed_to_their_kv_head():
     expected = [0.0] * GROUPED.n_edges
     for name, score in zip(WHOLE.edges, by_head.tolist(), strict=True):
         expected[GROUPED.edge_index(name)] += score
-    a = Scores("a", by_head, WHOLE)
-    b = Scores("b", ours, GROUPED)
+    a = ScoreFile("a", by_head, WHOLE)
+    b = ScoreFile("b", ours, GROUPED)
     x, y = align(a, b)
     torch.testing.assert_close(x, torch.tensor(expected, dtype=torch.float64))
     assert torch.equal(y, ours)
@@ -94,7 +94,7 @@ def test_of_strengths_a_kv_head_has_the_largest(method):
     for name, score in zip(WHOLE.edges, by_head.tolist(), strict=True):
         edge = GROUPED.edge_index(name)
         expected[edge] = max(expected[edge], score, key=abs)
-    a, b = Scores("a", by_head, WHOLE, method), Scores("b", ours, GROUPED, method)
+    a, b = ScoreFile("a", by_head, WHOLE, method), ScoreFile("b", ours, GROUPED, method)
     assert align(a, b)[0].tolist() == align(b, a)[1].tolist() == expected
     assert min(expected) < -1 and max(expected) > 1
 
@@ -103,9 +103,9 @@ def test_unscored_query_heads_leave_their_kv_head_unscored():
     by_head = random_scores(WHOLE.n_edges, 1)
     edge = WHOLE.edge_index("input->a0.h1<k>")
     by_head[edge] = torch.nan
-    ours = Scores("ours", random_scores(GROUPED.n_edges, 2), GROUPED)
+    ours = ScoreFile("ours", random_scores(GROUPED.n_edges, 2), GROUPED)
     for method in ("eap", "magnitude"):
-        found = align(Scores("theirs", by_head, WHOLE, method), ours)[0]
+        found = align(ScoreFile("theirs", by_head, WHOLE, method), ours)[0]
         assert found.isnan().nonzero().tolist() == [[GROUPED.edge_index("input->a0.kv0<k>")]]
 
 
@@ -114,8 +114,8 @@ def test_unscored_query_heads_leave_their_kv_head_unscored():
     [("random", False, "theirs holds random scores"), ("eap", True, "theirs holds magnitudes")],
 )
 def test_scores_that_cannot_be_merged_are_refused(method, magnitudes, words):
-    ours = Scores("ours", random_scores(GROUPED.n_edges, 2), GROUPED, "eap")
-    theirs = Scores("theirs", random_scores(WHOLE.n_edges, 1).abs(), WHOLE, method, magnitudes)
+    ours = ScoreFile("ours", random_scores(GROUPED.n_edges, 2), GROUPED, "eap")
+    theirs = ScoreFile("theirs", random_scores(WHOLE.n_edges, 1).abs(), WHOLE, method, magnitudes)
     with pytest.raises(GraphError, match=words):
         align(ours, theirs)
     align(theirs, theirs)

@@ -394,7 +394,7 @@ def test_a_reference_that_cannot_be_one_is_refused(gpt2_home, tmp_path, graph, e
 # ---------------------------------------------------------------- every option
 
 
-@pytest.mark.parametrize("method", [*METHODS, "acdc", "none"])
+@pytest.mark.parametrize("method", [*METHODS, "none"])
 def test_every_initialisation_runs(gpt2_home, tmp_path, method):
     folder = tmp_path / "run"
     discover(gpt2_home, f"attribution.method={method}", "train.steps=1", f"output_dir={folder}")

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitprune.attribution import UNSIGNED
+from circuitprune.attribution.methods import has_signs
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.files import read_json, read_tensors
@@ -109,7 +109,7 @@ def _circuits(folder: Path, frontier: Frontier, circuits: list[Circuit], evidenc
         "attribution": _attribution(folder, used),
         "exact": _exact(evidence, graph, used),
     }
-    signed = frontier.provenance.get("init") not in UNSIGNED
+    signed = has_signs(frontier.provenance.get("init"))
     return {
         "edges": columns,
         "signed": signed and columns["attribution"] is not None,
