@@ -240,7 +240,7 @@ def test_a_refused_option_names_the_methods_that_have_it():
     message = refusal(None, ["attribution.method=eap", "attribution.convergence=true"])
     assert all(name in message for name in names_with("steps")) and "magnitude" not in message
     message = refusal(None, ["attribution.method=eap", "attribution.direction=denoising"])
-    assert "exact, exact_nodes" in message
+    assert "exact, exact_denoising, exact_nodes" in message
 
 
 @pytest.mark.parametrize("method", names_with("steps"))
