@@ -8,8 +8,11 @@ class Paint {
   constructor(canvas) {
     this.canvas = canvas;
     this.curves = [];
-    this.timer = null;
+    /** @type {number | undefined} */
+    this.timer = undefined;
+    /** @type {View | null} */
     this.view = null;
+    this.width = 0;
   }
 
   /** Takes curves `{points, style, width, opacity, dash}`, the weakest first; none clears the canvas. */
@@ -22,8 +25,15 @@ class Paint {
 
   /** Goes along with a view `{x, y, k}`: at once roughly, sharply when it rests. */
   follow(view) {
-    if (this.curves.length === 0 || (same(view, this.view) && this.width === this.canvas.clientWidth)) return;
-    const { x, y, k } = this.view, scale = view.k / k, unit = (this.canvas.clientWidth / WIDTH) * view.k;
+    if (
+      !this.view ||
+      this.curves.length === 0 ||
+      (same(view, this.view) && this.width === this.canvas.clientWidth)
+    )
+      return;
+    const { x, y, k } = this.view,
+      scale = view.k / k,
+      unit = (this.canvas.clientWidth / WIDTH) * view.k;
     const left = (corner(x, k, WIDTH) - corner(view.x, view.k, WIDTH)) * unit;
     const top = (corner(y, k, HEIGHT) - corner(view.y, view.k, HEIGHT)) * unit;
     this.canvas.style.transform = `translate(${left}px, ${top}px) scale(${scale})`;
@@ -41,9 +51,17 @@ class Paint {
     const width = Math.round(canvas.clientWidth * Math.min(2, devicePixelRatio));
     canvas.width = width;
     canvas.height = Math.round((width * HEIGHT) / WIDTH);
-    const pen = canvas.getContext("2d"), unit = (width / WIDTH) * view.k;
+    const pen = canvas.getContext("2d"),
+      unit = (width / WIDTH) * view.k;
     const look = getComputedStyle(canvas);
-    pen.setTransform(unit, 0, 0, unit, -corner(view.x, view.k, WIDTH) * unit, -corner(view.y, view.k, HEIGHT) * unit);
+    pen.setTransform(
+      unit,
+      0,
+      0,
+      unit,
+      -corner(view.x, view.k, WIDTH) * unit,
+      -corner(view.y, view.k, HEIGHT) * unit,
+    );
     this.shade(pen, look);
     const colours = new Map(curves.map(({ style }) => [style, ""]));
     for (const style of colours.keys()) colours.set(style, look.getPropertyValue(style));

@@ -6,7 +6,8 @@ const MOST_ELEMENTS = 3000;
 function shares(edges, positions, column) {
   const values = edges[column] ?? edges.score;
   const size = (edge) => (column === "score" ? values[edge] : Math.abs(values[edge] ?? 0)) ?? 0;
-  let low = Infinity, high = -Infinity;
+  let low = Infinity,
+    high = -Infinity;
   for (const edge of positions) {
     low = Math.min(low, size(edge));
     high = Math.max(high, size(edge));
@@ -19,8 +20,10 @@ function shares(edges, positions, column) {
 function bundles(edges, collapsed, name) {
   const found = new Map();
   for (const edge of edges) {
-    const from = nodeOfWriter(edge.writer, collapsed), kind = GRAPH.reader_kind[edge.reader];
-    const to = nodeOfReader(edge.reader, collapsed), key = `${from} ${kind} ${to}`;
+    const from = nodeOfWriter(edge.writer, collapsed),
+      kind = GRAPH.reader_kind[edge.reader];
+    const to = nodeOfReader(edge.reader, collapsed),
+      key = `${from} ${kind} ${to}`;
     const bundle = found.get(key) ?? { from, to, kind, look: edge.look, share: 0, edges: [], name };
     bundle.edges.push(edge.id);
     bundle.share = Math.max(bundle.share, edge.share);
@@ -32,7 +35,8 @@ function bundles(edges, collapsed, name) {
 
 /** How a curve is inked among `n`: where they crowd, the weak ones are thin and let others through. */
 function ink({ share }, n) {
-  const crowd = Math.max(0, Math.log10(n / 150)), faint = 0.8 * 10 ** -crowd;
+  const crowd = Math.max(0, Math.log10(n / 150)),
+    faint = 0.8 * 10 ** -crowd;
   return {
     width: 0.6 / (1 + crowd / 2) + (4.8 / (1 + crowd / 2)) * share,
     opacity: Math.max(0.012, faint + (0.9 - faint) * share ** (1.2 + 1.3 * crowd)),
@@ -45,7 +49,9 @@ const harmful = (edge) => DATA.signed && DATA.edges.attribution[edge] > 0;
 
 /** Nodes of a circuit: ends of its edges, and heads whose shared key or value reader has one. */
 function nodesOf(edges, collapsed) {
-  const used = new Set(), fed = new Set(), writing = new Set();
+  const used = new Set(),
+    fed = new Set(),
+    writing = new Set();
   for (const { writer, reader } of edges) {
     used.add(nodeOfWriter(writer, collapsed)).add(nodeOfReader(reader, collapsed));
     writing.add(writer);

@@ -2,7 +2,14 @@
 
 const PARTS = { a: "only in A", both: "in both", b: "only in B" };
 const shownParts = new Set(Object.keys(PARTS));
-let pair = null, chosenNode = null, comparison = null, picked = null;
+/** @type {ReturnType<typeof pairOf> | null} */
+let pair = null;
+/** @type {string | null} */
+let chosenNode = null;
+/** @type {Picture | null} */
+let comparison = null;
+/** @type {{ id: string | null, curves: Curve[] } | null} */
+let picked = null;
 
 /** A run's edges and circuits; null if its model has other sizes. */
 function circuitsOf(run) {
@@ -10,19 +17,29 @@ function circuitsOf(run) {
   return found.circuits ? found : null;
 }
 
-const sideName = ([run, position]) => `${DATA.runs.length > 1 ? `${DATA.runs[run].name}, ` : ""}${spell(circuitsOf(run).circuits[position].n_edges)} edges`;
+const sideName = ([run, position]) =>
+  `${DATA.runs.length > 1 ? `${DATA.runs[run].name}, ` : ""}${spell(circuitsOf(run).circuits[position].n_edges)} edges`;
 
 /** All circuits that can be compared, as `[run, position]`, from the smallest of each run. */
 function comparable() {
-  const bySize = (run) => ([, a], [, b]) => circuitsOf(run).circuits[a].n_edges - circuitsOf(run).circuits[b].n_edges;
-  return DATA.runs.flatMap((_, run) => (circuitsOf(run)?.circuits ?? []).map((_, at) => [run, at]).sort(circuitsOf(run) ? bySize(run) : undefined));
+  const bySize =
+    (run) =>
+    ([, a], [, b]) =>
+      circuitsOf(run).circuits[a].n_edges - circuitsOf(run).circuits[b].n_edges;
+  return DATA.runs.flatMap((_, run) =>
+    (circuitsOf(run)?.circuits ?? [])
+      .map((_, at) => [run, at])
+      .sort(circuitsOf(run) ? bySize(run) : undefined),
+  );
 }
 
 /** The chosen circuits of the first two runs, or of one run its chosen one and the next larger or smaller. */
 function usualSides() {
-  const all = comparable(), is = ([run, at]) => run === 0 && at === MAIN.chosen;
+  const all = comparable(),
+    is = ([run, at]) => run === 0 && at === MAIN.chosen;
   const other = all.find(([run, at]) => run > 0 && at === DATA.runs[run].chosen);
-  const here = all.findIndex(is), own = all.filter(([run]) => run === 0);
+  const here = all.findIndex(is),
+    own = all.filter(([run]) => run === 0);
   return [[0, MAIN.chosen], other ?? own[here + 1] ?? own[here - 1] ?? own[here]];
 }
 
@@ -34,18 +51,29 @@ const spellSides = (sides) => sides.map(([run, at]) => `${run}.${circuitName(run
 function readSides(text) {
   const sides = text.split("-").map((side) => {
     const [run, name] = [Number(side.split(".")[0]), side.split(".")[1]];
-    return [run, DATA.runs[run] ? (circuitsOf(run)?.circuits ?? []).findIndex((_, at) => circuitName(run, at) === name) : -1];
+    return [
+      run,
+      DATA.runs[run]
+        ? (circuitsOf(run)?.circuits ?? []).findIndex((_, at) => circuitName(run, at) === name)
+        : -1,
+    ];
   });
   return sides.length === 2 && sides.every(([, at]) => at >= 0) ? sides : null;
 }
 
-/** Every edge of either circuit, with its share in what has it, and its score in both. */
+/**
+ * Every edge of either circuit, with its share in what has it, and its score in both.
+ * @param {Side[]} sides
+ */
 function pairOf([[runA, a], [runB, b]]) {
   const found = new Map();
   const take = (run, at, look, score) => {
-    const { edges, circuits } = circuitsOf(run), share = shares(edges, circuits[at].edges, "score");
+    const { edges, circuits } = circuitsOf(run),
+      share = shares(edges, circuits[at].edges, "score");
     for (const edge of circuits[at].edges) {
-      const writer = edges.writer[edge], reader = edges.reader[edge], id = writer * GRAPH.readers.length + reader;
+      const writer = edges.writer[edge],
+        reader = edges.reader[edge],
+        id = writer * GRAPH.readers.length + reader;
       const known = found.get(id) ?? { id, writer, reader, share: 0, look };
       if (known.look !== look) known.look = "both";
       known.share = Math.max(known.share, share(edge));
@@ -56,7 +84,9 @@ function pairOf([[runA, a], [runB, b]]) {
   take(runA, a, "a", "scoreA");
   take(runB, b, "b", "scoreB");
   const edges = [...found.values()].sort((x, y) => y.share - x.share);
-  const count = Object.fromEntries(Object.keys(PARTS).map((look) => [look, edges.filter((edge) => edge.look === look).length]));
+  const count = Object.fromEntries(
+    Object.keys(PARTS).map((look) => [look, edges.filter((edge) => edge.look === look).length]),
+  );
   return { edges, count, jaccard: edges.length ? count.both / edges.length : 1 };
 }
 
@@ -65,59 +95,156 @@ const pairName = ({ writer, reader }) => `${GRAPH.writers[writer]}->${GRAPH.read
 function showComparison() {
   const sides = state.sides ?? usualSides();
   pair = pairOf(sides);
-  [byId("side-a"), byId("side-b")].forEach((menu, i) => { menu.value = sides[i].join("."); });
-  const { count, jaccard } = pair, cut = sides.filter(([run, at]) => circuitsOf(run).circuits[at].edges.length < circuitsOf(run).circuits[at].n_edges);
-  byId("compared").textContent = `A: ${sideName(sides[0])}. B: ${sideName(sides[1])}. ${spell(count.both)} edges in both, ${spell(count.a)} only in A, ${spell(count.b)} only in B: Jaccard ${spell(jaccard)}.${cut.length ? " Of the largest circuits only the strongest edges are in this report." : ""}`;
-  byId("parts").replaceChildren(...Object.entries(PARTS).map(([look, text]) => {
-    const box = make("input", { type: "checkbox", checked: shownParts.has(look), onchange: () => { if (!shownParts.delete(look)) shownParts.add(look); drawComparison(); } });
-    return make("label", {}, box, draw("svg", { class: "key", viewBox: "0 0 34 6", "aria-hidden": "true" }, draw("path", { class: `edge ${look}`, d: "M1 3H33", "stroke-width": 2.6, "stroke-dasharray": LOOKS[look].dash.join(" ") || null })), `${text} (${spell(count[look])})`);
-  }));
+  [byId("side-a"), byId("side-b")].forEach((menu, i) => {
+    menu.value = sides[i].join(".");
+  });
+  const { count, jaccard } = pair,
+    cut = sides.filter(
+      ([run, at]) =>
+        circuitsOf(run).circuits[at].edges.length < circuitsOf(run).circuits[at].n_edges,
+    );
+  byId("compared").textContent =
+    `A: ${sideName(sides[0])}. B: ${sideName(sides[1])}. ${spell(count.both)} edges in both, ${spell(count.a)} only in A, ${spell(count.b)} only in B: Jaccard ${spell(jaccard)}.${cut.length ? " Of the largest circuits only the strongest edges are in this report." : ""}`;
+  byId("parts").replaceChildren(
+    ...Object.entries(PARTS).map(([look, text]) => {
+      const box = make("input", {
+        type: "checkbox",
+        checked: shownParts.has(look),
+        onchange: () => {
+          if (!shownParts.delete(look)) shownParts.add(look);
+          drawComparison();
+        },
+      });
+      return make(
+        "label",
+        {},
+        box,
+        draw(
+          "svg",
+          { class: "key", viewBox: "0 0 34 6", "aria-hidden": "true" },
+          draw("path", {
+            class: `edge ${look}`,
+            d: "M1 3H33",
+            "stroke-width": 2.6,
+            "stroke-dasharray": LOOKS[look].dash.join(" ") || null,
+          }),
+        ),
+        `${text} (${spell(count[look])})`,
+      );
+    }),
+  );
   drawComparison();
 }
 
 function drawComparison() {
-  if (!comparison) return; // not in sight yet
-  const edges = pair.edges.filter((edge) => shownParts.has(edge.look)), name = new Map(pair.edges.map((edge) => [edge.id, pairName(edge)]));
+  if (!comparison || !pair) return; // not in sight yet
+  const all = pair.edges,
+    edges = all.filter((edge) => shownParts.has(edge.look)),
+    name = new Map(all.map((edge) => [edge.id, pairName(edge)]));
   const curves = bundles(edges, new Set(), (id) => name.get(id));
-  const side = (look) => nodesOf(pair.edges.filter((edge) => edge.look !== look), new Set());
+  const side = (look) =>
+    nodesOf(
+      all.filter((edge) => edge.look !== look),
+      new Set(),
+    );
   const [inA, inB] = [side("b"), side("a")];
   const mark = (id) => (inA.has(id) && inB.has(id) ? "both" : inA.has(id) ? "a" : "b");
   comparison.show({ curves, used: new Set([...inA, ...inB]), mark });
   lightComparison();
-  const row = (i) => [pairName(edges[i]), PARTS[edges[i].look], spell(edges[i].scoreA), spell(edges[i].scoreB)];
-  pages(["edge", "is", "score in A", "score in B"], edges.length, row, byId("differences"), byId("differences-pages"), 50);
+  const row = (i) => [
+    pairName(edges[i]),
+    PARTS[edges[i].look],
+    spell(edges[i].scoreA),
+    spell(edges[i].scoreB),
+  ];
+  pages(
+    ["edge", "is", "score in A", "score in B"],
+    edges.length,
+    row,
+    byId("differences"),
+    byId("differences-pages"),
+    50,
+  );
 }
 
 function lightComparison(hover = null) {
-  const id = hover ?? (comparison.has(chosenNode) ? chosenNode : null), into = byId("compared-node");
+  if (!comparison || !pair) return;
+  const id = hover ?? (comparison.has(chosenNode) ? chosenNode : null),
+    into = byId("compared-node");
   comparison.light(id === null ? [] : [id]);
   if (id === picked?.id && picked?.curves === comparison.curves) return;
   picked = { id, curves: comparison.curves };
-  if (id === null) return into.replaceChildren(make("p", { class: "hint" }, "Point at a node, or select one by a click or Enter, to see in which circuit its edges are."));
-  const edges = comparison.edgesOf(id), known = new Map(pair.edges.map((edge) => [edge.id, edge]));
-  const all = [...edges.into, ...edges.out].flatMap((curve) => curve.edges.map((edge) => known.get(edge)));
+  if (id === null)
+    return into.replaceChildren(
+      make(
+        "p",
+        { class: "hint" },
+        "Point at a node, or select one by a click or Enter, to see in which circuit its edges are.",
+      ),
+    );
+  const edges = comparison.edgesOf(id),
+    known = new Map(pair.edges.map((edge) => [edge.id, edge]));
+  const all = [...edges.into, ...edges.out].flatMap((curve) =>
+    curve.edges.map((edge) => known.get(edge)),
+  );
   const list = (look) => all.filter((edge) => edge.look === look);
-  into.replaceChildren(make("h3", {}, id, " ", make("small", {}, title(id))), ...Object.entries(PARTS).flatMap(([look, text]) => [
-    make("h4", {}, `${text} (${spell(list(look).length)})`),
-    make("ul", {}, list(look).slice(0, MOST_LISTED).map((edge) => make("li", {}, pairName(edge)))),
-  ]));
+  into.replaceChildren(
+    make("h3", {}, id, " ", make("small", {}, title(id))),
+    ...Object.entries(PARTS).flatMap(([look, text]) => [
+      make("h4", {}, `${text} (${spell(list(look).length)})`),
+      make(
+        "ul",
+        {},
+        list(look)
+          .slice(0, MOST_LISTED)
+          .map((edge) => make("li", {}, pairName(edge))),
+      ),
+    ]),
+  );
 }
 
 function listenComparison() {
   const all = comparable();
   for (const [i, id] of ["side-a", "side-b"].entries()) {
-    byId(id).replaceChildren(...all.map((side) => make("option", { value: side.join(".") }, sideName(side))));
+    byId(id).replaceChildren(
+      ...all.map((side) => make("option", { value: side.join(".") }, sideName(side))),
+    );
     byId(id).addEventListener("change", () => {
-      state.sides = (state.sides ?? usualSides()).map((side, at) => (at === i ? byId(id).value.split(".").map(Number) : side));
+      state.sides = (state.sides ?? usualSides()).map((side, at) =>
+        at === i ? byId(id).value.split(".").map(Number) : side,
+      );
       showComparison();
       remember();
     });
   }
-  byId("swap").addEventListener("click", () => { state.sides = (state.sides ?? usualSides()).reverse(); showComparison(); remember(); });
-  byId("incomparable").replaceChildren(...DATA.others.flatMap(({ differs }, i) => (differs ? [make("p", { class: "hint" }, `${DATA.runs[i + 1].name} is of a model with other sizes, ${differs}: none of its edges means the same, so it can't be compared here.`)] : [])));
-  byId("comparison-svg").addEventListener("click", () => save("comparison.svg", figure(beginComparison()), "image/svg+xml"));
+  byId("swap").addEventListener("click", () => {
+    state.sides = (state.sides ?? usualSides()).reverse();
+    showComparison();
+    remember();
+  });
+  byId("incomparable").replaceChildren(
+    ...DATA.others.flatMap(({ differs }, i) =>
+      differs
+        ? [
+            make(
+              "p",
+              { class: "hint" },
+              `${DATA.runs[i + 1].name} is of a model with other sizes, ${differs}: none of its edges means the same, so it can't be compared here.`,
+            ),
+          ]
+        : [],
+    ),
+  );
+  byId("comparison-svg").addEventListener("click", () =>
+    save("comparison.svg", figure(beginComparison()), "image/svg+xml"),
+  );
   byId("comparison").setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`); // its place, before it is drawn
-  const near = new IntersectionObserver((seen) => { if (seen.some((entry) => entry.isIntersecting)) beginComparison(); }, { rootMargin: "600px" });
+  const near = new IntersectionObserver(
+    (seen) => {
+      if (seen.some((entry) => entry.isIntersecting)) beginComparison();
+    },
+    { rootMargin: "600px" },
+  );
   near.observe(byId("compare"));
   window.addEventListener("beforeprint", beginComparison);
 }
@@ -125,7 +252,10 @@ function listenComparison() {
 /** Draws when the section comes near, so that the page is ready sooner. */
 function beginComparison() {
   if (comparison) return comparison;
-  comparison = new Picture(byId("comparison"), { point: (id) => lightComparison(id), pick: chooseInBoth });
+  comparison = new Picture(byId("comparison"), {
+    point: (id) => lightComparison(id),
+    pick: chooseInBoth,
+  });
   drawComparison();
   return comparison;
 }

@@ -1,6 +1,13 @@
 // Figures of curves over the number of edges, and the marks of points.
 
-/** Lines through points `{x, v: {value, low, high}, about}`, one for each of `series`, x on a log axis. */
+/**
+ * Lines through points `{x, v: {value, low, high}, about}`, one for each of `series`, x on a log axis.
+ * @param {string} id
+ * @param {string} name
+ * @param {string} axis
+ * @param {any[]} series
+ * @param {CurvesLook} look
+ */
 function curvesFigure(
   id,
   name,

@@ -1,20 +1,36 @@
 "use strict";
 // The data, and how elements are made. Text only ever becomes a text node, so nothing in it can run.
 
-const DATA = JSON.parse(document.getElementById("data").textContent);
+/**
+ * The element of the template with this id.
+ * @param {string} id
+ * @returns {Control}
+ */
+function byId(id) {
+  const found = document.getElementById(id);
+  if (!found) throw new Error(`the page has no element #${id}`);
+  return /** @type {Control} */ (found);
+}
+
+const DATA = JSON.parse(byId("data").textContent ?? "");
 for (const circuit of DATA.circuits) circuit.edges = positions(circuit.spans);
-for (const other of DATA.others) for (const circuit of other.circuits ?? []) circuit.edges = positions(circuit.spans);
+for (const other of DATA.others)
+  for (const circuit of other.circuits ?? []) circuit.edges = positions(circuit.spans);
 
 /** Positions of a circuit's edges, strongest first; spans say by turns how many are left out, kept. */
 function positions(spans) {
   const found = [];
   let at = 0;
-  spans.forEach((length, i) => { for (const end = at + length; at < end; at++) if (i % 2) found.push(at); });
+  spans.forEach((length, i) => {
+    for (const end = at + length; at < end; at++) if (i % 2) found.push(at);
+  });
   return found;
 }
 
-const SVG = document.getElementById("drawing").namespaceURI;
-const byId = (id) => document.getElementById(id);
+const SVG = byId("drawing").namespaceURI;
+
+/** What was typed or chosen in the control that an event comes from. */
+const typed = (event) => event.target.value;
 
 function build(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
@@ -60,12 +76,20 @@ const isInterval = (v) => v !== null && typeof v === "object" && "value" in v &&
 /** A table with a head; cells are text or elements. */
 function table(head, rows, into = make("table")) {
   const cells = (tag, row) =>
-    make("tr", {}, row.map((cell, i) => make(tag, i ? {} : { class: "first" }, cell)));
+    make(
+      "tr",
+      {},
+      row.map((cell, i) => make(tag, i ? {} : { class: "first" }, cell)),
+    );
   const top = cells("th", head);
   for (const cell of top.children) cell.setAttribute("scope", "col");
   into.replaceChildren(
     make("thead", {}, top),
-    make("tbody", {}, rows.map((row) => cells("td", row))),
+    make(
+      "tbody",
+      {},
+      rows.map((row) => cells("td", row)),
+    ),
   );
   return into;
 }
@@ -74,10 +98,23 @@ function table(head, rows, into = make("table")) {
 function pages(head, n, row, into, foot, size = 200) {
   const turn = (first) => {
     const last = Math.min(n, first + size);
-    const go = (text, to) => make("button", { type: "button", disabled: to < 0 || to >= n, onclick: () => turn(to) }, text);
-    table(head, Array.from({ length: last - first }, (_, i) => row(first + i)), into);
-    const range = n > size ? `Rows ${spell(first + 1)} to ${spell(last)} of ${spell(n)}.` : `${spell(n)} rows.`;
-    foot.replaceChildren(range, ...(n > size ? [" ", go("previous", first - size), " ", go("next", first + size)] : []));
+    const go = (text, to) =>
+      make(
+        "button",
+        { type: "button", disabled: to < 0 || to >= n, onclick: () => turn(to) },
+        text,
+      );
+    table(
+      head,
+      Array.from({ length: last - first }, (_, i) => row(first + i)),
+      into,
+    );
+    const range =
+      n > size ? `Rows ${spell(first + 1)} to ${spell(last)} of ${spell(n)}.` : `${spell(n)} rows.`;
+    foot.replaceChildren(
+      range,
+      ...(n > size ? [" ", go("previous", first - size), " ", go("next", first + size)] : []),
+    );
   };
   turn(0);
 }

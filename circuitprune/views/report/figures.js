@@ -96,15 +96,13 @@ function mibFigure({ curves, cpr, cmd }) {
 }
 
 function directFigure({ direct, lens }) {
-  const rows = direct
-    .slice(0, NAMED_ROWS)
-    .map((d) => ({
-      name: d.node,
-      v: { value: d.share },
-      about: `${d.node}: ${spell(d.share)}`,
-      kind: d.edge_to_logits_kept ? "" : "hollow",
-      attributes: { "data-node-share": d.node },
-    }));
+  const rows = direct.slice(0, NAMED_ROWS).map((d) => ({
+    name: d.node,
+    v: { value: d.share },
+    about: `${d.node}: ${spell(d.share)}`,
+    kind: d.edge_to_logits_kept ? "" : "hollow",
+    attributes: { "data-node-share": d.node },
+  }));
   const stages = lens.flatMap((l) =>
     [
       ["clean", "logit_diff"],

@@ -16,13 +16,15 @@ function scale(low, high, from, to) {
 
 /** Powers of ten from `low` to `high`. */
 function decades(low, high) {
-  const first = Math.ceil(Math.log10(low) - 1e-9), last = Math.floor(Math.log10(high) + 1e-9);
+  const first = Math.ceil(Math.log10(low) - 1e-9),
+    last = Math.floor(Math.log10(high) + 1e-9);
   return Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => 10 ** (first + i));
 }
 
 function steps(low, high) {
-  const rough = (high - low) / 5, unit = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((m) => m * unit).find((s) => s >= rough);
+  const rough = (high - low) / 5,
+    unit = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5].map((m) => m * unit).find((s) => s >= rough) ?? 10 * unit;
   const first = Math.ceil(low / step);
   return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, i) => (first + i) * step);
 }
@@ -32,24 +34,38 @@ function plot(name, label, log, choose) {
   const shownRuns = DATA.runs.map((run) => run.points.filter((p) => p.n_edges > 0));
   const xs = shownRuns.flat().map((p) => p.n_edges);
   const lift = (v) => (log ? Math.log10(Math.max(v, KL_FLOOR)) : v);
-  const ends = shownRuns[0].map((p) => intervalAt(p, name)).filter(Boolean).flatMap((v) => [v.low, v.high]);
+  const ends = shownRuns[0]
+    .map((p) => intervalAt(p, name))
+    .filter(Boolean)
+    .flatMap((v) => [v.low, v.high]);
   const ys = [...shownRuns.flat().map((p) => p[name]), ...ends, ...(log ? [] : [0, 1])].map(lift);
-  const [low, high] = [Math.min(...ys), Math.max(...ys)], pad = (high - low || 1) * 0.06;
+  const [low, high] = [Math.min(...ys), Math.max(...ys)],
+    pad = (high - low || 1) * 0.06;
   const { width, height, left, right, top, bottom } = PLOT;
   const most = Math.max(...xs, 10);
   const px = scale(Math.log10(Math.min(...xs, 1)), Math.log10(most), left + 8, width - right - 8);
   const py = scale(low - pad, high + pad, height - bottom, top);
   const at = { x: (n) => px(Math.log10(n)), y: (v) => py(lift(v)) };
   const ticks = log ? decades(10 ** low, 10 ** high) : steps(low, high);
-  const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, class: "plot", role: "group", "aria-label": `${label} over the number of edges` });
+  const svg = draw("svg", {
+    viewBox: `0 0 ${width} ${height}`,
+    class: "plot",
+    role: "group",
+    "aria-label": `${label} over the number of edges`,
+  });
   svg.append(...axes(label, ticks, decades(1, most), at, log));
-  if (!log) svg.append(draw("line", { class: "model", x1: left, x2: width - right, y1: at.y(1), y2: at.y(1) }));
-  for (let run = shownRuns.length - 1; run >= 0; run--) svg.append(...series(run, shownRuns[run], name, at, choose)); // the first on top, to be clicked
+  if (!log)
+    svg.append(
+      draw("line", { class: "model", x1: left, x2: width - right, y1: at.y(1), y2: at.y(1) }),
+    );
+  for (let run = shownRuns.length - 1; run >= 0; run--)
+    svg.append(...series(run, shownRuns[run], name, at, choose)); // the first on top, to be clicked
   return svg;
 }
 
 function axes(label, ticks, counts, at, log) {
-  const { width, height, left, right, top, bottom } = PLOT, base = height - bottom;
+  const { width, height, left, right, top, bottom } = PLOT,
+    base = height - bottom;
   const tick = (v) => (log && v <= KL_FLOOR * 1.01 ? `≤${spell(v, 1)}` : spell(v, log ? 1 : 2));
   return [
     draw("text", { class: "name", x: left - 44, y: 16 }, label),
@@ -62,7 +78,11 @@ function axes(label, ticks, counts, at, log) {
       draw("text", { class: "tick", x: at.x(n), y: base + 16, "text-anchor": "middle" }, spell(n)),
     ]),
     draw("line", { class: "axis", x1: left, x2: width - right, y1: base, y2: base }),
-    draw("text", { class: "name", x: (left + width - right) / 2, y: height - 8, "text-anchor": "middle" }, "edges kept"),
+    draw(
+      "text",
+      { class: "name", x: (left + width - right) / 2, y: height - 8, "text-anchor": "middle" },
+      "edges kept",
+    ),
   ];
 }
 
@@ -70,30 +90,95 @@ function series(run, points, name, at, choose) {
   const sorted = [...points].sort((a, b) => a.n_edges - b.n_edges);
   const line = sorted.map((p) => `${at.x(p.n_edges).toFixed(1)},${at.y(p[name]).toFixed(1)}`);
   const chosen = DATA.runs[run].points[DATA.runs[run].chosen];
-  const bars = run ? [] : sorted.flatMap((p) => {
-    const v = intervalAt(p, name), x = at.x(p.n_edges);
-    return v ? [draw("line", { class: "bar run0", x1: x, x2: x, y1: at.y(v.low), y2: at.y(v.high) })] : [];
-  });
+  const bars = run
+    ? []
+    : sorted.flatMap((p) => {
+        const v = intervalAt(p, name),
+          x = at.x(p.n_edges);
+        return v
+          ? [draw("line", { class: "bar run0", x1: x, x2: x, y1: at.y(v.low), y2: at.y(v.high) })]
+          : [];
+      });
   const dots = sorted.map((p) => {
     const about = `${DATA.runs[run].name}: ${spell(p.n_edges)} edges, ${name} ${spell(p[name])}`;
-    const mark = { class: `dot run${run % RUN_MARKS}`, cx: at.x(p.n_edges), cy: at.y(p[name]), r: 4 };
+    const mark = {
+      class: `dot run${run % RUN_MARKS}`,
+      cx: at.x(p.n_edges),
+      cy: at.y(p[name]),
+      r: 4,
+    };
     if (run) return draw("circle", mark, draw("title", {}, about));
     const pick = () => choose(DATA.runs[0].points.indexOf(p));
-    const key = (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); pick(); } };
-    const button = { role: "button", tabindex: 0, "aria-label": `${about}; show it`, onclick: pick, onkeydown: key };
-    return draw("circle", { ...mark, ...button, "data-point": DATA.runs[0].points.indexOf(p) }, draw("title", {}, about));
+    const key = (event) => {
+      if (event.key === "Enter" || event.key === " ") {
+        event.preventDefault();
+        pick();
+      }
+    };
+    const button = {
+      role: "button",
+      tabindex: 0,
+      "aria-label": `${about}; show it`,
+      onclick: pick,
+      onkeydown: key,
+    };
+    return draw(
+      "circle",
+      { ...mark, ...button, "data-point": DATA.runs[0].points.indexOf(p) },
+      draw("title", {}, about),
+    );
   });
-  const ring = { class: `ring run${run % RUN_MARKS}`, cx: at.x(chosen.n_edges), cy: at.y(chosen[name]), r: 8 };
-  return [draw("polyline", { class: `curve run${run % RUN_MARKS}`, points: line.join(" ") }), ...bars, ...(chosen.n_edges ? [draw("circle", ring)] : []), ...dots];
+  const ring = {
+    class: `ring run${run % RUN_MARKS}`,
+    cx: at.x(chosen.n_edges),
+    cy: at.y(chosen[name]),
+    r: 8,
+  };
+  return [
+    draw("polyline", { class: `curve run${run % RUN_MARKS}`, points: line.join(" ") }),
+    ...bars,
+    ...(chosen.n_edges ? [draw("circle", ring)] : []),
+    ...dots,
+  ];
 }
 
 /** Fills the section; `choose` is called with the position of a circuit that was picked. */
 function showFrontier(choose) {
-  byId("plots").append(plot("kl", "KL from the model (nats)", true, choose), plot("faithfulness", "faithfulness", false, choose));
+  byId("plots").append(
+    plot("kl", "KL from the model (nats)", true, choose),
+    plot("faithfulness", "faithfulness", false, choose),
+  );
   const names = DATA.runs.map((run, i) =>
-    make("span", { class: "run" }, make("i", { class: `swatch run${i % RUN_MARKS}` }), `${run.name} (${run.about.init}${run.about.learner ? `, ${run.about.learner}` : ""})`));
-  const bars = DATA.evidence?.sections?.faithfulness?.sizes ? " Bars are 95 % intervals over pairs." : "";
-  byId("runs").append(...names, make("span", {}, `The ring marks the chosen circuit: the smallest within 0.1 nats, else the closest.${bars} A click on a point shows its circuit above.`));
-  const rows = DATA.runs.flatMap((run) => run.points.map((p) => [run.name, spell(p.n_edges), percent(p.n_edges / run.about.n_edges_total), ...["kl", "faithfulness", "metric", "accuracy", "exact_match"].map((k) => spell(p[k]))]));
-  byId("points").append(table(["run", "edges", "share", "KL (nats)", "faithfulness", "metric", "accuracy", "exact match"], rows));
+    make(
+      "span",
+      { class: "run" },
+      make("i", { class: `swatch run${i % RUN_MARKS}` }),
+      `${run.name} (${run.about.init}${run.about.learner ? `, ${run.about.learner}` : ""})`,
+    ),
+  );
+  const bars = DATA.evidence?.sections?.faithfulness?.sizes
+    ? " Bars are 95 % intervals over pairs."
+    : "";
+  byId("runs").append(
+    ...names,
+    make(
+      "span",
+      {},
+      `The ring marks the chosen circuit: the smallest within 0.1 nats, else the closest.${bars} A click on a point shows its circuit above.`,
+    ),
+  );
+  const rows = DATA.runs.flatMap((run) =>
+    run.points.map((p) => [
+      run.name,
+      spell(p.n_edges),
+      percent(p.n_edges / run.about.n_edges_total),
+      ...["kl", "faithfulness", "metric", "accuracy", "exact_match"].map((k) => spell(p[k])),
+    ]),
+  );
+  byId("points").append(
+    table(
+      ["run", "edges", "share", "KL (nats)", "faithfulness", "metric", "accuracy", "exact match"],
+      rows,
+    ),
+  );
 }

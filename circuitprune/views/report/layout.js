@@ -3,15 +3,22 @@
 const GRAPH = DATA.graph;
 const GROUPED = GRAPH.n_kv_readers < GRAPH.n_heads;
 const KINDS = ["q", "k", "v", "mlp", "logits"];
-const LEFT = 74, MLP_WIDTH = 54;
+const LEFT = 74,
+  MLP_WIDTH = 54;
 const CELL = Math.min(84, Math.max(40, 940 / GRAPH.n_heads));
 const BAND = GRAPH.n_heads * CELL;
 const WIDTH = LEFT + BAND + 150;
 const STEP = GRAPH.n_layers > 8 ? 84 : 116;
 const HEIGHT = 70 + GRAPH.n_layers * STEP + 56;
-const MIDDLE = LEFT + BAND / 2, MLP_X = LEFT + BAND + 62;
+const MIDDLE = LEFT + BAND / 2,
+  MLP_X = LEFT + BAND + 62;
 const BANDS = Array.from({ length: GRAPH.n_layers }, (_, layer) => ({
-  x: 50, y: HEIGHT - 60 - (layer + 1) * STEP, width: WIDTH - 54, height: STEP - 6, rx: 8, opacity: layer % 2 ? 0.45 : 1,
+  x: 50,
+  y: HEIGHT - 60 - (layer + 1) * STEP,
+  width: WIDTH - 54,
+  height: STEP - 6,
+  rx: 8,
+  opacity: layer % 2 ? 0.45 : 1,
 }));
 
 /** Nodes by name: centre, half sizes, label; heads of collapsed layers share one. */
@@ -32,7 +39,16 @@ function layout(collapsed) {
       }
       if (GROUPED) addGroups(add, layer, y);
     }
-    add(`m${layer}`, MLP_X, y - (GRAPH.parallel ? 0 : STEP - 56), MLP_WIDTH / 2, 13, `MLP ${layer}`, "mlp", layer);
+    add(
+      `m${layer}`,
+      MLP_X,
+      y - (GRAPH.parallel ? 0 : STEP - 56),
+      MLP_WIDTH / 2,
+      13,
+      `MLP ${layer}`,
+      "mlp",
+      layer,
+    );
   }
   add("logits", MIDDLE, 28, 46, 13, "logits", "logits", GRAPH.n_layers);
   return nodes;
@@ -67,8 +83,11 @@ function port(node, kind) {
 /** The four points of a curve from a writer's top to a port; in one column it goes around what is between. */
 function bend(from, kind, to) {
   const side = { q: -1, v: 1 }[kind] ?? 0; // so that q, k and v edges of one pair are seen apart
-  const end = port(to, kind), x = from.x + 4 * side, y = from.y - from.h;
-  const rise = y - end.y, pull = Math.max(18 + 7 * side, rise * (0.45 + 0.07 * side));
+  const end = port(to, kind),
+    x = from.x + 4 * side,
+    y = from.y - from.h;
+  const rise = y - end.y,
+    pull = Math.max(18 + 7 * side, rise * (0.45 + 0.07 * side));
   const far = Math.abs(end.x - x) < 20 && rise > STEP * 0.7;
   const bow = far ? Math.min(20 + rise * 0.12, 84) : 0;
   return [x, y, x + bow, y - pull, end.x + bow, end.y + pull, end.x, end.y];
@@ -89,8 +108,10 @@ function readersOf(id) {
 
 /** A node's name in words. */
 function title(id) {
-  const head = /^a(\d+)\.(h|kv)(\d+)$/.exec(id), folded = /^a(\d+)$/.exec(id);
-  if (head) return `${head[2] === "h" ? "head" : "keys and values of group"} ${head[3]} of layer ${head[1]}`;
+  const head = /^a(\d+)\.(h|kv)(\d+)$/.exec(id),
+    folded = /^a(\d+)$/.exec(id);
+  if (head)
+    return `${head[2] === "h" ? "head" : "keys and values of group"} ${head[3]} of layer ${head[1]}`;
   if (folded) return `all heads of layer ${folded[1]}`;
   return /^m\d+$/.test(id) ? `MLP of layer ${id.slice(1)}` : id;
 }

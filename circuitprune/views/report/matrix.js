@@ -102,6 +102,7 @@ function spreadFigure(id, name, axis, families, mark, caption) {
   const px = scale(low, high, box.left, box.width - box.right),
     at = (x) => px(lift(x));
   const bands = families.flatMap((f, i) => {
+    /** @type {number[][]} */
     const counts = Array.from({ length: nBins }, () => []);
     for (const x of f.values)
       counts[Math.min(nBins - 1, Math.floor(((lift(x) - low) / (high - low)) * nBins))].push(x);

@@ -95,7 +95,7 @@ function probes(id) {
 }
 
 /** The place where a node reads the stream, as the lens names it. */
-const placeOf = (id) => /^(a\d+|m\d+|logits)/.exec(id)?.[1];
+const placeOf = (id) => /^(a\d+|m\d+|logits)/.exec(id)?.[1] ?? "";
 
 function lens(id) {
   const place = placeOf(id),

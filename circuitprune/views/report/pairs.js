@@ -78,6 +78,7 @@ function predictionsOf(pair) {
   ];
   const known = columns.filter(([, key]) => pair.next[key]);
   const sign = (t) => (pair.answers.includes(t) ? " ✓" : pair.wrong.includes(t) ? " ✗" : "");
+  /** @param {string[]} column */
   const list = ([name, key]) =>
     make(
       "div",

@@ -2,6 +2,7 @@
 
 const MOST_LISTED = 200;
 
+/** @type {{ key?: string, drawn?: Curve[] }} */
 let listed = {};
 /** What the panel shows, so that it's left alone, with what the reader does in it, if that is unchanged. */
 
@@ -10,7 +11,11 @@ function showPanel(id) {
   const key = JSON.stringify([id, state.pinned.has(id), pinned, [...state.hidden]]);
   if (listed.key === key && listed.drawn === picture.curves) return;
   listed = { key, drawn: picture.curves };
-  const hint = make("p", { class: "hint" }, "Point at a node, or select one by a click or Enter, to see its edges. Escape lets go.");
+  const hint = make(
+    "p",
+    { class: "hint" },
+    "Point at a node, or select one by a click or Enter, to see its edges. Escape lets go.",
+  );
   byId("node").replaceChildren(
     ...(id === null ? (pinned.length ? [] : [hint]) : card(id)),
     ...pinned.flatMap(card),
@@ -19,17 +24,43 @@ function showPanel(id) {
 }
 
 function card(id) {
-  const { into, out } = picture.edgesOf(id), pinned = state.pinned.has(id);
+  const { into, out } = picture.edgesOf(id),
+    pinned = state.pinned.has(id);
   const count = (curves) => curves.reduce((n, curve) => n + curve.edges.length, 0);
   const left = edgesAt(id) - count(into) - count(out);
-  const button = (text, key, act) => make("button", { type: "button", "aria-label": `${text} ${id}`, "aria-keyshortcuts": key, title: `key ${key}`, onclick: () => act(id) }, text);
+  const button = (text, key, act) =>
+    make(
+      "button",
+      {
+        type: "button",
+        "aria-label": `${text} ${id}`,
+        "aria-keyshortcuts": key,
+        title: `key ${key}`,
+        onclick: () => act(id),
+      },
+      text,
+    );
   return [
     make("h3", {}, id, " ", make("small", {}, title(id))),
-    make("p", { class: "acts" }, button(pinned ? "unpin" : "pin", "p", pin), " ", button("hide", "h", hide)),
+    make(
+      "p",
+      { class: "acts" },
+      button(pinned ? "unpin" : "pin", "p", pin),
+      " ",
+      button("hide", "h", hide),
+    ),
     ...brief(id),
     ...edgeList("in", into, "from"),
     ...edgeList("out", out, "to"),
-    ...(left > 0 ? [make("p", { class: "hint" }, `${spell(left)} more are not drawn: filtered out, or their other end is hidden.`)] : []),
+    ...(left > 0
+      ? [
+          make(
+            "p",
+            { class: "hint" },
+            `${spell(left)} more are not drawn: filtered out, or their other end is hidden.`,
+          ),
+        ]
+      : []),
   ];
 }
 
@@ -37,7 +68,8 @@ function card(id) {
 function edgesAt(id) {
   const own = new Set(readersOf(id));
   return circuit().edges.reduce((n, edge) => {
-    const from = nodeOfWriter(DATA.edges.writer[edge], state.collapsed), to = nodeOfReader(DATA.edges.reader[edge], state.collapsed);
+    const from = nodeOfWriter(DATA.edges.writer[edge], state.collapsed),
+      to = nodeOfReader(DATA.edges.reader[edge], state.collapsed);
     return n + (from === id) + own.has(to);
   }, 0);
 }
@@ -45,10 +77,17 @@ function edgesAt(id) {
 function edgeList(name, curves, other) {
   const rows = curves.flatMap((curve) => curve.edges.map((edge) => [edge, curve]));
   rows.sort(([a], [b]) => a - b); // edges stand in the order of their rank
-  const more = rows.length > MOST_LISTED ? [make("p", { class: "hint" }, `The strongest ${MOST_LISTED}; the table has all.`)] : [];
+  const more =
+    rows.length > MOST_LISTED
+      ? [make("p", { class: "hint" }, `The strongest ${MOST_LISTED}; the table has all.`)]
+      : [];
   return [
     make("h4", {}, `${name} (${spell(rows.length)})`),
-    make("ul", {}, rows.slice(0, MOST_LISTED).map(([edge, curve]) => item(edge, curve, other))),
+    make(
+      "ul",
+      {},
+      rows.slice(0, MOST_LISTED).map(([edge, curve]) => item(edge, curve, other)),
+    ),
     ...more,
   ];
 }
@@ -57,15 +96,46 @@ function item(edge, curve, other) {
   const { writer, reader, score } = DATA.edges;
   const name = other === "from" ? GRAPH.writers[writer[edge]] : GRAPH.readers[reader[edge]];
   const port = other === "from" && "qkv".includes(curve.kind) ? ` → ${curve.kind}` : "";
-  const notes = ["attribution", "exact"].filter((c) => DATA.edges[c]?.[edge] != null).map((c) => `${WIDTHS[c]} ${spell(DATA.edges[c][edge])}`);
-  return make("li", {}, make("button", { type: "button", class: curve.kind, title: notes.join("; "), onclick: () => walk(curve[other]) },
-    make("i", { class: `swatch ${curve.kind}` }), `${name}${port}`, make("span", {}, spell(score[edge]))));
+  const notes = ["attribution", "exact"]
+    .filter((c) => DATA.edges[c]?.[edge] != null)
+    .map((c) => `${WIDTHS[c]} ${spell(DATA.edges[c][edge])}`);
+  return make(
+    "li",
+    {},
+    make(
+      "button",
+      {
+        type: "button",
+        class: curve.kind,
+        title: notes.join("; "),
+        onclick: () => walk(curve[other]),
+      },
+      make("i", { class: `swatch ${curve.kind}` }),
+      `${name}${port}`,
+      make("span", {}, spell(score[edge])),
+    ),
+  );
 }
 
 function hiddenOnes() {
-  const back = (id) => make("button", { type: "button", "aria-label": `show ${id}`, onclick: () => unhide([id]) }, id);
-  const all = make("button", { type: "button", id: "show-all", onclick: () => unhide([...state.hidden]) }, "show all");
-  return make("div", { id: "hidden" }, make("h4", {}, `hidden (${state.hidden.size})`), make("p", { class: "acts" }, [...state.hidden].flatMap((id) => [back(id), " "]), all));
+  const back = (id) =>
+    make("button", { type: "button", "aria-label": `show ${id}`, onclick: () => unhide([id]) }, id);
+  const all = make(
+    "button",
+    { type: "button", id: "show-all", onclick: () => unhide([...state.hidden]) },
+    "show all",
+  );
+  return make(
+    "div",
+    { id: "hidden" },
+    make("h4", {}, `hidden (${state.hidden.size})`),
+    make(
+      "p",
+      { class: "acts" },
+      [...state.hidden].flatMap((id) => [back(id), " "]),
+      all,
+    ),
+  );
 }
 
 // ---------------------------------------------------------------- select, pin, hide
@@ -79,7 +149,7 @@ function select(id) {
 /** Goes on to a node from the list of another; the keyboard stays in the list. */
 function walk(id) {
   if (state.node !== id) select(id);
-  byId("node").querySelector("li button")?.focus();
+  /** @type {HTMLElement | null} */ (byId("node").querySelector("li button"))?.focus();
 }
 
 function pin(id) {
@@ -91,7 +161,8 @@ function pin(id) {
 
 /** Takes a node with its edges from the drawing; the keyboard goes on at the next one. */
 function hide(id) {
-  const boxes = [...picture.svg.querySelectorAll(".node:not(.cut)")], at = boxes.findIndex((box) => box.dataset.node === id);
+  const boxes = [...picture.svg.querySelectorAll(".node:not(.cut)")],
+    at = boxes.findIndex((box) => box.dataset.node === id);
   const next = (boxes[at + 1] ?? boxes[at - 1])?.dataset.node;
   state.hidden.add(id);
   state.pinned.delete(id);
@@ -110,4 +181,6 @@ function unhide(ids) {
 }
 
 /** Tells those who listen rather than look what was done. */
-const say = (text) => { byId("said").textContent = text; };
+const say = (text) => {
+  byId("said").textContent = text;
+};

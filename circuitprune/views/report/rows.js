@@ -4,6 +4,11 @@
  * A row for each of `rows`, `{name, v: {value, low, high}, about, attributes}`, along one axis.
  * `bars` says whether a bar goes from 0 to the value, `lines` are `[x, name]` across all rows, and
  * `band` is a range that is shaded. `warp` bends the axis: see `bent`.
+ * @param {string} id
+ * @param {string} name
+ * @param {string} axis
+ * @param {any[]} rows
+ * @param {RowsLook} look
  */
 function rowsFigure(
   id,

@@ -32,7 +32,9 @@ function stabilityFigures(name, group) {
   const matrix = (kind) => {
     const cells = group.jaccard[kind].map((row, i) =>
       row.map((value, j) =>
-        value === null ? null : { value, about: `${runs[i]} and ${runs[j]} share ${spell(value)} of their ${kind}` },
+        value === null
+          ? null
+          : { value, about: `${runs[i]} and ${runs[j]} share ${spell(value)} of their ${kind}` },
       ),
     );
     const { mean, low, high } = group.overlap[kind],
