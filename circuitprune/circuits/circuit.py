@@ -1,6 +1,5 @@
-"""A circuit: the kept edges of a graph, their scores, and where they come from."""
+"""A circuit: the kept edges of a graph, how they rank and score, and where they come from."""
 
-import html
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -8,14 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitprune import files
 from circuitprune.circuits import formats
+from circuitprune.circuits.edge_pruning import embeddings_in
 from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.parts import Parts
 from circuitprune.circuits.reachability import kept_nodes, live_edges
-from circuitprune.circuits.svg import circuit_svg
+from circuitprune.circuits.show import facts_of, html_of
 from circuitprune.errors import GraphError
 
 if TYPE_CHECKING:
@@ -24,17 +25,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Circuit:
-    """The kept edges of a graph, with scores and provenance.
+    """The kept edges of a graph, with their ranking, scores and provenance.
 
     Tensors are held on the CPU. Set operations `|`, `&`, `-`, `^` need the same graph and give a
-    circuit with the left one's scores (else the right one's), whose provenance names both.
+    circuit ranked and scored as the left one (else as the right one), whose provenance names both.
 
     Args:
         graph: What the edges are edges of.
         mask: True for a kept edge.
-        scores: A signed number per edge; NaN means not scored. Kept for rankings and files.
+        scores: A signed number per edge, what a method predicts of it; NaN means not scored.
         provenance: JSON-able facts: model, task, ablation, method, ..., and under `evidence` the
             numbers measured on exactly this mask. Not-a-number is not JSON: use None.
+        ranking: What smaller circuits are cut by: higher is kept first, NaN and -inf never. Where
+            it is not given, the magnitudes of the scores.
+        method: Of attribution, whose scores these are; None if nobody says.
         as_read: The JSON value of the file that the circuit was read from, if writing it anew
             would lose something; `save` returns it as long as the circuit is unchanged.
 
@@ -56,6 +60,8 @@ class Circuit:
     mask: Bool[Tensor, " edge"]
     scores: Float[Tensor, " edge"] | None = None
     provenance: dict = field(default_factory=dict)
+    ranking: Float[Tensor, " edge"] | None = None
+    method: str | None = None
     as_read: dict | list | None = None
 
     def __post_init__(self) -> None:
@@ -65,8 +71,11 @@ class Circuit:
                 f"mask is {self.mask.dtype} of shape {tuple(self.mask.shape)}, expected torch.bool "
                 f"of shape {expected} for {self.graph.describe()}"
             )
-        if self.scores is not None and self.scores.shape != expected:
-            raise GraphError(f"scores have shape {tuple(self.scores.shape)}, expected {expected}")
+        for name, values in (("scores", self.scores), ("ranking", self.ranking)):
+            if values is not None and values.shape != expected:
+                verb = "have" if name == "scores" else "has"
+                shape = tuple(values.shape)
+                raise GraphError(f"{name} {verb} shape {shape}, expected {expected}")
         try:  # a copy, in the form it will have after a round trip through a file
             provenance = json.loads(json.dumps(self.provenance, allow_nan=False))
         except (TypeError, ValueError) as error:
@@ -75,6 +84,7 @@ class Circuit:
         object.__setattr__(self, "mask", self.mask.detach().cpu())
         scores = None if self.scores is None else self.scores.detach().cpu()
         object.__setattr__(self, "scores", scores)
+        object.__setattr__(self, "ranking", _ranking(scores, self.ranking))
 
     @classmethod
     def from_names(cls, graph: Graph, names: Iterable[str]) -> "Circuit":
@@ -100,50 +110,43 @@ class Circuit:
             circuit = cls(*formats.parse(value, graph))
         except GraphError as error:
             raise GraphError(f"{path}: {error}") from error
-        name = "edge_pruning" if isinstance(value, list) else "mib"
-        if json.dumps(value) == json.dumps(circuit._to_json(name)):
-            return circuit
         assert isinstance(value, dict | list)  # parse has refused the rest
+        forms = ("edge_pruning",) if isinstance(value, list) else ("circuitprune", "mib")
+        if any(json.dumps(value) == json.dumps(circuit._to_json(form)) for form in forms):
+            return circuit
         return replace(circuit, as_read=value)
 
-    def save(self, path: str | Path, format: str = "mib") -> None:
-        """Writes the circuit, atomically; `load` reads all three formats.
+    def save(self, path: str | Path, format: formats.Format = "circuitprune") -> None:
+        """Writes the circuit, atomically; `load` reads every format.
 
-        An unchanged circuit that was loaded from the same format is written back equal.
+        An unchanged circuit that was loaded from a file of another program is written back equal
+        in that program's format.
 
         Args:
             path: The file to write.
-            format: `mib` is EAP-IG's and MIB's JSON plus what they cannot say, so nothing is
-                lost. MIB's evaluator trims before it measures: `trim()` first if the edge count
-                matters. `edge_pruning` is a bare list of kept edges; `edge_pruning_gpt2` too,
-                with `input` spelt `tok_embeds` and `pos_embeds`.
+            format: `circuitprune` lists the kept edges alone, with all that is known of them.
+                `mib` is EAP-IG's and MIB's JSON of every edge and its score; MIB's evaluator trims
+                before it measures: `trim()` first if the edge count matters. `edge_pruning` is a
+                bare list of kept edges; `edge_pruning_gpt2` too, with `input` spelt `tok_embeds`
+                and `pos_embeds`.
 
         Raises:
             GraphError: an unknown format, or infinite scores.
             RunError: the file cannot be written.
         """
-        indent = None if format == "mib" else 4  # as EAP-IG and Edge-Pruning write theirs
+        indent = 4 if format.startswith("edge_pruning") else None  # as those programs write theirs
         files.write_atomic(path, json.dumps(self._to_json(format), indent=indent))
 
-    def _to_json(self, format: str) -> dict | list:
-        parts = formats.Parts(self.graph, self.mask, self.scores, self.provenance)
+    def _to_json(self, format: formats.Format) -> dict | list:
         origin = self.as_read
-        if format == "mib":
-            return (
-                origin if isinstance(origin, dict) and self._is(origin) else formats.to_mib(parts)
-            )
-        if format == "edge_pruning":
-            if not isinstance(origin, list):
-                return formats.to_edge_pruning(parts)
-            if self._is(origin):
-                return origin
-            return formats.to_edge_pruning(parts, formats.embeddings_in(origin) or ("embeds",))
-        if format == "edge_pruning_gpt2":
-            return formats.to_edge_pruning(parts, ("tok_embeds", "pos_embeds"))
-        raise GraphError(
-            f"unknown circuit format {format!r}; choose 'mib', 'edge_pruning' or "
-            "'edge_pruning_gpt2'"
+        embeddings = embeddings_in(origin) if isinstance(origin, list) else ()
+        theirs = {"mib": dict, "edge_pruning": list}.get(format, ())
+        if isinstance(origin, theirs) and self._is(origin):
+            return origin
+        parts = Parts(
+            self.graph, self.mask, self.scores, self.provenance, self.ranking, self.method
         )
+        return formats.write(parts, format, embeddings)
 
     def _is(self, value: dict | list) -> bool:
         """Whether this is still the circuit that `value` describes."""
@@ -195,15 +198,18 @@ class Circuit:
 
     def ungrouped(self) -> "Circuit":
         """The same circuit with one key and one value reader per query head."""
-        scores = None if self.scores is None else self.graph.ungroup(self.scores)
-        return Circuit(
-            self.graph.ungrouped(), self.graph.ungroup(self.mask), scores, self.provenance
+        scores, ranking = (
+            None if values is None else self.graph.ungroup(values)
+            for values in (self.scores, self.ranking)
         )
+        graph, mask = self.graph.ungrouped(), self.graph.ungroup(self.mask)
+        return replace(self, graph=graph, mask=mask, scores=scores, ranking=ranking, as_read=None)
 
     @property
     def complement(self) -> "Circuit":
         """All the edges that this circuit does not keep."""
-        return Circuit(self.graph, ~self.mask, self.scores, {"complement_of": self.provenance})
+        of = {"complement_of": self.provenance}
+        return replace(self, mask=~self.mask, provenance=of, as_read=None)
 
     def jaccard(self, other: "Circuit") -> float:
         """`|A & B| / |A | B|`, in [0, 1]; two empty circuits are equal, so 1."""
@@ -228,13 +234,14 @@ class Circuit:
         return (
             self.graph == other.graph
             and torch.equal(self.mask, other.mask)
-            and _same_scores(self.scores, other.scores)
-            and self.provenance == other.provenance
+            and _same_values(self.scores, other.scores)
+            and _same_values(self.ranking, other.ranking)
+            and (self.method, self.provenance) == (other.method, other.provenance)
         )
 
     def _mask_of(self, other: "Circuit") -> Bool[Tensor, " edge"]:
         """The other's mask, once it is clear that both mean the same edges."""
-        if replace(self.graph, d_model=0) != replace(other.graph, d_model=0):
+        if not self.graph.same_edges(other.graph):
             raise GraphError(
                 f"circuits of different graphs cannot be combined: {self.graph.describe()} and "
                 f"{other.graph.describe()}; compare `ungrouped()` circuits if only grouping differs"
@@ -242,9 +249,9 @@ class Circuit:
         return other.mask
 
     def _combine(self, other: "Circuit", operation: str, mask: Bool[Tensor, " edge"]) -> "Circuit":
-        scores = other.scores if self.scores is None else self.scores
-        of = [self.provenance, other.provenance]
-        return Circuit(self.graph, mask, scores, {"operation": operation, "of": of})
+        ranked = other if self.ranking is None else self
+        facts = {"operation": operation, "of": [self.provenance, other.provenance]}
+        return replace(ranked, graph=self.graph, mask=mask, provenance=facts, as_read=None)
 
     # ---------------------------------------------------------------- to look at
 
@@ -253,8 +260,7 @@ class Circuit:
 
     def summary(self) -> str:
         """A few lines of text: sizes in both conventions, then the provenance."""
-        lines = [f"{key}: {value}" for key, value in self._facts()]
-        return "\n".join(lines)
+        return "\n".join(f"{key}: {value}" for key, value in facts_of(self))
 
     def to_networkx(self) -> "networkx.MultiDiGraph":
         """A networkx graph of the nodes: one edge per kept edge, counted by query head.
@@ -282,46 +288,20 @@ class Circuit:
         return result
 
     def _repr_html_(self) -> str:
-        facts = "".join(
-            f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
-            for key, value in self._facts()
-        )
-        edges = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{score}</td></tr>"
-            for name, score in self._strongest(20)
-        )
-        table = f"<table><tr><th>edge</th><th>score</th></tr>{edges}</table>"
-        drawing = circuit_svg(self.graph, self.mask, self.scores)
-        return f"{drawing}<table>{facts}</table><details><summary>edges</summary>{table}</details>"
-
-    def _facts(self) -> list[tuple[str, str]]:
-        graph = self.graph
-        sizes = f"{self.n_edges:,} of {graph.n_edges:,} ({self.density:.2%})"
-        if graph.n_kv_readers != graph.n_heads:
-            sizes += f" by KV head; {self.n_edges_ungrouped:,} of {graph.n_edges_ungrouped:,}"
-            sizes += " by query head"
-        nodes = f"{len(self.nodes):,} of {graph.n_writers + 1:,}"
-        facts = [(_shown(key), _shown(value)) for key, value in self.provenance.items()]
-        return [("edges", sizes), ("nodes", nodes), *facts]
-
-    def _strongest(self, n: int) -> list[tuple[str, str]]:
-        """Names and scores of the kept edges of largest |score|."""
-        kept = self.mask.nonzero().flatten()
-        if self.scores is None:
-            return [(self.graph.edge_name(edge), "") for edge in kept[:n].tolist()]
-        order = self.scores[kept].abs().nan_to_num(-1).argsort(descending=True, stable=True)[:n]
-        return [
-            (self.graph.edge_name(e), f"{self.scores[e].item():.4g}") for e in kept[order].tolist()
-        ]
+        return html_of(self)
 
 
-def _same_scores(a: Shaped[Tensor, " edge"] | None, b: Shaped[Tensor, " edge"] | None) -> bool:
+def _ranking(
+    scores: Float[Tensor, " edge"] | None, ranking: Float[Tensor, " edge"] | None
+) -> Float[Tensor, " edge"] | None:
+    """The ranking as held: magnitudes where none is given, NaN for what is never kept."""
+    if ranking is None:
+        return None if scores is None else scores.abs()
+    return ranking.detach().cpu().where(ranking.cpu() != -torch.inf, torch.nan)
+
+
+def _same_values(a: Float[Tensor, " edge"] | None, b: Float[Tensor, " edge"] | None) -> bool:
     """Equal dtypes and values, NaN equal to NaN."""
     if a is None or b is None:
         return a is b
     return a.dtype == b.dtype and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
-
-
-def _shown(value: object) -> str:
-    """Text for a terminal: what could move the cursor is written as an escape."""
-    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)

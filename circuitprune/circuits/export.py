@@ -64,7 +64,7 @@ def to_dot(circuit: Circuit) -> str:
     """The circuit as DOT text, input at the bottom, one line per edge counted by query head.
 
     A layer's heads are one rank, its MLP the next (the same in parallel blocks). Edges have the
-    colours of their ports and, if the circuit has scores, the width of their strength. Render it
+    colours of their ports and, if the circuit has a ranking, the width of their strength. Render it
     with Graphviz: `dot -Tpdf circuit.dot -o circuit.pdf`.
     """
     whole = circuit.ungrouped()
@@ -80,7 +80,7 @@ def to_dot(circuit: Circuit) -> str:
     first = [_quoted(names[0]) for names in ranks.values()]
     if len(first) > 1:  # keeps the ranks in order where no edge does
         lines.append(f"  {' -> '.join(first)} [style=invis];")
-    strength = strengths(whole.scores, whole.mask)
+    strength = strengths(whole.ranking, whole.mask)
     for edge in kept:
         reader = int(graph.edge_reader[edge])
         writer = graph.writers[int(graph.edge_writer[edge])]

@@ -108,6 +108,10 @@ class Graph:
         """The same model with one key and one value reader per query head."""
         return replace(self, n_kv_readers=self.n_heads)
 
+    def same_edges(self, other: "Graph") -> bool:
+        """Whether a flat vector over the edges means the same in both; the width may differ."""
+        return replace(self, d_model=0) == replace(other, d_model=0)
+
     # ---------------------------------------------------------------- names
 
     def head_writer(self, layer: int, head: int) -> int:
@@ -195,16 +199,25 @@ class Graph:
             raise GraphError(
                 f"{name!r} is not an edge: {writer_name} is not upstream of {reader_name}"
             )
-        return block.first_edge + (reader - block.first_reader) * block.n_writers + writer
+        return self.edge_at(writer, reader)
 
     def edge_name(self, edge: int) -> str:
         """`writer->reader` of the edge at this position, without naming all the others."""
         writer, reader = int(self.edge_writer[edge]), int(self.edge_reader[edge])
         return f"{self.writers[writer]}->{self.readers[reader]}"
 
+    def edge_at(self, writer: int, reader: int) -> int:
+        """Position of the edge from a writer upstream of a reader, by their own positions."""
+        block = self.block_of_reader(reader)
+        return block.first_edge + (reader - block.first_reader) * block.n_writers + writer
+
+    def no_edges(self) -> Bool[Tensor, " edge"]:
+        """The mask that keeps nothing."""
+        return torch.zeros(self.n_edges, dtype=torch.bool)
+
     def mask_of(self, names: Iterable[str]) -> Bool[Tensor, " edge"]:
         """The mask that keeps exactly the named edges."""
-        mask = torch.zeros(self.n_edges, dtype=torch.bool)
+        mask = self.no_edges()
         mask[[self.edge_index(name) for name in names]] = True
         return mask
 

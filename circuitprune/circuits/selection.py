@@ -54,6 +54,15 @@ def select(
     return select_ranked(graph, rank(graph, scores, method), n_edges)
 
 
+def ranking_of(scores: Float[Tensor, " edge"], kind: str = "absolute") -> Float[Tensor, " edge"]:
+    """What circuits are cut from by scores, higher first.
+
+    `absolute` is |score|. `signed` is minus the score: what helps the metric most comes first and
+    what works against it last, the order of MIB's CPR (arXiv 2504.13151).
+    """
+    return -scores if kind == "signed" else scores.abs()
+
+
 def n_edges_of(graph: Graph, size: float) -> int:
     """Edges in a circuit of a fractional size: rounded down as MIB does, at least one."""
     return max(1, int(graph.n_edges * size + 1e-9))

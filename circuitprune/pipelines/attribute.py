@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from circuitprune.attribution.methods import METHODS, has_signs
+from circuitprune.circuits.selection import ranking_of
 from circuitprune.config import RunConfig, flatten, load_config, to_yaml
 from circuitprune.errors import ConfigError, RunError
 from circuitprune.files import read_json
@@ -62,15 +63,6 @@ def dry_run_attribute(config: RunConfig) -> str:
     return "\n".join(about)
 
 
-def ranking_of(config: RunConfig, scores: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:
-    """What circuits are cut from, higher first, by `verify.ranking`.
-
-    `absolute` is |score|. `signed` is minus the score: what helps the metric most comes first and
-    what works against it last, the order of MIB's CPR (arXiv 2504.13151).
-    """
-    return -scores if config.verify.ranking == "signed" else scores.abs()
-
-
 def _prepare(config: RunConfig) -> Setup:
     """Everything that can be refused, checked; nothing is written."""
     folder, method = Path(config.output_dir), config.attribution.method
@@ -115,7 +107,8 @@ def _same(folder: Path, name: str, theirs: object, ours: object) -> None:
 
 def _threads(config: RunConfig) -> int | None:
     """Fixed for what may be shared among processes; else as many as torch takes by itself."""
-    return config.attribution.threads if METHODS[config.attribution.method].sharded else None
+    method = METHODS.get(config.attribution.method)
+    return config.attribution.threads if method is not None and method.sharded else None
 
 
 def _silent(_: str) -> None:
@@ -129,7 +122,7 @@ def _finish(setup: Setup, scoring: Scoring, say: Print, command: str) -> Frontie
     for note in notes:
         say(note)
     say(f"Verifying circuits exactly on {len(setup.data.splits[split])} {split} pairs")
-    ranking = ranking_of(config, scoring.scores)
+    ranking = ranking_of(scoring.scores, config.verify.ranking)
     found = frontier_of(setup, scoring.circuits) if scoring.circuits else verify(setup, ranking)
     frontier = replace(found, provenance=_provenance(setup, found))
     command = command or "python scripts/attribute.py config.yaml"

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
@@ -45,8 +45,8 @@ class ScoreFile:
 def load_scores(path: str | Path) -> ScoreFile:
     """Scores in a run folder, a `scores.safetensors`, or a circuit file (ours, EAP-IG's, MIB's).
 
-    A training run's folder has its attribution, its circuit files have what was learned: an order
-    alone, shifted so that the last edge scores 0.
+    A training run's folder has its attribution, its `gates.safetensors` what was learned: an order
+    alone, shifted so that the last edge scores 0. A circuit file knows its kept edges only.
 
     Raises:
         RunError, GraphError: no such file, a damaged one, or one without scores.
@@ -56,35 +56,38 @@ def load_scores(path: str | Path) -> ScoreFile:
     if file.suffix != ".safetensors":
         return _of_circuit(file)
     tensors, notes = read_tensors(file)
+    if "learner" in notes and "ranking" in tensors:
+        return _learned(str(path), tensors["ranking"], _graph(file, notes))
     if "scores" not in tensors:
         raise RunError(f"{file} holds no `scores`, only {', '.join(tensors)}")
     method = _method(notes.get("method"))
     read = f"attribution by {method or 'an unknown method'}"
     if (file.parent / "gates.safetensors").exists():
-        read += ", from which training started; circuit files have the learned order"
+        read += ", from which training started; gates.safetensors has the learned order"
     values, graph = tensors["scores"].double(), _graph(file, notes)
     return ScoreFile(str(path), values, graph, method, not has_signs(method), read)
 
 
 def _of_circuit(file: Path) -> ScoreFile:
-    """A circuit file holds what its run ranked by, higher first: scores again, where it can be."""
+    """What a circuit file knows of its edges: signed scores, or else what they were ranked by."""
     circuit = Circuit.load(file)
-    if circuit.scores is None:
+    name, graph, method = str(file), circuit.graph, _method(circuit.method)
+    by = f"by {method}" if method else "of a circuit file that does not say their method"
+    if circuit.scores is not None:
+        return ScoreFile(name, circuit.scores.double(), graph, method, False, f"scores {by}")
+    if circuit.ranking is None:
         raise GraphError(f"{file} is a circuit without scores")
-    known, values = circuit.provenance, circuit.scores.double()
-    method, ranking = _method(known.get("init")), known.get("ranking")
-    by = f"attribution by {method or 'an unknown method'}"
-    if known.get("learner") is not None:
-        lowest = values[~values.isnan()].min()
-        found: tuple[Any, ...] = values - lowest, "learned", True, "the learned order"
-    elif ranking == "signed":
-        found = -values, method, False, f"{by}, from a signed ranking"
-    elif ranking == "absolute":
-        found = values, method, True, f"magnitudes of the {by}"
-    else:
-        found = values, None, False, "scores of a circuit file that does not say their method"
-    values, method, magnitudes, read = found
-    return ScoreFile(str(file), values, circuit.graph, method, magnitudes, read)
+    if circuit.provenance.get("learner") is not None:
+        return _learned(name, circuit.ranking, graph)
+    return ScoreFile(name, circuit.ranking.double(), graph, method, True, f"magnitudes {by}")
+
+
+def _learned(name: str, ranking: Float[Tensor, " edge"], graph: Graph | None) -> ScoreFile:
+    """An order alone: shifted so that the last edge scores 0."""
+    values = ranking.double()
+    return ScoreFile(
+        name, values - values[~values.isnan()].min(), graph, "learned", True, "the learned order"
+    )
 
 
 def _method(said: object) -> str | None:

@@ -264,7 +264,7 @@ def _study(
     for title, mask in elected.items():
         about = {"stability": name, "elected": title, "of": [run.name for run in runs]}
         evidence = measured.get(title)
-        circuit = Circuit(graph, mask, kept, {**about, "evidence": evidence})
+        circuit = Circuit(graph, mask, None, {**about, "evidence": evidence}, ranking=kept)
         circuit.save(folder / f"{name}_{title}.json")
     study = {
         "method": setup.config.attribution.method if group[0].attributes else "training",

@@ -1,8 +1,10 @@
 """The pipeline: a config becomes objects, the objects run in order, the results are written."""
 
+import json
 import logging
 import os
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,11 @@ def discover(config: RunConfig, say: Print = print, command: str = "") -> Fronti
     write_tensors(
         folder / "gates.safetensors",
         dict(module.learner.state_dict()) | {"ranking": final},
-        {"learner": config.gates.learner, "objective": config.objective},
+        {
+            "learner": config.gates.learner,
+            "objective": config.objective,
+            "graph": json.dumps(asdict(setup.gated.graph), sort_keys=True),
+        },
     )
     split = setup.held_out
     say(f"Verifying circuits exactly on {len(setup.data.splits[split])} {split} pairs")

@@ -280,6 +280,5 @@ def _save_minimal(folder: Path, found: Found, tested: Circuit, section: dict) ->
     mask = tested.graph.mask_of(section["edges"])
     about = {k: v for k, v in found.frontier.provenance.items() if not k.startswith("n_edges")}
     provenance = {**about, "minimised_from": tested.n_edges, "evidence": section["after"]}
-    Circuit(tested.graph, mask, tested.scores, provenance).save(
-        folder / "circuits" / "minimal.json"
-    )
+    minimal = replace(tested, mask=mask, provenance=provenance, as_read=None)
+    minimal.save(folder / "circuits" / "minimal.json")

@@ -1,7 +1,7 @@
 """Finished runs and circuit files, read back to be compared at equal size."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.reachability import live_edges
-from circuitprune.circuits.selection import Method, select
+from circuitprune.circuits.selection import Method, ranking_of, select
 from circuitprune.config import RunConfig, load_config
 from circuitprune.errors import GraphError, RunError
+from circuitprune.files import read_tensors
 from circuitprune.runs.frontier import Frontier, read_results
 
 
@@ -71,8 +72,8 @@ def load_found(path: str | Path) -> Found:
 
     A run is cut by its final ranking, one of `top_n_raw` or ACDC as by `top_n`: what they count is
     not the live edges. ACDC's smaller circuits are made of the edges that survive the highest
-    thresholds, and an edge that survives none is in no circuit. A file of this package is cut by
-    its scores as they are, one of EAP-IG or MIB by their magnitude, and no file to edges that it
+    thresholds, and an edge that survives none is in no circuit. A file is cut by
+    its ranking, one of EAP-IG or MIB by the magnitude of its scores, and no file to edges that it
     does not keep.
 
     Raises:
@@ -112,19 +113,41 @@ def read_frontier(folder: Path) -> tuple[Frontier, Float[Tensor, " edge"]]:
             "`train` or `attribute` has finished"
         )
     frontier, circuits = read_results(folder)
-    ranking = circuits[0].scores
-    if ranking is None:
-        raise RunError(f"{folder / 'circuits'} is damaged: its circuits have no scores")
-    return frontier, ranking
+    return frontier, full_ranking(folder, frontier, circuits)
+
+
+def full_ranking(
+    folder: Path, frontier: Frontier, circuits: Sequence[Circuit]
+) -> Float[Tensor, " edge"]:
+    """What a run's circuits were cut from, for every edge: higher is kept first, NaN never.
+
+    Learned, or attribution's scores by the run's `ranking`. A run without these files, as other
+    programs may write one, ranks the edges that its circuits keep.
+
+    Raises:
+        RunError: a damaged file, or circuits without a ranking.
+    """
+    for name, tensor in (("gates", "ranking"), ("scores", "scores")):
+        path = folder / f"{name}.safetensors"
+        if path.exists():
+            values = read_tensors(path)[0].get(tensor)
+            if values is None or values.shape != (frontier.graph.n_edges,):
+                raise RunError(f"{path} is damaged: no {tensor} of {frontier.graph.describe()}")
+            kind = frontier.provenance.get("ranking", "absolute")
+            return values if name == "gates" else ranking_of(values, str(kind))
+    ranking = torch.full((frontier.graph.n_edges,), torch.nan, dtype=torch.float64)
+    for circuit in circuits:
+        if circuit.ranking is None:
+            raise RunError(f"{folder / 'circuits'} is damaged: its circuits have no ranking")
+        ranking = ranking.where(circuit.ranking.isnan(), circuit.ranking.double())
+    return ranking
 
 
 def _from_file(path: Path) -> Found:
     circuit = Circuit.load(path)
-    ranking = circuit.scores
+    ranking = circuit.ranking
     if ranking is not None:
-        ours = "selection" in circuit.provenance  # only our files hold what they were cut from
-        ranking = (ranking if ours else ranking.abs()).nan_to_num(-torch.inf)
-        ranking = ranking.where(circuit.mask, -torch.inf)
+        ranking = ranking.where(circuit.mask & ~ranking.isnan(), -torch.inf)
     return Found(str(path), circuit.graph, circuit.mask, ranking)
 
 
@@ -136,7 +159,7 @@ def same_graph(found: Iterable[Found]) -> Graph:
     """
     first, *others = found
     for other in others:
-        if replace(first.graph, d_model=0) != replace(other.graph, d_model=0):
+        if not first.graph.same_edges(other.graph):
             raise GraphError(
                 f"{first.name} is of {first.graph.describe()}, {other.name} of "
                 f"{other.graph.describe()}; only circuits of one graph in one convention of "

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from circuitprune.attribution.methods import has_signs
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.export import write_edges_csv
 from circuitprune.circuits.graph import Graph
@@ -117,13 +118,32 @@ def write_results(
     """
     (folder / "circuits").mkdir(exist_ok=True)
     for point, file in zip(frontier.points, frontier.files(), strict=True):
-        provenance = {**frontier.provenance, "size": point.size, "evidence": point.evidence}
-        Circuit(frontier.graph, point.mask, final, provenance).save(folder / file)
+        _circuit(frontier, point, initial, final).save(folder / file)
     columns = {} if initial is None else {"initial_score": initial}
     columns |= {"final_score": final, "smallest_circuit": frontier.smallest_size()}
     write_edges_csv(folder / "edges.csv", frontier.graph, columns)
     write_json(folder / "frontier.json", frontier.to_json())
     write_atomic(folder / "summary.md", summary)
+
+
+def _circuit(
+    frontier: Frontier,
+    point: Point,
+    initial: Float[Tensor, " edge"] | None,
+    final: Float[Tensor, " edge"],
+) -> Circuit:
+    """A point's circuit, with the scores that its ranking comes from: a learned one has none."""
+    about = frontier.provenance
+    method = None if about.get("learner") else about.get("init")
+    signed = method is not None and has_signs(method)
+    return Circuit(
+        frontier.graph,
+        point.mask,
+        initial if signed else None,
+        {**about, "size": point.size, "evidence": point.evidence},
+        ranking=final,
+        method=None if method is None else str(method),
+    )
 
 
 def read_results(folder: Path) -> tuple[Frontier, list[Circuit]]:

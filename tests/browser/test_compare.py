@@ -106,7 +106,7 @@ def test_an_address_tells_circuits_of_equal_size_apart(view, tmp_path):
     other = circuits[1].mask & ~circuits[0].mask
     other[other.nonzero()[40:]] = False
     points = [frontier.points[0], replace(frontier.points[1], mask=other)]
-    write_results(run, replace(frontier, points=points), None, circuits[0].scores, "")
+    write_results(run, replace(frontier, points=points), None, circuits[0].ranking, "")
     report = write_report([run])
     view.open(report, "#size=40_2&compare=0.40-0.40_2")
     view.page.locator("#compare").scroll_into_view_if_needed()

@@ -265,7 +265,7 @@ def test_controls_have_the_size_and_places_count_those_beaten(home):
 def test_files_are_cut_within_their_own_edges(home, tmp_path):
     run = load_found(home / "one")
     whole = Circuit.load(home / "one" / "circuits" / "55.json")
-    Circuit(whole.graph, whole.mask, -whole.scores.double()).save(tmp_path / "theirs.json")
+    Circuit(whole.graph, whole.mask, -whole.ranking.double()).save(tmp_path / "theirs.json")
     bare = Circuit(whole.graph, run.cut(10))
     bare.save(tmp_path / "bare.json")
     theirs = load_found(tmp_path / "theirs.json")  # by magnitude: no word that it is a ranking

@@ -22,17 +22,26 @@ def random_scores(n: int, seed: int) -> torch.Tensor:
     return torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def graph_note(graph):
+    return json.dumps(asdict(graph))
+
+
 def save(path, scores, graph=None, **notes):
     path.parent.mkdir(exist_ok=True)
-    notes |= {} if graph is None else {"graph": json.dumps(asdict(graph))}
+    notes |= {} if graph is None else {"graph": graph_note(graph)}
     write_tensors(path, {"scores": scores}, notes)
     return path
 
 
-def save_circuit(path, scores, **provenance):
-    """A circuit file such as runs leave, cut from these numbers, higher first."""
-    Circuit(GROUPED, scores > scores.median(), scores, provenance).save(path)
+def save_circuit(path, ranking, scores=None, method=None, **provenance):
+    """A circuit file such as runs leave: the upper half of the ranking."""
+    Circuit(GROUPED, ranking > ranking.median(), scores, provenance, ranking, method).save(path)
     return path
+
+
+def known(found):
+    """Which edges have a score, and the scores."""
+    return ~found.values.isnan(), found.values[~found.values.isnan()]
 
 
 def shown(text: str) -> list[str]:
@@ -65,9 +74,11 @@ def test_a_run_folder_its_file_and_a_circuit_are_the_same_scores(tmp_path):
     scores = random_scores(GROUPED.n_edges, 0)
     file = save(tmp_path / "run" / "scores.safetensors", scores, GROUPED)
     Circuit(GROUPED, scores > 0, scores).save(tmp_path / "circuit.json")
-    for path in (tmp_path / "run", file, tmp_path / "circuit.json"):
+    for path in (tmp_path / "run", file):
         found = load_scores(path)
         assert torch.equal(found.values, scores) and found.graph == GROUPED
+    kept, values = known(load_scores(tmp_path / "circuit.json"))
+    assert torch.equal(kept, scores > 0) and torch.equal(values, scores[kept])
     assert numbers(comparison([tmp_path / "run", tmp_path / "circuit.json"])) == [1, 1, 1, 1]
 
 
@@ -121,18 +132,17 @@ def test_scores_that_cannot_be_merged_are_refused(method, magnitudes, words):
     align(theirs, theirs)
 
 
-@pytest.mark.parametrize("convention", ["signed", "absolute"])
-def test_a_circuit_file_of_a_run_has_its_folders_scores(tmp_path, convention):
-    """Rankings are higher for what is kept first, scores lower for what helps."""
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_circuit_file_of_a_run_has_its_folders_scores(tmp_path, signed):
+    """Those of its edges; a file of old has the ranking alone, which may be of magnitudes."""
     scores = random_scores(GROUPED.n_edges, 5)
     run = save(tmp_path / "run" / "scores.safetensors", scores, GROUPED, method="eap").parent
-    ranking = -scores if convention == "signed" else scores.abs()
-    about = {"init": "eap", "learner": None, "ranking": convention}
-    text = comparison([run, save_circuit(tmp_path / "circuit.json", ranking, **about)])
-    expected = ["1.0000"] * 4 if convention == "signed" else ["-", "1.0000", "1.0000", "-"]
-    assert shown(text) == expected
+    circuit = tmp_path / "circuit.json"
+    save_circuit(circuit, scores.abs(), scores if signed else None, "eap", learner=None)
+    text = comparison([run, circuit])
+    assert shown(text) == ["1.0000"] * 4 if signed else ["-", "1.0000", "1.0000", "-"]
     assert f"1  {run}: attribution by eap\n" in text
-    assert {"signed": "signed ranking", "absolute": "magnitudes of"}[convention] in text
+    assert f"2  {circuit}: {'scores' if signed else 'magnitudes'} by eap\n" in text
 
 
 @pytest.mark.parametrize("method", ["ifr", "magnitude", "ugs"])
@@ -153,34 +163,42 @@ def test_scores_without_signs_are_not_compared_by_sign(tmp_path, method):
     ]
 
 
-def test_of_a_training_run_the_folder_is_the_attribution_the_circuit_what_was_learned(tmp_path):
+def test_of_a_training_run_the_folder_is_the_attribution_the_gates_what_was_learned(tmp_path):
     scores, learned = random_scores(GROUPED.n_edges, 0), random_scores(GROUPED.n_edges, 1)
     run = save(tmp_path / "run" / "scores.safetensors", scores, GROUPED, method="gate_ig").parent
-    write_tensors(run / "gates.safetensors", {"ranking": learned})
-    about = {"init": "gate_ig", "learner": "topk"}
-    circuit = save_circuit(run / "circuit.json", learned, **about)
-    text = comparison([run, circuit])
+    gates, notes = run / "gates.safetensors", {"learner": "topk", "graph": graph_note(GROUPED)}
+    write_tensors(gates, {"ranking": learned}, notes)
+    text = comparison([run, gates])
     assert "attribution by gate_ig, from which training started" in text
-    assert f"2  {circuit}: the learned order\n" in text
+    assert f"2  {gates}: the learned order\n" in text
     signed, magnitude, _, same = shown(text)
     assert signed == same == "-"  # a low gate is no sign of harm
     expected = spearmanr(scores.abs(), learned).statistic
     assert float(magnitude) == pytest.approx(expected, abs=1e-4)
-    assert load_scores(circuit).values.min() == 0
+    assert load_scores(gates).values.min() == 0 and load_scores(gates).graph == GROUPED
+    circuit = load_scores(save_circuit(run / "circuit.json", learned, init="eap", learner="topk"))
+    assert circuit.method == "learned" and known(circuit)[1].min() == 0
+    torch.testing.assert_close(
+        known(circuit)[1] - known(circuit)[1].max(), learned[known(circuit)[0]] - learned.max()
+    )
 
 
 @pytest.mark.parametrize("said", [["eap"], "\x1b[2J", 3])
 def test_a_method_that_we_do_not_know_is_not_named(tmp_path, said):
     scores = random_scores(GROUPED.n_edges, 0)
-    path = save_circuit(tmp_path / "odd.json", scores, init=said, ranking="signed")
-    found = load_scores(path)
-    assert found.method is None and "by an unknown method" in found.read
+    about = {"init": said, "ranking": "signed", "selection": "top_n"}
+    Circuit(GROUPED, scores > 0, scores, about).save(tmp_path / "odd.json", "mib")
+    value = json.loads((tmp_path / "odd.json").read_text())
+    value["circuitprune"]["schema"] = 1  # when the name of the method stood there alone
+    (tmp_path / "odd.json").write_text(json.dumps(value))
+    found = load_scores(tmp_path / "odd.json")
+    assert found.method is None and "does not say their method" in found.read
 
 
 def test_a_file_of_mib_is_read(tmp_path):
     """By query head, without our own key."""
     scores = random_scores(WHOLE.n_edges, 3)
-    Circuit(WHOLE, scores > 0, scores).save(tmp_path / "mib.json")
+    Circuit(WHOLE, scores > 0, scores).save(tmp_path / "mib.json", "mib")
     assert "circuitprune" not in json.loads((tmp_path / "mib.json").read_text())
     save(tmp_path / "ours.safetensors", random_scores(GROUPED.n_edges, 4), GROUPED)
     text = comparison([tmp_path / "mib.json", tmp_path / "ours.safetensors"])

@@ -187,7 +187,7 @@ def test_every_edge_of_the_circuit_is_drawn_in_its_colour(run, tmp_path, size, n
     for name, (colour, _) in found.items():
         reader = graph.reader_index(name.partition("->")[2])
         assert colour == KIND_COLOURS[graph.reader_kind[reader]]
-    ranking = {name: kept.scores[graph.edge_index(name)].item() for name in found}
+    ranking = {name: kept.ranking[graph.edge_index(name)].item() for name in found}
     order = sorted(found, key=ranking.__getitem__)
     widths = [found[name][1] for name in order]
     assert widths == sorted(widths) and widths[-1] > 2 * widths[0]

@@ -102,7 +102,8 @@ def test_circuits_are_those_of_the_files(run):
         names = edge_names(data, kept(circuit))
         assert len(names) == len(inside) and set(names) == inside
         assert circuit["n_nodes"] == sum(node["in_graph"] for node in file["nodes"].values())
-        scores = [file["edges"][name]["score"] for name in names]
+        entries = [file["edges"][name] for name in names]
+        scores = [entry.get("ranking", abs(entry["score"])) for entry in entries]
         assert scores == sorted(scores, reverse=True)
         ours = [data["edges"]["score"][e] for e in kept(circuit)]
         assert ours == pytest.approx(scores, rel=1e-5)
@@ -188,7 +189,7 @@ def test_circuits_of_another_run_are_those_of_its_files(run, tmp_path):
         file = Circuit.load(other / "circuits" / f"{circuit['n_edges']}.json")
         names = edge_names(data, kept(circuit), found["edges"])
         assert len(names) == len(file.edges) and set(names) == set(file.edges)
-        scores = [file.scores[file.graph.edge_index(name)].item() for name in names]
+        scores = [file.ranking[file.graph.edge_index(name)].item() for name in names]
         ours = [found["edges"]["score"][e] for e in kept(circuit)]
         assert ours == pytest.approx(scores, rel=1e-5)
     assert data["circuits"] == report_data([run])["circuits"]
@@ -202,7 +203,7 @@ def test_a_run_of_a_model_with_other_sizes_has_no_circuits_to_compare(run, tmp_p
 def test_circuits_that_are_not_cuts_of_one_ranking_keep_their_edges(run):
     path = run / "circuits" / "7.json"
     circuit = Circuit.load(path)
-    worst = circuit.scores.argsort()[[0, 1, 5, 6, 200, 300, 400]]
+    worst = circuit.ranking.argsort()[[0, 1, 5, 6, 200, 300, 400]]
     mask = torch.zeros_like(circuit.mask)
     mask[worst] = True
     replace(circuit, mask=mask, as_read=None).save(path)

@@ -53,7 +53,7 @@ def draw(sources: Sequence[FilePath], options: Options) -> Figure:
     axes.set_axis_off()
     points = 72 * unit
     _layers(axes, layout, points)
-    for stroke in strokes(layout, graph, mask, strengths(circuit.scores, mask)):
+    for stroke in strokes(layout, graph, mask, strengths(circuit.ranking, mask)):
         axes.add_patch(_edge(stroke, points))
     longest = max(len(node.label) for node in layout.nodes.values() if node.kind == "head")
     size = min(7.5, 0.8 * points / (0.66 * max(3, longest)))

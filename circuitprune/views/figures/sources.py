@@ -38,7 +38,7 @@ def read_circuit(path: Path, options: Options) -> Circuit:
     if size is not None:
         n_edges = size * frontier.graph.n_edges
         point = min(frontier.points, key=lambda point: abs(int(point.mask.sum()) - n_edges))
-    return Circuit(frontier.graph, point.mask, ranking, frontier.provenance)
+    return Circuit(frontier.graph, point.mask, None, frontier.provenance, ranking)
 
 
 def read_points(folder: Path) -> list[dict[str, Any]]:

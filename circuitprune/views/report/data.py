@@ -15,6 +15,7 @@ from circuitprune.attribution.methods import has_signs
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.files import read_json, read_tensors
+from circuitprune.runs.finished import full_ranking
 from circuitprune.runs.frontier import Frontier, read_results
 from circuitprune.views.report.sources import sources
 
@@ -103,7 +104,7 @@ def _graph(graph: Graph) -> dict:
 
 def _circuits(folder: Path, frontier: Frontier, circuits: list[Circuit], evidence: Any) -> dict:
     """The edges of all circuits, each once, and for every circuit which of them it keeps."""
-    graph, ranking, kept, used = frontier.graph, *_ranked(frontier.graph, circuits)
+    graph, ranking, kept, used = frontier.graph, *_ranked(folder, frontier, circuits)
     columns: dict[str, Any] = {
         **_columns(graph, ranking, used),
         "attribution": _attribution(folder, used),
@@ -121,17 +122,16 @@ def _other(graph: Graph, folder: Path, frontier: Frontier, circuits: list[Circui
     """A further run's circuits, if their edges can be told with those of `graph`."""
     if replace(frontier.graph, d_model=0) != replace(graph, d_model=0):
         return {"differs": frontier.graph.describe()}
-    ranking, kept, used = _ranked(graph, circuits)
+    ranking, kept, used = _ranked(folder, frontier, circuits)
     columns = _columns(graph, ranking, used)
     return {"edges": columns, "circuits": _spans(circuits, kept, used)}
 
 
 def _ranked(
-    graph: Graph, circuits: list[Circuit]
+    folder: Path, frontier: Frontier, circuits: list[Circuit]
 ) -> tuple[Float[Tensor, " edge"], list[Bool[Tensor, " edge"]], list[int]]:
     """The ranking, at most `MOST_DRAWN` edges of each circuit, and all of those by rank."""
-    scores = circuits[0].scores
-    ranking = torch.zeros(graph.n_edges) if scores is None else scores
+    ranking = full_ranking(folder, frontier, circuits)
     order = ranking.nan_to_num(-torch.inf).argsort(descending=True, stable=True)
     kept = []
     for circuit in circuits:
