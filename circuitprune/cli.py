@@ -11,6 +11,7 @@ from circuitprune.errors import CircuitPruneError
 from circuitprune.pipelines.attribute import attribute, dry_run_attribute
 from circuitprune.pipelines.compare import compare
 from circuitprune.pipelines.compare_scores import comparison
+from circuitprune.pipelines.export import EXPORTS, export
 from circuitprune.pipelines.stability import stability
 from circuitprune.pipelines.train import discover, dry_run
 from circuitprune.pipelines.verify import verify_run
@@ -140,6 +141,15 @@ def add_figure(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_figure, hint="nothing was written")
 
 
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `export`."""
+    parser.add_argument("circuit", help="a run folder, whose chosen circuit it is, or a file")
+    parser.add_argument("-o", "--output", required=True, help="the file to write")
+    parser.add_argument("--format", choices=EXPORTS, default="mib", help="what to write (mib)")
+    parser.add_argument("--size", type=float, help="of a run: fraction of edges, such as 0.01")
+    parser.set_defaults(command=_export, hint="nothing was written")
+
+
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "train": ("learn, verify and export a circuit", add_train),
     "attribute": ("score the edges, verify and export circuits of the best", add_attribute),
@@ -149,6 +159,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "compare-scores": ("how far scores of the same edges agree", add_compare),
     "report": ("write what runs found as one HTML file", add_report),
     "figure": ("draw one figure for a paper", add_figure),
+    "export": ("write a circuit for MIB, Edge-Pruning, a spreadsheet or Graphviz", add_export),
 }
 """Commands by name, with what they do and their arguments: one line for each.
 
@@ -244,6 +255,12 @@ def _report(options: argparse.Namespace) -> int:
 def _figure(options: argparse.Namespace) -> int:
     about = Options(options.width, options.labels, options.size, options.nodes)
     print(f"figure       {write_figure(options.figure, options.sources, options.output, about)}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    path = export(options.circuit, options.output, options.format, options.size)
+    print(f"circuit      {path}")
     return 0
 
 

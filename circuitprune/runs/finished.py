@@ -1,7 +1,7 @@
 """Finished runs and circuit files, read back to be compared at equal size."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -114,6 +114,28 @@ def read_frontier(folder: Path) -> tuple[Frontier, Float[Tensor, " edge"]]:
         )
     frontier, circuits = read_results(folder)
     return frontier, full_ranking(folder, frontier, circuits)
+
+
+def run_circuit(folder: Path, size: float | None = None) -> Circuit:
+    """A circuit of a finished run, with the ranking and the scores of every edge.
+
+    Args:
+        folder: The run's.
+        size: The circuit nearest to this fraction of all edges; by default the chosen one.
+
+    Raises:
+        RunError: not a finished run, or one with damaged files.
+    """
+    frontier, ranking = read_frontier(folder)
+    point = frontier.chosen()
+    if size is not None:
+        n_edges = size * frontier.graph.n_edges
+        point = min(frontier.points, key=lambda point: abs(int(point.mask.sum()) - n_edges))
+    circuit = Circuit.load(folder / frontier.file_of(point))
+    scores, path = circuit.scores, folder / "scores.safetensors"
+    if scores is not None and path.exists():
+        scores = read_tensors(path)[0]["scores"]
+    return replace(circuit, scores=scores, ranking=ranking, as_read=None)
 
 
 def full_ranking(

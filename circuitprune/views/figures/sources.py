@@ -8,7 +8,7 @@ from typing import Any
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.errors import RunError
 from circuitprune.files import read_json
-from circuitprune.runs.finished import read_frontier
+from circuitprune.runs.finished import run_circuit
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,7 @@ def read_circuit(path: Path, options: Options) -> Circuit:
     Raises:
         RunError, GraphError: neither is there.
     """
-    if not path.is_dir():
-        return Circuit.load(path)
-    frontier, ranking = read_frontier(path)
-    point, size = frontier.chosen(), options.size
-    if size is not None:
-        n_edges = size * frontier.graph.n_edges
-        point = min(frontier.points, key=lambda point: abs(int(point.mask.sum()) - n_edges))
-    return Circuit(frontier.graph, point.mask, None, frontier.provenance, ranking)
+    return run_circuit(path, options.size) if path.is_dir() else Circuit.load(path)
 
 
 def read_points(folder: Path) -> list[dict[str, Any]]:
