@@ -75,9 +75,9 @@ class _GroupRun(TappedRun):
         share: float,
     ) -> None:
         super().__init__(gated, difference, recorded.streams[layer], batch, start=layer)
-        first, mlp = self.graph.head_writer(layer, 0), self.graph.mlp_writer(layer)
+        mlp = self.graph.mlp_writer(layer)
         if group == "attention":
-            heads = difference[first:mlp].sum(dim=0)
+            heads = difference[self.graph.heads(layer)].sum(dim=0)
             self.fixed = self._attention_writes(layer, recorded.heads[layer] + share * heads)
         else:
             self.fixed = self._mlp_writes(layer, recorded.written[mlp] + share * difference[mlp])

@@ -118,6 +118,10 @@ class Graph:
         """Index of writer `a{layer}.h{head}`."""
         return 1 + layer * (self.n_heads + 1) + head
 
+    def heads(self, layer: int) -> slice:
+        """Positions of one layer's heads among the writers."""
+        return slice(self.head_writer(layer, 0), self.mlp_writer(layer))
+
     def mlp_writer(self, layer: int) -> int:
         """Index of writer `m{layer}`."""
         return 1 + layer * (self.n_heads + 1) + self.n_heads
@@ -280,14 +284,8 @@ class Graph:
     @cached_property
     def edge_reader(self) -> Int[Tensor, " edge"]:
         """Reader index of each edge."""
-        return torch.cat(
-            [
-                torch.arange(b.first_reader, b.first_reader + b.n_readers).repeat_interleave(
-                    b.n_writers
-                )
-                for b in self.blocks
-            ]
-        )
+        readers = torch.arange(self.n_readers)
+        return torch.cat([readers[b.readers].repeat_interleave(b.n_writers) for b in self.blocks])
 
     @cached_property
     def reader_layer(self) -> Int[Tensor, " reader"]:

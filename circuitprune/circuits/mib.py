@@ -90,7 +90,7 @@ def from_mib(value: dict) -> Parts:
     if not isinstance(value["edges"], dict):
         raise GraphError("'edges' must be an object of edge names")
     entries = [_edge_entry(name, entry) for name, entry in value["edges"].items()]
-    mask = torch.zeros(whole.n_edges, dtype=torch.bool)
+    mask = whole.no_edges()
     numbers = torch.full((2, whole.n_edges), torch.nan, dtype=torch.float64)
     positions = [whole.edge_index(name) for name in value["edges"]]
     mask[positions] = torch.tensor([entry.kept for entry in entries], dtype=torch.bool)

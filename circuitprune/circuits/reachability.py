@@ -48,8 +48,7 @@ def _reached_writers(graph: Graph, mask: Bool[Tensor, " edge"]) -> Bool[Tensor, 
             reached[graph.mlp_writer(block.layer)] = fed[0]
             continue
         q, k, v = fed.split([graph.n_heads, kv, kv])
-        first = graph.head_writer(block.layer, 0)
-        reached[first : first + graph.n_heads] = q | (k | v).repeat_interleave(group)
+        reached[graph.heads(block.layer)] = q | (k | v).repeat_interleave(group)
     return reached
 
 
@@ -61,8 +60,7 @@ def _useful_readers(graph: Graph, mask: Bool[Tensor, " edge"]) -> Bool[Tensor, "
         if block.kind == "mlp":
             useful[block.readers] = leads[graph.mlp_writer(block.layer)]
         elif block.kind == "attention":
-            first = graph.head_writer(block.layer, 0)
-            heads = leads[first : first + graph.n_heads]
+            heads = leads[graph.heads(block.layer)]
             shared = heads.view(graph.n_kv_readers, -1).any(dim=1)
             useful[block.readers] = torch.cat([heads, shared, shared])
         rows = graph.block_view(mask, block) & useful[block.readers, None]

@@ -149,9 +149,8 @@ def _greedy_order(graph: Graph, scores: Float[Tensor, " edge"]) -> list[int]:
 
 def _edges_into(graph: Graph, reader: int) -> range:
     """Positions of the edges into a reader."""
-    block = graph.block_of_reader(reader)
-    first = block.first_edge + (reader - block.first_reader) * block.n_writers
-    return range(first, first + block.n_writers)
+    first = graph.edge_at(0, reader)
+    return range(first, first + graph.block_of_reader(reader).n_writers)
 
 
 def _readers_of_writers(graph: Graph) -> list[list[int]]:

@@ -50,8 +50,7 @@ def recorders(
     first = ports.first_layer
     changes = [(first, "forward", _record_input(first.forward, written[0], subtract))]
     for layer, modules in enumerate(ports.layers):
-        output, mlp, start = modules.output, modules.mlp, ports.graph.head_writer(layer, 0)
-        heads = into[start : start + ports.graph.n_heads]
+        output, mlp, heads = modules.output, modules.mlp, into[ports.graph.heads(layer)]
         chunk = written[ports.graph.mlp_writer(layer)]
         record = _record_heads(output.forward, ports.head_weight(layer), heads, subtract)
         changes.append((output, "forward", record))

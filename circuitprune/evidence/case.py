@@ -107,7 +107,7 @@ class Case:
     @property
     def empty_mask(self) -> Bool[Tensor, " edge"]:
         """The circuit of no edge."""
-        return torch.zeros(self.graph.n_edges, dtype=torch.bool)
+        return self.graph.no_edges()
 
     def generator(self, section: str) -> torch.Generator:
         """Random numbers of a section's own: a function of `seed` and the section's name."""

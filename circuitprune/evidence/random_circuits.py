@@ -88,8 +88,7 @@ def relabelled(
         kv = torch.randperm(graph.n_kv_readers, generator=generator)
         within = [torch.randperm(group, generator=generator) for _ in range(graph.n_kv_readers)]
         heads = torch.cat([kv[i] * group + within[i] for i in range(graph.n_kv_readers)])
-        start = graph.head_writer(layer, 0)
-        writers[start : start + graph.n_heads] = start + heads
+        writers[graph.heads(layer)] = graph.head_writer(layer, 0) + heads
         first = graph.attention_block(layer).first_reader
         moved = torch.cat([heads, graph.n_heads + kv, graph.n_heads + graph.n_kv_readers + kv])
         readers[first : first + len(moved)] = first + moved

@@ -103,7 +103,7 @@ def direct_logit_attribution(
     written = gated.record(batch.clean, batch.mask)[:, rows, batch.last]
     biases = torch.zeros_like(written[0])
     for layer, ports in enumerate(gated.ports.layers):
-        heads = slice(graph.head_writer(layer, 0), graph.mlp_writer(layer))
+        heads = graph.heads(layer)
         bias = gated.ports.attention_bias(layer)
         bias = torch.zeros_like(biases) if bias is None else bias.expand_as(biases)
         post = ports.attention_post_norm

@@ -211,9 +211,9 @@ class CandidateRuns:
     def _normed_heads(self, block: Block) -> Iterator[tuple[int, slice]]:
         """Upstream layers whose head sum passes a norm, which no single head's share does."""
         for layer in range(self.graph.n_layers if self.ports.sandwich else 0):
-            first = self.graph.head_writer(layer, 0)
-            if first < block.n_writers:
-                yield layer, slice(first, first + self.graph.n_heads)
+            heads = self.graph.heads(layer)
+            if heads.start < block.n_writers:
+                yield layer, heads
 
     def _linear(self, gates: Tensor, writers: Tensor) -> Tensor:
         """Gates of the writers that add to the stream as they are: no head behind a norm."""
@@ -231,8 +231,8 @@ class CandidateRuns:
         """The ablated stream in front of each block, and each layer's ablated head sum."""
         bases, head_sums, stream = [], [], ablated[0]
         for layer, ports in enumerate(self.ports.layers):
-            first, bias = self.graph.head_writer(layer, 0), self.ports.attention_bias(layer)
-            heads = ablated[first : first + self.graph.n_heads].sum(dim=0)
+            bias = self.ports.attention_bias(layer)
+            heads = ablated[self.graph.heads(layer)].sum(dim=0)
             head_sums.append(heads if bias is None else heads + bias)
             post = ports.attention_post_norm
             attended = stream + (head_sums[-1] if post is None else post(head_sums[-1]))

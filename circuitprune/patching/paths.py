@@ -149,9 +149,7 @@ def _logits(replay: Replay, path: Path) -> Tensor:
     for (writer, reader), (component, _) in pairwise(path.hops):
         replay = replay.replacing(component, replay.through(writer, reader, component))
     writer, reader = path.hops[-1]
-    block = replay.graph.block_of_reader(reader)
-    edge = block.first_edge + (reader - block.first_reader) * block.n_writers + writer
-    ((_, logits),) = replay.edges(torch.tensor([edge]))
+    ((_, logits),) = replay.edges(torch.tensor([replay.graph.edge_at(writer, reader)]))
     return logits[0]
 
 

@@ -174,7 +174,7 @@ def _column(
     name: str, setup: Setup, batches: Sequence[Batch], masks: Masks, random: Controls
 ) -> list[dict]:
     """Every circuit on one run's held-out pairs, in its model and under its ablation."""
-    empty = torch.zeros(setup.gated.graph.n_edges, dtype=torch.bool)
+    empty = setup.gated.graph.no_edges()
     everything = {**masks, **flat(random), "empty": empty}
     examples = per_example(setup.references, everything, batches, setup.task_metric)
     full = full_examples(setup.references, batches, setup.task_metric)
@@ -252,7 +252,7 @@ def _cross(
     other = make_setup(config)
     if setup.tokenizer.get_vocab() != other.tokenizer.get_vocab():
         return {**about, "skipped": "their tokenizers differ, so they do not read the same tokens"}
-    nothing = torch.zeros(setup.gated.graph.n_edges, dtype=torch.bool)
+    nothing = setup.gated.graph.no_edges()
     ends = {"host": nothing, "all edges": ~nothing}
     try:
         examples = cross_patched(

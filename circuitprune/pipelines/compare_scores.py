@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,13 +119,12 @@ def align(a: ScoreFile, b: ScoreFile) -> tuple[Float[Tensor, " edge"], Float[Ten
         if len(x) == len(y):
             return x, y
         raise GraphError(f"{a.name} scores {len(x):,} edges, {b.name} scores {len(y):,} edges")
-    ours, theirs = replace(a.graph, d_model=0), replace(b.graph, d_model=0)
-    if ours == theirs:
+    if a.graph.same_edges(b.graph):
         return x, y
-    if ours == theirs.ungrouped():
-        return _grouped(theirs, a), y
-    if theirs == ours.ungrouped():
-        return x, _grouped(ours, b)
+    if a.graph.same_edges(b.graph.ungrouped()):
+        return _grouped(b.graph, a), y
+    if b.graph.same_edges(a.graph.ungrouped()):
+        return x, _grouped(a.graph, b)
     raise GraphError(
         f"{a.name} scores {a.graph.describe()}, {b.name} {b.graph.describe()}; only scores of one "
         "model can be compared"

@@ -27,7 +27,7 @@ def frontier_of(setup: Setup, masks: dict[float, Bool[Tensor, " edge"]]) -> Fron
     """Verify circuits, given by size or threshold, on the held-out pairs."""
     graph, split = setup.gated.graph, setup.held_out
     batches = setup.data.batches(split, setup.config.verify.batch_size)
-    empty = torch.zeros(graph.n_edges, dtype=torch.bool)
+    empty = graph.no_edges()
     named = {str(size): mask for size, mask in masks.items()} | {"empty": empty}
     evidence = evaluate(setup.references, named, batches, setup.task_metric)
     full = evaluate_full(setup.references, batches, setup.task_metric)
@@ -76,7 +76,7 @@ def _provenance(setup: Setup, split: str) -> dict[str, str | int | float | None]
 
 
 def _empty(setup: Setup, split: str) -> Evidence:
-    mask = torch.zeros(setup.gated.graph.n_edges, dtype=torch.bool)
+    mask = setup.gated.graph.no_edges()
     batches = setup.data.batches(split, setup.config.verify.batch_size)
     return evaluate(setup.references, {"": mask}, batches, setup.task_metric)[""]
 

@@ -208,7 +208,7 @@ class MaskTraining(LightningModule):
         if self._ends is None:
             datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
             batches = datamodule.batches("val")
-            empty = torch.zeros(self.references.gated.graph.n_edges, dtype=torch.bool)
+            empty = self.references.gated.graph.no_edges()
             self._ends = (
                 evaluate_full(self.references, batches, self.task_metric),
                 evaluate(self.references, {"": empty}, batches, self.task_metric)[""],

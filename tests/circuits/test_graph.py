@@ -164,3 +164,21 @@ def test_sizes_that_no_model_has_are_refused(sizes):
 def test_edges_are_those_of_eap_ig():
     golden = json.loads(GOLDEN.read_text())
     assert sorted(Graph(4, 4, 4).edges) == sorted(golden["edge_names"])
+
+
+@each_graph
+def test_positions_of_edges_and_heads_are_those_of_their_names(graph):
+    for edge in range(0, graph.n_edges, 7):
+        writer, reader = int(graph.edge_writer[edge]), int(graph.edge_reader[edge])
+        assert graph.edge_at(writer, reader) == edge
+        assert graph.edge_name(edge) == graph.edges[edge]
+    for layer in range(graph.n_layers):
+        names = graph.writers[graph.heads(layer)]
+        assert names == tuple(f"a{layer}.h{head}" for head in range(graph.n_heads))
+
+
+def test_the_same_edges_are_those_of_the_same_sizes():
+    graph = Graph(2, 4, 2)
+    assert graph.same_edges(Graph(2, 4, 2, d_model=9)) and not graph.same_edges(graph.ungrouped())
+    assert not graph.same_edges(Graph(2, 4, 2, parallel=True))
+    assert not graph.no_edges().any() and graph.no_edges().shape == (graph.n_edges,)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -120,7 +119,7 @@ def _circuits(folder: Path, frontier: Frontier, circuits: list[Circuit], evidenc
 
 def _other(graph: Graph, folder: Path, frontier: Frontier, circuits: list[Circuit]) -> dict:
     """A further run's circuits, if their edges can be told with those of `graph`."""
-    if replace(frontier.graph, d_model=0) != replace(graph, d_model=0):
+    if not frontier.graph.same_edges(graph):
         return {"differs": frontier.graph.describe()}
     ranking, kept, used = _ranked(folder, frontier, circuits)
     columns = _columns(graph, ranking, used)
