@@ -4,6 +4,7 @@ import torch
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.files import write_json, write_tensors
+from circuitprune.runs.folder import write_command
 from circuitprune.runs.frontier import Frontier, Point, write_results
 
 SMALL = Graph(4, 8, 8, d_model=64)
@@ -45,6 +46,7 @@ def make_run(folder, graph=SMALL, task="ioi", seed=0, sizes=SIZES):
         "python scripts/attribute.py configs/ioi.yaml",
     )
     write_tensors(folder / "scores.safetensors", {"scores": scores})
+    write_command(folder, "python scripts/attribute.py configs/ioi.yaml")
     write_json(folder / "versions.json", {"torch": "2"})
     (folder / "config.yaml").write_text("model:\n  name: zoo/small\n")
     return folder

@@ -18,7 +18,7 @@ from circuitprune.pipelines.logs import log_final, log_texts, make_logger
 from circuitprune.pipelines.metric import metric_name
 from circuitprune.pipelines.scoring import Scoring, scoring_of
 from circuitprune.pipelines.setup import Print, Setup, chosen_edges, make_setup, reference_edges
-from circuitprune.runs.folder import claim, create, tidy, unfinished, unusable
+from circuitprune.runs.folder import claim, create, tidy, unfinished, unusable, write_command
 from circuitprune.runs.frontier import Frontier, write_results
 from circuitprune.runs.identity import versions
 from circuitprune.runs.shards import differences, processes, threads
@@ -124,9 +124,10 @@ def _finish(setup: Setup, scoring: Scoring, say: Print, command: str) -> Frontie
     say(f"Verifying circuits exactly on {len(setup.data.splits[split])} {split} pairs")
     ranking = ranking_of(scoring.scores, config.verify.ranking)
     found = frontier_of(setup, scoring.circuits) if scoring.circuits else verify(setup, ranking)
-    frontier = replace(found, provenance=_provenance(setup, found))
     command = command or "python scripts/attribute.py config.yaml"
+    frontier = replace(found, provenance=_provenance(setup, found))
     write_results(folder, frontier, scoring.scores, ranking, summary(frontier, command, notes))
+    write_command(folder, command)
     logger = make_logger(folder)
     log_texts(logger, setup, trains=False)
     for steps, _, correlation in scoring.agreement:

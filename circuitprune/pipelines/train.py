@@ -24,7 +24,14 @@ from circuitprune.pipelines.frontier import _empty, finish, verify
 from circuitprune.pipelines.logs import log_final, log_texts, make_logger
 from circuitprune.pipelines.scoring import scoring_of
 from circuitprune.pipelines.setup import Print, Setup, make_setup, reference_edges
-from circuitprune.runs.folder import claim, create, read_checkpoint, step_of, unusable
+from circuitprune.runs.folder import (
+    claim,
+    create,
+    read_checkpoint,
+    step_of,
+    unusable,
+    write_command,
+)
 from circuitprune.runs.frontier import Frontier, write_results
 from circuitprune.runs.identity import fingerprint
 from circuitprune.training.density import DensitySchedule, make_penalty
@@ -69,9 +76,10 @@ def discover(config: RunConfig, say: Print = print, command: str = "") -> Fronti
     )
     split = setup.held_out
     say(f"Verifying circuits exactly on {len(setup.data.splits[split])} {split} pairs")
-    frontier = verify(setup, final)
     command = command or "python scripts/train_mask.py config.yaml"
+    frontier = verify(setup, final)
     write_results(folder, frontier, initial, final, summary(frontier, command))
+    write_command(folder, command)
     log_final(logger, config, frontier, final)
     finish(setup, folder, frontier)
     return frontier

@@ -56,6 +56,11 @@ def create(folder: Path, config: str, model: PreTrainedModel) -> None:
         raise unusable(folder, error) from None
 
 
+def write_command(folder: Path, command: str) -> None:
+    """Keep what to type for the same run, apart from results, which do not depend on it."""
+    write_json(folder / "command.json", {"command": command})
+
+
 def complete(folder: Path) -> None:
     """Mark the run as finished."""
     write_atomic(folder / "COMPLETE", "")

@@ -50,6 +50,7 @@ PROMISED = {
     "circuits",
     "edges.csv",
     "summary.md",
+    "command.json",
     "hparams.yaml",
     "pairs.json",
     "report.html",
@@ -99,7 +100,14 @@ def scores_in(folder: Path) -> torch.Tensor:
 def results(folder: Path) -> dict[str, bytes]:
     """What must be the same to the byte: everything but the config, which holds the folder's name,
     the summary and the report, which hold the command, and what has the time of day in it."""
-    other = ("config.yaml", "hparams.yaml", "summary.md", "report.html", "events.out")
+    other = (
+        "config.yaml",
+        "hparams.yaml",
+        "summary.md",
+        "command.json",
+        "report.html",
+        "events.out",
+    )
     return {name: data for name, data in contents(folder).items() if not name.startswith(other)}
 
 

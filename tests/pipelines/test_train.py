@@ -46,6 +46,7 @@ PROMISED = {
     "edges.csv",
     "checkpoints",
     "summary.md",
+    "command.json",
     "pairs.json",
     "report.html",
     "COMPLETE",

@@ -29,7 +29,7 @@ from circuitprune.views.figures import (
     transfer,
     write_figure,
 )
-from circuitprune.views.figures.sources import chosen_of, read_circuit, read_points
+from circuitprune.views.figures.sources import read_circuit, read_series
 
 SVG = "{http://www.w3.org/2000/svg}"
 DAMAGED = {"sections": {"minimality": {}, "completeness": {"points": 3}}}
@@ -302,10 +302,8 @@ def test_a_kl_of_zero_is_drawn_at_the_floor(tmp_path):
 
 
 def test_the_chosen_point_is_the_frontiers_own(run):
-    frontier_, _ = read_frontier(run)
-    for max_kl in (1.0, 0.1, 0.001, 0.0):
-        chosen = chosen_of(read_points(run), max_kl)
-        assert chosen["n_edges"] == int(frontier_.chosen(max_kl).mask.sum())
+    chosen = read_frontier(run)[0].chosen()
+    assert read_series(run).chosen.n_edges == int(chosen.mask.sum())
 
 
 # ---------------------------------------------------------------- the evidence
@@ -396,8 +394,12 @@ def test_what_cannot_be_drawn_is_refused(run, compared, tmp_path):
     assert "no figure 'pie'; there are circuit, frontier" in refused("pie", [run], pdf)
     assert "must end in .pdf, .svg, .png or .dot" in refused("circuit", [run], tmp_path / "x.jpg")
     assert "must end in .pdf, .svg, .png" in refused("frontier", [run], tmp_path / "x.dot")
+    assert "is of one source or more, got 0" in refused("frontier", [], pdf)
+    assert "as a list, as in [str]" in refused("frontier", str(run), pdf)
+    drawn = Circuit.load(run / "circuits/40.json")
+    assert "from one or more run folders; got a Circuit" in refused("frontier", [drawn], pdf)
     assert "is of one source, got 2" in refused("minimality", [run, run], pdf)
-    assert "holds no frontier.json" in refused("frontier", [compared], pdf)
+    assert "it has no frontier.json" in refused("frontier", [compared], pdf)
     assert "is not a finished run" in refused("circuit", [compared], pdf)
     assert f"`circuitprune verify {tmp_path}` first" in refused("completeness", [tmp_path], pdf)
     assert "`circuitprune stability`" in refused("stability", [compared], pdf)
@@ -418,6 +420,14 @@ def test_damaged_evidence_is_refused(tmp_path):
 def test_an_empty_circuit_has_no_drawing(tmp_path):
     Circuit.from_names(Graph(1, 1, 1), []).save(tmp_path / "c.json")
     assert "keeps no edge" in refused("circuit", [tmp_path / "c.json"], tmp_path / "x.svg")
+
+
+@pytest.mark.parametrize("form", ["svg", "dot"])
+def test_a_circuit_is_drawn_as_its_file_is(run, tmp_path, form):
+    file, paths = run / "circuits/40.json", [tmp_path / f"{name}.{form}" for name in "ab"]
+    write_figure("circuit", [file], paths[0])
+    write_figure("circuit", [Circuit.load(file)], paths[1])
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_without_matplotlib_the_error_says_what_to_install(run, tmp_path, monkeypatch):

@@ -166,7 +166,7 @@ def test_other_files_are_taken_as_they_are(run):
     assert data["versions"] == plain(run / "versions.json")
     assert data["command"] == "python scripts/attribute.py configs/ioi.yaml"
     assert data["evidence"] is None and data["pairs"] is None
-    for name in ("config.yaml", "versions.json", "summary.md", "scores.safetensors"):
+    for name in ("config.yaml", "versions.json", "command.json", "scores.safetensors"):
         (run / name).unlink()
     data = report_data([run])
     assert not any(data[key] for key in ("config", "versions", "command", "signed"))

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from circuitprune.data.pairs import collate, encode, pad_token
 from circuitprune.data.tasks import TASKS, Task
+from circuitprune.files import table
 from circuitprune.models.zoo.corpus import (
     HELD_OUT,
     HELD_OUT_CENTURIES,
@@ -122,13 +123,13 @@ def model_card(
     positions: int,
 ) -> str:
     """The text of the model's `README.md`, with its measured accuracies."""
-    rows = ["| task | entities | right | top 1 | P(answers) |", "|---|---|---|---|---|"]
-    for kind, tasks in measures.items():
-        for name, m in tasks.items():
-            numbers = f"{m['right']:.1%} | {m['top1']:.1%} | {m['probability']:.3f}"
-            rows.append(f"| {name} | {kind} | {numbers} |")
+    rows = [
+        (name, kind, f"{m['right']:.1%}", f"{m['top1']:.1%}", f"{m['probability']:.3f}")
+        for kind, tasks in measures.items()
+        for name, m in tasks.items()
+    ]
     return CARD.format(
-        table="\n".join(rows),
+        table="\n".join(table(("task", "entities", "right", "top 1", "P(answers)"), rows)),
         n_test=n_test,
         seed=seed,
         steps=steps,

@@ -1,7 +1,6 @@
 """A circuit as a drawing: layers from bottom to top, edges in the colours of their ports."""
 
 from collections.abc import Sequence
-from pathlib import Path as FilePath
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,7 +20,7 @@ from circuitprune.circuits.layout import (
     strokes,
 )
 from circuitprune.errors import GraphError
-from circuitprune.views.figures.sources import Options, read_circuit
+from circuitprune.views.figures.sources import Options, Source, called, read_circuit
 from circuitprune.views.figures.style import COLUMN, INK, LINE, SOFT
 
 _CUT, _BAND = "#a3acb7", "#f6f7f9"
@@ -33,12 +32,12 @@ _LEGEND = 0.25
 """Inches for the names of the colours."""
 
 
-def draw(sources: Sequence[FilePath], options: Options) -> Figure:
-    """The circuit of a run or of a file."""
+def draw(sources: Sequence[Source], options: Options) -> Figure:
+    """A circuit, that of a run, or that of a file."""
     circuit = read_circuit(sources[0], options)
     graph, mask = circuit.graph, circuit.mask
     if not mask.any():
-        raise GraphError(f"{sources[0]} keeps no edge, so there is nothing to draw")
+        raise GraphError(f"{called(sources[0])} keeps no edge, so there is nothing to draw")
     kept = drawn_nodes(graph, mask)
     whole = options.nodes == "all" or (
         options.nodes == "auto" and max(graph.n_layers, graph.n_heads) <= _ALL

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from circuitprune.views.figures.sources import Options, chosen_of, names_of, read_points
+from circuitprune.views.figures.sources import Dot, Options, Series, names_of, read_series
 from circuitprune.views.figures.style import COLOURS, COLUMN, MARKS, SOFT, plain
 
 _SIDE_BY_SIDE = 5.0
@@ -19,17 +19,17 @@ _FLOOR = 1e-5
 
 def draw(sources: Sequence[Path], options: Options) -> Figure:
     """Two panels: KL on logarithmic axes, and faithfulness; bars are 95 % intervals."""
-    runs = [read_points(path) for path in sources]
+    runs = [read_series(path) for path in sources]
     names, width = names_of(sources, options), options.width or COLUMN
     wide = width >= _SIDE_BY_SIDE
     size = (width, 0.4 * width) if wide else (width, 1.3 * width)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, 2) if wide else figure.subplots(2, 1, sharex=True)
     for panel, measure in zip(panels, ("kl", "faithfulness"), strict=True):
-        for number, points in reversed(list(enumerate(runs))):  # the first on top
-            _series(panel, points, measure, names[number], number)
+        for number, run in reversed(list(enumerate(runs))):  # the first on top
+            _curve(panel, run, measure, names[number], number)
         panel.set_xscale("log")
-    _finish(panels[0], panels[1], [point for points in runs for point in points])
+    _finish(panels[0], panels[1], [dot for run in runs for dot in run.points])
     for panel in panels if wide else panels[1:]:
         panel.set_xlabel("edges kept")
     if len(runs) > 1:
@@ -38,36 +38,30 @@ def draw(sources: Sequence[Path], options: Options) -> Figure:
     return figure
 
 
-def _series(
-    axes: Axes, points: Sequence[dict[str, Any]], measure: str, name: str, number: int
-) -> None:
+def _curve(axes: Axes, run: Series, measure: str, name: str, number: int) -> None:
     colour, mark = COLOURS[number % len(COLOURS)], MARKS[number % len(MARKS)]
     style: dict[str, Any] = {"color": colour, "zorder": 3 + 1 / (1 + number)}
-    edges = [point["n_edges"] for point in points]
-    values = [_shown(point[measure], measure) for point in points]
+    edges = [dot.n_edges for dot in run.points]
+    values = [_shown(dot.evidence[measure], measure) for dot in run.points]
     axes.plot(edges, values, mark, linestyle="-", label=plain(name), **style)
-    for point in points:
-        found = point["intervals"].get(measure)
-        if found and found["low"] is not None:
-            ends = [_shown(found[end], measure) for end in ("low", "high")]
-            axes.plot([point["n_edges"]] * 2, ends, "-", linewidth=0.8, **style)
-    chosen = chosen_of(points)
-    at = chosen["n_edges"], _shown(chosen[measure], measure)
+    for dot in run.points:
+        found = dot.intervals.get(measure)
+        if found and found["low"] is not None and found["high"] is not None:
+            ends = [_shown(found["low"], measure), _shown(found["high"], measure)]
+            axes.plot([dot.n_edges] * 2, ends, "-", linewidth=0.8, **style)
+    at = run.chosen.n_edges, _shown(run.chosen.evidence[measure], measure)
     axes.plot(*at, "o", markersize=8, markerfacecolor="none", markeredgewidth=0.8, **style)
 
 
-def _finish(kl: Axes, faithfulness: Axes, points: Sequence[dict[str, Any]]) -> None:
+def _finish(kl: Axes, faithfulness: Axes, dots: Sequence[Dot]) -> None:
     """Names of the axes, and the model's own place."""
     kl.set_yscale("log")
     kl.set_ylabel("KL from the model (nats)")
-    if any(point["kl"] <= _FLOOR for point in points):
+    if any(dot.evidence["kl"] <= _FLOOR for dot in dots):
         ticks = [10.0**power for power in range(-5, 3)]
         low, high = kl.get_ylim()
         shown = [tick for tick in ticks if low <= tick <= high]
-        names = [
-            f"$10^{{{round(math.log10(t))}}}$" if t > _FLOOR else "$\\leq 10^{-5}$" for t in shown
-        ]
-        kl.set_yticks(shown, names)
+        kl.set_yticks(shown, [_power(tick) for tick in shown])
     faithfulness.set_ylabel("faithfulness")
     faithfulness.axhline(1, color=SOFT, linestyle=(0, (4, 3)), linewidth=0.8, zorder=1)
 

@@ -1,14 +1,25 @@
 """What figures are made from: circuits, frontiers, evidence and studies, read and checked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from circuitprune.circuits.circuit import Circuit
+from circuitprune.engine.evaluation import Evidence
 from circuitprune.errors import RunError
+from circuitprune.evidence.bootstrap import Interval
 from circuitprune.files import read_json
 from circuitprune.runs.finished import run_circuit
+from circuitprune.runs.frontier import Point, read_results
+
+Source = Path | Circuit
+"""What a figure is made from: a run folder, a file, or a circuit itself."""
+
+
+def called(source: Source) -> str:
+    """A source in a sentence."""
+    return "the circuit" if isinstance(source, Circuit) else str(source)
 
 
 @dataclass(frozen=True)
@@ -25,41 +36,62 @@ class Options:
     """circuit: `all`, or `kept` alone; `auto` shows all of up to 8 layers and 8 heads."""
 
 
-def read_circuit(path: Path, options: Options) -> Circuit:
-    """The circuit in a file, or one of a finished run with the ranking that it was cut by.
+def read_circuit(source: Source, options: Options) -> Circuit:
+    """The circuit given, or in a file, or one of a finished run with what it was cut by.
 
     Raises:
-        RunError, GraphError: neither is there.
+        RunError, GraphError: none of these.
     """
-    return run_circuit(path, options.size) if path.is_dir() else Circuit.load(path)
+    if isinstance(source, Circuit):
+        return source
+    return run_circuit(source, options.size) if source.is_dir() else Circuit.load(source)
 
 
-def read_points(folder: Path) -> list[dict[str, Any]]:
-    """The points of a run's frontier, sparse first, each with `intervals` if it was verified.
+@dataclass(frozen=True)
+class Series:
+    """The circuits of a run as a curve over their number of edges."""
+
+    points: list["Dot"]
+    """Sparse first, without circuits of no edge."""
+    chosen: "Dot"
+    """See `Frontier.chosen`."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One circuit of a run: its size, what it does, and how surely."""
+
+    n_edges: int
+    evidence: Evidence
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    """By the names of the evidence; empty unless the run was verified."""
+
+
+def read_series(folder: Path) -> Series:
+    """The frontier of a run, which need not be finished.
 
     Raises:
-        RunError: no run, or a damaged one.
+        RunError, GraphError: no run, or a damaged one.
     """
-    value = _read(folder, "frontier.json", "a run folder of `train` or `attribute`")
-    points: list[dict] = sorted(value["points"], key=lambda point: point["n_edges"])
-    found: dict[tuple, dict] = {}
-    if (folder / "verification.json").exists():
-        sections = _read(folder, "verification.json", "a verified run")["sections"]
-        sizes = sections.get("faithfulness", {}).get("sizes", [])
-        found = {(one["n_edges"], one["size"]): one for one in sizes}
-    return [
-        {**point, "intervals": found.get((point["n_edges"], point["size"]), {})}
-        for point in points
-        if point["n_edges"]
-    ]
+    frontier, _ = read_results(folder)
+    found = _intervals(folder)
+
+    def dot(point: Point) -> Dot:
+        n_edges = int(point.mask.sum())
+        return Dot(n_edges, point.evidence, found.get((n_edges, point.size), {}))
+
+    dots = sorted(map(dot, frontier.points), key=lambda dot: dot.n_edges)
+    return Series([one for one in dots if one.n_edges], dot(frontier.chosen()))
 
 
-def chosen_of(points: Sequence[dict[str, Any]], max_kl: float = 0.1) -> dict[str, Any]:
-    """The point of the chosen circuit; see `Frontier.chosen`."""
-    good = [point for point in points if point["kl"] <= max_kl]
-    if good:
-        return min(good, key=lambda point: (point["n_edges"], point["kl"]))
-    return min(points, key=lambda point: point["kl"])
+def _intervals(folder: Path) -> dict[tuple[int, float], dict[str, Interval]]:
+    """What the evidence knows of each circuit, by its edges and the size asked for."""
+    if not (folder / "verification.json").exists():
+        return {}
+    sections = _read(folder, "verification.json", "a verified run")["sections"]
+    sizes = sections.get("faithfulness", {}).get("sizes", [])
+    measures = ("kl", "faithfulness")  # the panels of the figure
+    return {(one["n_edges"], one["size"]): {name: one[name] for name in measures} for one in sizes}
 
 
 def read_section(folder: Path, name: str) -> dict[str, Any]:

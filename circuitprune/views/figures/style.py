@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -10,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from circuitprune.errors import RunError
-from circuitprune.views.figures.sources import Options
+from circuitprune.views.figures.sources import Options, Source, called
 
 COLUMN, PAGE = 3.35, 6.9
 """Inches of one and of two columns of a paper."""
@@ -60,10 +59,10 @@ _NO_DATES: dict[str, dict[str, None]] = {
     "png": {"Software": None},
 }
 
-Draw = Callable[[Sequence[Path], Options], Figure]
+Draw = Callable[[Sequence[Source], Options], Figure]
 
 
-def drawn(draw: Draw, sources: Sequence[Path], options: Options, form: str) -> bytes:
+def drawn(draw: Draw, sources: Sequence[Source], options: Options, form: str) -> bytes:
     """A figure as the bytes of a file, without date or version.
 
     Raises:
@@ -75,7 +74,7 @@ def drawn(draw: Draw, sources: Sequence[Path], options: Options, form: str) -> b
         try:
             figure = draw(sources, options)
         except (KeyError, TypeError, IndexError) as error:
-            names = ", ".join(map(str, sources))
+            names = ", ".join(map(called, sources))
             raise RunError(f"{names} is damaged or of another version: {error!r}") from error
         content = io.BytesIO()
         figure.savefig(content, format=form, metadata=_NO_DATES[form])

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from circuitprune.evidence.bootstrap import spell
+from circuitprune.files import table
 
 
 def stability_sentence(name: str, study: dict) -> str:
@@ -63,9 +64,10 @@ def _group(study: dict) -> list[str]:
     n_runs, measured = len(study["runs"]), study["measured"]
     kept = ", ".join(f"{n:,} by {times}" for times, n in enumerate(study["kept_by"]) if times)
     lines = [
-        "| edges | shared edges (Jaccard) | least, largest pair | chance | shared nodes |",
-        "|---|---|---|---|---|",
-        *(_overlap_row(row) for row in study["curve"]),
+        *table(
+            ("edges", "shared edges (Jaccard)", "least, largest pair", "chance", "shared nodes"),
+            [_overlap_row(row) for row in study["curve"]],
+        ),
         "",
         f"Edges of the {study['n_edges']:,}-edge circuits by how many of the {n_runs} runs kept "
         f"them: {kept}.",
@@ -75,26 +77,34 @@ def _group(study: dict) -> list[str]:
     return [
         *lines,
         "",
-        "| circuit | edges | KL (nats) | faithfulness | accuracy | exact match |",
-        "|---|---|---|---|---|---|",
-        *(_measured_row(name, row, study["runs"]) for name, row in measured.items()),
+        *table(
+            ("circuit", "edges", "KL (nats)", "faithfulness", "accuracy", "exact match"),
+            [_measured_row(name, row, study["runs"]) for name, row in measured.items()],
+        ),
     ]
 
 
-def _overlap_row(row: dict) -> str:
+def _overlap_row(row: dict) -> tuple[str, ...]:
     edges = row["edges"]
     least, largest = (_number(edges[end], 3) for end in ("least", "largest"))
     return (
-        f"| {row['n_edges']:,} | {_jaccard(edges)} | {least}, {largest} "
-        f"| {row['chance_edges']:.3f} | {_jaccard(row['nodes'])} |"
+        f"{row['n_edges']:,}",
+        _jaccard(edges),
+        f"{least}, {largest}",
+        f"{row['chance_edges']:.3f}",
+        _jaccard(row["nodes"]),
     )
 
 
-def _measured_row(name: str, row: dict, runs: Sequence[dict]) -> str:
+def _measured_row(name: str, row: dict, runs: Sequence[dict]) -> tuple[str, ...]:
     shown = runs[int(name[3:])]["folder"] if name.startswith("run") else f"**{name}**"
     return (
-        f"| {shown} | {row['n_edges']:,} | {row['kl']:.4g} "
-        f"| {spell(row['faithfulness'], 3)} | {row['accuracy']:.1%} | {row['exact_match']:.1%} |"
+        shown,
+        f"{row['n_edges']:,}",
+        f"{row['kl']:.4g}",
+        spell(row["faithfulness"], 3),
+        f"{row['accuracy']:.1%}",
+        f"{row['exact_match']:.1%}",
     )
 
 

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 
 from circuitprune.engine.evaluation import Evidence
+from circuitprune.files import table
 from circuitprune.runs.frontier import Frontier
+
+HEAD = ("size", "edges", "KL (nats)", "faithfulness", "metric", "accuracy", "exact match")
 
 
 def summary(frontier: Frontier, command: str, notes: Sequence[str] = ()) -> str:
@@ -24,11 +27,7 @@ def summary(frontier: Frontier, command: str, notes: Sequence[str] = ()) -> str:
         f"{evidence['faithfulness']:.3f}, accuracy {evidence['accuracy']:.1%}** (full model "
         f"{frontier.full['accuracy']:.1%}): `{frontier.file_of(chosen)}`.",
         "",
-        "| size | edges | KL (nats) | faithfulness | metric | accuracy | exact match |",
-        "|---|---|---|---|---|---|---|",
-        *(_row(f"{p.size:g}", int(p.mask.sum()), p.evidence) for p in frontier.points),
-        _row("full", graph.n_edges, {**frontier.full, "faithfulness": 1.0}),
-        _row("empty", 0, {**frontier.empty, "faithfulness": 0.0}),
+        *table(HEAD, _rows(frontier)),
         "",
         *(line for note in notes for line in (note, "")),
         f"Again: `{command}`. The settings are in `config.yaml`, the versions in `versions.json`.",
@@ -37,8 +36,21 @@ def summary(frontier: Frontier, command: str, notes: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def _row(size: str, n_edges: int, evidence: Evidence) -> str:
+def _rows(frontier: Frontier) -> list[tuple[str, ...]]:
+    return [
+        *(_row(f"{p.size:g}", int(p.mask.sum()), p.evidence) for p in frontier.points),
+        _row("full", frontier.graph.n_edges, {**frontier.full, "faithfulness": 1.0}),
+        _row("empty", 0, {**frontier.empty, "faithfulness": 0.0}),
+    ]
+
+
+def _row(size: str, n_edges: int, evidence: Evidence) -> tuple[str, ...]:
     return (
-        f"| {size} | {n_edges:,} | {evidence['kl']:.4g} | {evidence['faithfulness']:.3f} "
-        f"| {evidence['metric']:.3f} | {evidence['accuracy']:.1%} | {evidence['exact_match']:.1%} |"
+        size,
+        f"{n_edges:,}",
+        f"{evidence['kl']:.4g}",
+        f"{evidence['faithfulness']:.3f}",
+        f"{evidence['metric']:.3f}",
+        f"{evidence['accuracy']:.1%}",
+        f"{evidence['exact_match']:.1%}",
     )

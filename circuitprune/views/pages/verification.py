@@ -1,9 +1,10 @@
 """`verification.md`: the evidence on a page for a reviewer, from `verification.json` alone."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from circuitprune.evidence.bootstrap import spell
+from circuitprune.files import table
 
 TITLES = {
     "faithfulness": "Faithfulness",
@@ -32,9 +33,10 @@ def page(found: dict) -> str:
         "",
         *_tested(found),
         "",
-        "| section | verdict | pairs |",
-        "|---|---|---|",
-        *(_overview(name, section) for name, section in sections.items()),
+        *table(
+            ("section", "verdict", "pairs"),
+            [_overview(name, section) for name, section in sections.items()],
+        ),
         "",
     ]
     for name, section in sections.items():
@@ -66,9 +68,9 @@ def _tested(found: dict) -> list[str]:
     ]
 
 
-def _overview(name: str, section: dict) -> str:
+def _overview(name: str, section: dict) -> tuple[str, str, int | str]:
     verdict = "not computed" if "error" in section else VERDICTS[section.get("verdict")]
-    return f"| {_title(name)} | {verdict} | {section.get('n_pairs', '')} |"
+    return _title(name), verdict, section.get("n_pairs", "")
 
 
 def _title(name: str) -> str:
@@ -85,17 +87,6 @@ def _text(value: object) -> str:
 
 
 # ---------------------------------------------------------------- tables
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]], n_all: int = 0) -> list[str]:
-    """A Markdown table; under it, how many of `n_all` rows are left out."""
-    lines = [_row(head), _row(["---"] * len(head)), *(_row(row) for row in rows)]
-    left_out = n_all - len(rows)
-    return [*lines, "", f"And {left_out:,} more."] if left_out > 0 else lines
-
-
-def _row(cells: Sequence[object]) -> str:
-    return f"| {' | '.join(_text(cell) for cell in cells)} |"
 
 
 def _sizes(section: dict) -> list[str]:
@@ -139,7 +130,7 @@ def _families(section: dict) -> list[str]:
 
 
 def _edges(section: dict) -> list[str]:
-    rows = [(r["edge"], spell(r["kl"], 4), spell(r["metric"], 3)) for r in section["edges"]]
+    rows = [(_text(r["edge"]), spell(r["kl"], 4), spell(r["metric"], 3)) for r in section["edges"]]
     head = ("edge removed", "KL rises by (nats)", "metric changes by")
     return table(head, rows[:MOST_ROWS], len(rows))
 

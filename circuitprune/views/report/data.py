@@ -1,6 +1,5 @@
 """Run folders as one JSON-able value: all that a report shows."""
 
-import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -20,8 +19,6 @@ from circuitprune.views.report.sources import sources
 
 MOST_DRAWN = 50_000
 """Edges of one circuit that a report holds; of a larger circuit, the strongest."""
-COMMAND = re.compile(r"^Again: `(.*)`\. The settings are in", re.MULTILINE)
-"""How `summary.md` says what to type for the same run."""
 
 
 def report_data(folders: Sequence[str | Path]) -> dict:
@@ -54,7 +51,7 @@ def report_data(folders: Sequence[str | Path]) -> dict:
             _other(frontier.graph, path, *found)
             for path, found in zip(paths[1:], read[1:], strict=True)
         ],
-        "command": _command(first),
+        "command": (_optional(first / "command.json") or {}).get("command"),
         "evidence": evidence,
         "studies": studies,
         "pairs": _optional(first / "pairs.json"),
@@ -191,9 +188,3 @@ def _optional(path: Path) -> Any:
 
 def _text(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.exists() else None
-
-
-def _command(folder: Path) -> str | None:
-    """What to type for the same run, from its summary."""
-    found = COMMAND.search(_text(folder / "summary.md") or "")
-    return found.group(1) if found else None
