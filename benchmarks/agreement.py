@@ -14,9 +14,9 @@ import torch
 
 from circuitprune.attribution import METHODS
 from circuitprune.circuits.agreement import sign_agreement, spearman, top_overlap
-from circuitprune.config import load_config
 from circuitprune.pipelines.metric import attribution_metric
 from circuitprune.pipelines.setup import make_setup, training_batches
+from circuitprune.runs.settings import load_config
 
 CONFIGS = ["stories260k_pronoun", "ioi", "greater_than", "sva", "pronoun"]
 STEPS = {"ugs": 5}

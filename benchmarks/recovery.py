@@ -16,7 +16,6 @@ from torch import Tensor
 from circuitprune.attribution import METHODS
 from circuitprune.circuits.recovery import auroc
 from circuitprune.circuits.selection import select
-from circuitprune.config import load_config
 from circuitprune.data.batches import Batch
 from circuitprune.data.pairs import prepare
 from circuitprune.engine.ablation import make_ablation
@@ -36,6 +35,7 @@ from circuitprune.models.zoo.induction import (
 )
 from circuitprune.patching.acdc import acdc
 from circuitprune.pipelines.train import discover
+from circuitprune.runs.settings import load_config
 
 THRESHOLDS = (0.01, 0.03, 0.1, 0.3, 1.0)
 LEARNED = (

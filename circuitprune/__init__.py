@@ -1,15 +1,20 @@
 """Circuits in Hugging Face causal language models, by a learned mask over residual-stream edges."""
 
-from circuitprune.circuits.circuit import Circuit
-from circuitprune.circuits.graph import Graph
-from circuitprune.config import RunConfig, load_config
-from circuitprune.data.pairs import prepare
-from circuitprune.data.tasks import get_task
-from circuitprune.engine.gated import GatedModel
-from circuitprune.engine.references import References
-from circuitprune.errors import CircuitPruneError
-from circuitprune.models import load_model
-from circuitprune.pipelines.train import discover
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from circuitprune.circuits.circuit import Circuit
+    from circuitprune.circuits.graph import Graph
+    from circuitprune.config import RunConfig
+    from circuitprune.data.pairs import prepare
+    from circuitprune.data.tasks import get_task
+    from circuitprune.engine.gated import GatedModel
+    from circuitprune.engine.references import References
+    from circuitprune.errors import CircuitPruneError
+    from circuitprune.models.loading import load_model
+    from circuitprune.pipelines.train import discover
+    from circuitprune.runs.settings import load_config
 
 __all__ = [
     "Circuit",
@@ -24,3 +29,28 @@ __all__ = [
     "load_model",
     "prepare",
 ]
+
+_HOMES = {
+    "Circuit": "circuits.circuit",
+    "CircuitPruneError": "errors",
+    "GatedModel": "engine.gated",
+    "Graph": "circuits.graph",
+    "References": "engine.references",
+    "RunConfig": "config",
+    "discover": "pipelines.train",
+    "get_task": "data.tasks",
+    "load_config": "runs.settings",
+    "load_model": "models.loading",
+    "prepare": "data.pairs",
+}
+
+
+def __getattr__(name: str) -> object:
+    """A public name, loaded when first asked for, so that a command answers at once."""
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from circuitprune.config import RunConfig, load_config
+from circuitprune.config import RunConfig
 from circuitprune.errors import CircuitPruneError
 from circuitprune.pipelines.attribute import attribute, dry_run_attribute
 from circuitprune.pipelines.compare import compare
@@ -15,6 +15,7 @@ from circuitprune.pipelines.export import EXPORTS, export
 from circuitprune.pipelines.stability import stability
 from circuitprune.pipelines.train import discover, dry_run
 from circuitprune.pipelines.verify import verify_run
+from circuitprune.runs.settings import load_config
 from circuitprune.views.figures import FIGURES, Options, write_figure
 from circuitprune.views.pages.studies import compare_page
 from circuitprune.views.report import write_report

@@ -1,21 +1,43 @@
-"""Everything a run needs, as frozen dataclasses; yaml files and `key=value` override them.
+"""Settings as frozen dataclasses that check themselves, made in Python or read from a file.
 
-Precedence: the defaults below, then the preset, then the file, then the command line.
+`runs/settings.py` reads them from yaml and `key=value`, and lists them.
 """
 
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from pathlib import Path
-from typing import Any, Literal
-
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from math import isfinite
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from circuitprune.attribution.methods import METHODS, names_with
+from circuitprune.data.own import is_own
+from circuitprune.data.tasks import TASKS
 from circuitprune.errors import ConfigError
+
+
+class _Range(NamedTuple):
+    """Where a number must lie, in words and as a test."""
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+_POSITIVE = _Range("be > 0", lambda number: number > 0)
+_NOT_NEGATIVE = _Range("be >= 0", lambda number: number >= 0)
+_COUNT = _Range("lie in 1 to a billion", lambda number: 1 <= number <= 1e9)
+_COUNT_OR_0 = _Range("lie in 0 to a billion", lambda number: 0 <= number <= 1e9)
+_SIZE = _Range(
+    "be a whole number up to a billion, a fraction below 1 or auto",
+    lambda number: number == "auto" or 0 <= number < 1 or (1 <= number <= 1e9 and number % 1 == 0),
+)
+_SHARE = _Range("lie in [0, 1]", lambda number: 0 <= number <= 1)
+_PART = _Range("lie in (0, 1]", lambda number: 0 < number <= 1)
+_INSIDE = _Range("lie in (0, 1)", lambda number: 0 < number < 1)
+
+
+METRICS = ("auto", "logit_diff", "prob_diff", "answer_prob")
+"""What `task.metric` takes by name."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +53,24 @@ class ModelConfig:
     revision: str | None = None
     """Commit or tag of a hub id."""
 
+    def __post_init__(self) -> None:
+        _refuse(_misfits(self))
+
 
 @dataclass(frozen=True)
 class TaskConfig:
     """Which pairs, how many, and how they are split."""
 
     name: str = "ioi"
-    """`ioi`, `greater_than`, `sva`, `pronoun`, or `jsonl` for your own pairs."""
+    """`ioi`, `greater_than`, `sva`, `pronoun`, `jsonl` for your own pairs, or `FILE.py:Task`."""
     path: str | None = None
     """File of `jsonl`, absolute or relative to where the command runs."""
-    n_train: int = 256
-    """Pairs to attribute and train on."""
-    n_val: int = 64
+    n_train: int | float | Literal["auto"] = 256
+    """Pairs to attribute and train on: a number, a fraction of the file, or `auto`, a share of what
+    the others leave."""
+    n_val: int | float | Literal["auto"] = 64
     """Pairs for curves during training; 0 draws none."""
-    n_test: int = 256
+    n_test: int | float | Literal["auto"] = 256
     """Held-out pairs for the exact verification."""
     seed: int = 0
     """Of drawing and splitting pairs."""
@@ -56,10 +82,30 @@ class TaskConfig:
     """`group` keeps each template or entity on one side."""
     bos: Literal["auto", "always", "never"] = "auto"
     """BOS token in front: what the tokenizer does, always (as MIB), or never."""
-    metric: Literal["auto", "logit_diff", "prob_diff", "answer_prob"] = "auto"
-    """Task metric; `auto` is prob_diff for tasks with answer sets, else logit_diff."""
+    metric: str = "auto"
+    """`logit_diff`, `prob_diff`, `answer_prob`, or `auto`: prob_diff for tasks with answer sets, else
+    logit_diff."""
     min_accuracy: float = 0.6
     """Least accuracy of the full model on the training pairs, in [0, 1], to go on."""
+
+    def __post_init__(self) -> None:
+        known = (*TASKS, "jsonl")
+        _refuse(
+            _misfits(self, n_train=_SIZE, n_val=_SIZE, n_test=_SIZE, min_accuracy=_SHARE)
+            or _broken(
+                (self.n_train != 0, "task.n_train must be > 0, got 0"),
+                (_is_known(self.name, known), f"task.name={_unknown(self.name, known)}"),
+                (self.metric in METRICS, f"task.metric={_unknown(self.metric, METRICS)}"),
+                (
+                    self.name != "jsonl" or self.path is not None,
+                    "task.path must name the file with your pairs if task.name=jsonl",
+                ),
+                (
+                    self.name == "jsonl" or self.path is None,
+                    f"task.path={self.path} is read by task.name=jsonl, not by {self.name}",
+                ),
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -92,6 +138,37 @@ class AttributionConfig:
     acdc_worsening: Literal["kl", "task"] = "kl"
     """acdc: what must not grow: the KL to the full model, or minus the task metric."""
 
+    def __post_init__(self) -> None:
+        counts = dict.fromkeys(("steps", "doublings", "shard_edges", "threads"), _COUNT)
+        _refuse(_misfits(self, **counts, acdc_thresholds=_POSITIVE) or _broken(*self._rules()))
+
+    def _rules(self) -> list[tuple[bool, str]]:
+        known, method, thresholds = (*METHODS, "none"), self.method, self.acdc_thresholds
+        stepped, directed = names_with("steps"), names_with("directed")
+        return [
+            (method in known, f"attribution.method={_unknown(method, known)}"),
+            (
+                bool(thresholds) and len(set(thresholds)) == len(thresholds),
+                f"attribution.acdc_thresholds must be different numbers > 0, got {thresholds}",
+            ),
+            (
+                method != "acdc" or self.edges is None,
+                "attribution.edges does not go with attribution.method=acdc",
+            ),
+            (
+                method != "acdc" or not self.per_example,
+                "attribution.per_example does not go with attribution.method=acdc",
+            ),
+            (
+                not self.convergence or method in stepped,
+                f"attribution.convergence is of methods with steps: {', '.join(sorted(stepped))}",
+            ),
+            (
+                self.direction == "noising" or method in directed,
+                f"attribution.direction=denoising is of {', '.join(directed)}, not of {method}",
+            ),
+        ]
+
 
 @dataclass(frozen=True)
 class GatesConfig:
@@ -120,12 +197,21 @@ class GatesConfig:
     penalty_lr: float = 0.8
     """hard_concrete, lagrangian: learning rate of the multipliers."""
 
+    def __post_init__(self) -> None:
+        ranges = {
+            **dict.fromkeys(("temperature", "k_min"), _POSITIVE),
+            **dict.fromkeys(("penalty_weight", "penalty_lr"), _NOT_NEGATIVE),
+            **dict.fromkeys(("init_density", "target_density"), _INSIDE),
+        }
+        _refuse(_misfits(self, k_max=_PART, warmup=_SHARE, **ranges))
+
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Optimisation."""
 
     steps: int = 1000
+    """Training steps; 0 cuts circuits from the initial ranking."""
     lr: float | None = None
     """Peak learning rate; by default 0.05 for topk and 0.1 for hard_concrete."""
     lr_warmup: int = 0
@@ -133,9 +219,11 @@ class TrainConfig:
     lr_end: float = 0.1
     """Final learning rate, as a fraction of `lr`."""
     batch_size: int = 16
+    """Pairs in a training or attribution batch."""
     seed: int = 0
     """Of the gates' noise and the order of batches."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs; `auto` is CUDA where there is one."""
     resume: str | None = None
     """Checkpoint to continue from."""
     val_every: int = 100
@@ -146,6 +234,20 @@ class TrainConfig:
     """Show a progress bar."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Further options of Lightning's Trainer, passed through."""
+
+    def __post_init__(self) -> None:
+        counts = dict.fromkeys(("batch_size", "val_every", "checkpoint_every"), _COUNT)
+        counts |= {"steps": _COUNT_OR_0, "lr_warmup": _COUNT_OR_0}
+        _refuse(
+            _misfits(self, lr=_POSITIVE, lr_end=_NOT_NEGATIVE, **counts)
+            or _broken(
+                (
+                    "precision" not in self.trainer,
+                    "train.trainer.precision is not taken: model.dtype decides, and gates stay in "
+                    "float32",
+                )
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -163,8 +265,21 @@ class VerifyConfig:
     ranking: Literal["absolute", "signed"] = "absolute"
     """attribute: keep the edges of largest |score|, or those that help most, as MIB's CPR does."""
     batch_size: int = 64
+    """Pairs in a batch of verification."""
     reference: str | None = None
     """Circuit file; TensorBoard shows how well the ranking finds its edges."""
+
+    def __post_init__(self) -> None:
+        _refuse(
+            _misfits(self, sizes=_PART, batch_size=_COUNT)
+            or _broken(
+                (bool(self.sizes), "verify.sizes must name at least one size"),
+                (
+                    (self.selection == "threshold") == bool(self.thresholds),
+                    "verify.thresholds goes with verify.selection=threshold, and only with it",
+                ),
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -173,6 +288,9 @@ class CacheConfig:
 
     max_gb: float = 2.0
     """Budget in GB (1e9 bytes); what does not fit is computed again."""
+
+    def __post_init__(self) -> None:
+        _refuse(_misfits(self, max_gb=_NOT_NEGATIVE))
 
 
 @dataclass(frozen=True)
@@ -186,6 +304,7 @@ class RunConfig:
     attribution: AttributionConfig = field(default_factory=AttributionConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)
     objective: Literal["kl", "logit_diff", "prob_diff", "faithfulness_gap", "cross_entropy"] = "kl"
+    """What training minimises."""
     train: TrainConfig = field(default_factory=TrainConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
@@ -194,229 +313,78 @@ class RunConfig:
     preset: Literal["none", "edge_pruning"] = "none"
     """A published recipe under the file's own settings."""
 
-
-ATTRIBUTIONS = (*METHODS, "none")
-"""What `attribution.method` takes."""
-
-RENAMED = {"init": "attribution"}
-"""Old keys of a config, still read, by today's."""
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "none": {},
-    # arXiv 2406.16778 for GPT-2: 3,000 steps of batch 32, targets over 2,500 steps, rates 0.8,
-    # all gates open at the start. Left out: weight decay on the gates, a penalty on sampled gates
-    # instead of their expectation, and rounding per tensor.
-    "edge_pruning": {
-        "attribution": {"method": "none"},
-        "gates": {
-            "learner": "hard_concrete",
-            "init_density": 0.99,
-            "target_density": 0.02,
-            "warmup": 0.833,
-            "penalty": "lagrangian",
-            "penalty_lr": 0.8,
-        },
-        "train": {"steps": 3000, "lr": 0.8, "lr_warmup": 200, "lr_end": 0.0, "batch_size": 32},
-    },
-}
+    def __post_init__(self) -> None:
+        _refuse(_misfits(self))
 
 
-def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a file and `key=value` overrides into a checked config.
-
-    Raises:
-        ConfigError: missing or broken file, unknown key (with the nearest known one), wrong type
-            or a value out of range; the message names file and key.
-    """
-    where = str(path) if path is not None else "the command line"
-    try:
-        chosen = _read(Path(path)) if path is not None else OmegaConf.create()
-        typed = OmegaConf.from_dotlist([_assignment(item) for item in overrides])
-        chosen, typed = _renamed(chosen, where), _renamed(typed, "the command line")
-        schema = OmegaConf.structured(RunConfig)
-        preset = OmegaConf.merge(schema, chosen, typed).preset
-        merged = OmegaConf.merge(schema, PRESETS[preset], chosen, typed)
-        config = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, YAMLError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{where}: {_message(error)}") from None
-    assert isinstance(config, RunConfig)
-    _check(config, where)
-    return config
-
-
-def to_yaml(config: RunConfig) -> str:
-    """The resolved config as yaml that `load_config` reads back."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
-
-
-def flatten(config: RunConfig) -> dict[str, str | int | float | bool]:
-    """`section.key` to plain values, for TensorBoard's hparams."""
-
-    def walk(node: Any, prefix: str) -> dict[str, str | int | float | bool]:
-        flat: dict[str, str | int | float | bool] = {}
-        for key, value in node.items():
-            name = f"{prefix}{key}"
-            if isinstance(value, dict):
-                flat |= walk(value, f"{name}.")
-            else:
-                flat[name] = value if isinstance(value, bool | int | float | str) else str(value)
-        return flat
-
-    return walk(OmegaConf.to_container(OmegaConf.structured(config)), "")
-
-
-def _read(path: Path) -> DictConfig:
-    if not path.is_file():
-        raise ConfigError(f"no config file {str(path)!r}; the shipped ones are in configs/")
-    if path.stat().st_size > 1_000_000:
-        raise ConfigError(f"{path} has {path.stat().st_size:,} bytes; a config is a few lines")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if "${" in text:
-            raise ConfigError(f"{path}: interpolations '${{...}}' are not read; write the value")
-        config = OmegaConf.create(text)
-    except AssertionError:  # OmegaConf's own, on a file that holds one number
-        config = None
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} is not readable as yaml: {error}") from None
-    if not isinstance(config, DictConfig):
-        raise ConfigError(f"{path}: expected `key: value` lines at the top")
-    return config
-
-
-def _renamed(config: DictConfig, where: str) -> DictConfig:
-    """The same settings under today's keys, and a note for each old one."""
-    for old, new in RENAMED.items():
-        if old in config:
-            print(f"note: {where}: `{old}` is called `{new}` now", file=sys.stderr)
-            under = OmegaConf.create({new: config.pop(old)})
-            config = OmegaConf.merge(under, config)
-    return config
-
-
-def _assignment(item: str) -> str:
-    key, equals, _ = item.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"an override is written key=value, got {item!r}")
-    if "${" in item:
-        raise ConfigError(f"interpolations '${{...}}' are not read; write the value: {item!r}")
-    return item
-
-
-def _message(error: Exception) -> str:
-    """OmegaConf's own first lines, which hold the key and the nearest known one."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(line for line in lines if not line.startswith(("object_type", "reference")))
-
-
-def _check(config: RunConfig, where: str) -> None:
-    """Ranges that types cannot express, all problems at once."""
-    rules = [
-        *_data_rules(config),
-        *_attribution_rules(config.attribution),
-        *_gate_rules(config.gates),
-        *_train_rules(config.train),
-    ]
-    problems = [message for holds, message in rules if not holds]
+def _refuse(problems: Sequence[str]) -> None:
     if problems:
-        raise ConfigError("\n".join(f"{where}: {problem}" for problem in problems))
+        raise ConfigError("\n".join(problems))
 
 
-def _data_rules(config: RunConfig) -> list[tuple[bool, str]]:
-    """What must hold of pairs, verification and cache, and what to say if not."""
-    task, verify = config.task, config.verify
-    return [
-        (task.n_train > 0, f"task.n_train must be > 0, got {task.n_train}"),
-        (task.n_val >= 0, f"task.n_val must be >= 0, got {task.n_val}"),
-        (task.n_test >= 0, f"task.n_test must be >= 0, got {task.n_test}"),
-        (
-            task.name != "jsonl" or task.path is not None,
-            "task.name=jsonl needs task.path, the file with your pairs",
-        ),
-        (config.cache.max_gb >= 0, f"cache.max_gb must be >= 0, got {config.cache.max_gb}"),
-        (
-            all(0 < size <= 1 for size in verify.sizes),
-            f"verify.sizes are fractions of all edges in (0, 1], got {verify.sizes}",
-        ),
-        (bool(verify.sizes), "verify.sizes must name at least one size"),
-        (
-            (verify.selection == "threshold") == bool(verify.thresholds),
-            "verify.thresholds goes with verify.selection=threshold, and only with it",
-        ),
-        (verify.batch_size > 0, f"verify.batch_size must be > 0, got {verify.batch_size}"),
-    ]
+def _misfits(section: object, **ranges: _Range) -> list[str]:
+    """A sentence for every setting of the wrong type, of no known choice, or out of its range."""
+    problems, declared = [], get_type_hints(type(section))
+    for name in (one.name for one in fields(section)):  # type: ignore[arg-type]
+        value, key = getattr(section, name), _key(section, name)
+        if not _fits(value, declared[name]):
+            problems.append(f"{key}={value!r} is not {_asked(value, declared[name])}")
+        elif name in ranges and not _holds(value, ranges[name]):
+            problems.append(f"{key} must {ranges[name].words}, got {value}")
+    return problems
 
 
-def _attribution_rules(attribution: AttributionConfig) -> list[tuple[bool, str]]:
-    """The same for the attribution."""
-    near = get_close_matches(attribution.method, ATTRIBUTIONS, 1)
+def _key(section: object, name: str) -> str:
+    """`section.name`, as files and the command line spell it."""
+    prefix = type(section).__name__.removesuffix("Config").lower()
+    return name if prefix == "run" else f"{prefix}.{name}"
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value is of a declared type; NaN and the infinities are no numbers."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in inner
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if kind in (int, float):
+        number = isinstance(value, int | kind) and not isinstance(value, bool)
+        return number and isfinite(value)  # type: ignore[arg-type]
+    if origin is list:
+        return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
+    return isinstance(value, origin or kind)
+
+
+def _holds(value: Any, allowed: _Range) -> bool:
+    """Whether a number, or each of a list, lies where it must; None is no number, so it does."""
+    numbers = value if isinstance(value, list) else [value]
+    return all(number is None or allowed.holds(number) for number in numbers)
+
+
+def _asked(value: object, kind: Any) -> str:
+    """What a declared type allows, in words."""
+    if get_origin(kind) is Literal:
+        return f"known; {_nearest(value, get_args(kind))}"
+    names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
+    return names.get(kind, f"a value of type {str(kind).replace('typing.', '')}")
+
+
+def _is_known(name: str, known: Sequence[str]) -> bool:
+    """Whether a name is known, or says where the user's own object stands: `FILE.py:NAME`."""
+    return name in known or is_own(name)
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    return f"{name!r} is unknown; {_nearest(name, known)}"
+
+
+def _nearest(value: object, known: Sequence[str]) -> str:
+    """`did you mean ...?`, if one of the known names is near, and all of them."""
+    near = get_close_matches(str(value), known, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    thresholds = attribution.acdc_thresholds
-    stepped, directed = names_with("steps"), names_with("directed")
-    return [
-        (
-            attribution.method in ATTRIBUTIONS,
-            f"attribution.method={attribution.method!r} is unknown; {hint}Known: "
-            f"{', '.join(ATTRIBUTIONS)}",
-        ),
-        (attribution.steps > 0, f"attribution.steps must be > 0, got {attribution.steps}"),
-        (
-            attribution.doublings > 0,
-            f"attribution.doublings must be > 0, got {attribution.doublings}",
-        ),
-        (
-            attribution.shard_edges > 0,
-            f"attribution.shard_edges must be > 0, got {attribution.shard_edges}",
-        ),
-        (attribution.threads > 0, f"attribution.threads must be > 0, got {attribution.threads}"),
-        (
-            bool(thresholds) and len(set(thresholds)) == len(thresholds) and min(thresholds) > 0,
-            f"attribution.acdc_thresholds must be different numbers > 0, got {thresholds}",
-        ),
-        (
-            attribution.method != "acdc" or not (attribution.edges or attribution.per_example),
-            "attribution.edges and attribution.per_example do not go with attribution.method=acdc",
-        ),
-        (
-            not attribution.convergence or attribution.method in stepped,
-            f"attribution.convergence is of methods with steps: {', '.join(sorted(stepped))}",
-        ),
-        (
-            attribution.direction == "noising" or attribution.method in directed,
-            f"attribution.direction=denoising is of {', '.join(directed)}, "
-            f"not of {attribution.method}",
-        ),
-    ]
+    return f"{hint}Known: {', '.join(known)}"
 
 
-def _gate_rules(gates: GatesConfig) -> list[tuple[bool, str]]:
-    """The same for the learner."""
-    target, initial = gates.target_density, gates.init_density
-    return [
-        (0 < gates.k_max <= 1, f"gates.k_max must lie in (0, 1], got {gates.k_max}"),
-        (gates.k_min > 0, f"gates.k_min must be > 0, got {gates.k_min}"),
-        (gates.temperature > 0, f"gates.temperature must be positive, got {gates.temperature}"),
-        (0 <= gates.warmup <= 1, f"gates.warmup must lie in [0, 1], got {gates.warmup}"),
-        (0 < target < 1, f"gates.target_density must lie in (0, 1), got {target}"),
-        (0 < initial < 1, f"gates.init_density must lie in (0, 1), got {initial}"),
-    ]
-
-
-def _train_rules(train: TrainConfig) -> list[tuple[bool, str]]:
-    """The same for the optimisation."""
-    every = train.checkpoint_every
-    return [
-        (train.steps >= 0, f"train.steps must be >= 0, got {train.steps}"),
-        (train.batch_size > 0, f"train.batch_size must be > 0, got {train.batch_size}"),
-        (train.val_every > 0, f"train.val_every must be > 0, got {train.val_every}"),
-        (every > 0, f"train.checkpoint_every must be > 0, got {every}"),
-        (train.lr is None or train.lr > 0, f"train.lr must be positive, got {train.lr}"),
-        (train.lr_warmup >= 0, f"train.lr_warmup must be >= 0, got {train.lr_warmup}"),
-        (train.lr_end >= 0, f"train.lr_end must be >= 0, got {train.lr_end}"),
-        (
-            "precision" not in train.trainer,
-            "train.trainer.precision is not taken: model.dtype decides, and gates stay in float32",
-        ),
-    ]
+def _broken(*rules: tuple[bool, str]) -> list[str]:
+    """What to say of each rule between settings that does not hold."""
+    return [words for holds, words in rules if not holds]

@@ -157,7 +157,7 @@ def test_a_folder_without_weights(command, tmp_path):
 
 def test_unknown_task(command, tmp_path):
     result = command("task.name=iio", "task.path=null")
-    assert_refused(result, DATA, "'iio'", "'ioi'", "greater_than")
+    assert_refused(result, CONFIG, "'iio'", "'ioi'", "greater_than")
     assert not list(tmp_path.iterdir())
 
 

@@ -9,16 +9,9 @@ import yaml
 from omegaconf import OmegaConf
 
 from circuitprune.attribution.methods import METHODS, names_with
-from circuitprune.config import (
-    PRESETS,
-    GatesConfig,
-    RunConfig,
-    TrainConfig,
-    flatten,
-    load_config,
-    to_yaml,
-)
+from circuitprune.config import AttributionConfig, GatesConfig, RunConfig, TaskConfig, TrainConfig
 from circuitprune.errors import ConfigError
+from circuitprune.runs.settings import PRESETS, flatten, load_config, to_yaml
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -424,3 +417,38 @@ def test_the_table_of_settings_is_complete_and_has_the_defaults():
             shown = yaml.safe_load(rows.pop(f"{section}.{name}".rstrip(".")))
             assert shown == expected, f"{section}.{name}"
     assert not [key for key in rows if key.split(".")[0] in default]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: GatesConfig(learner="top_k"),
+            "gates.learner='top_k' is not known; did you mean 'topk'?",
+        ),
+        (lambda: AttributionConfig(method="epa"), "did you mean 'eap'?"),
+        (lambda: TrainConfig(lr=float("inf")), "train.lr=inf"),
+        (lambda: TaskConfig(n_train=10**11), "task.n_train must"),
+    ],
+)
+def test_a_section_made_in_python_checks_itself(make, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        make()
+
+
+def test_text_keeps_what_was_typed(write):
+    typed = ["output_dir=2024_01_01", "task.corruption=no", "model.revision=5e12345"]
+    config = load_config(None, typed)
+    asked = (config.output_dir, config.task.corruption, config.model.revision)
+    assert asked == ("2024_01_01", "no", "5e12345")
+    assert load_config(write("output_dir: 2024_01_01\n")).output_dir == "2024_01_01"
+
+
+def test_an_escaped_interpolation_is_refused(write):
+    assert "interpolation" in refusal(write('output_dir: "\\x24{oc.env:HOME}"\n'))
+
+
+def test_a_typo_is_blamed_on_where_it_stands(write):
+    path = write("train: {steps: 3}\n")
+    assert refusal(path, ["train.stepz=3"]).startswith("the command line: ")
+    assert refusal(path, ["train.steps=-3"]).startswith("the command line: ")

@@ -13,8 +13,9 @@ from documents import DOCS, PAGES, ROOT, anchors, blocks, code, commands, links
 
 import circuitprune
 from circuitprune import cli, metrics
-from circuitprune.config import RunConfig, flatten, load_config
+from circuitprune.config import RunConfig
 from circuitprune.pipelines.verify_config import load_options
+from circuitprune.runs.settings import flatten, load_config
 
 sys.path.insert(0, str(DOCS / "_ext"))
 SCRIPTS = {"train_mask": "train", "compare_scores": "compare-scores"}

@@ -20,7 +20,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from circuitprune.config import RunConfig, load_config
+from circuitprune.config import RunConfig
+from circuitprune.runs.settings import load_config
 
 NOUNS = ["cat", "dog", "bird", "fish", "horse", "mouse"]
 VERBS = ["saw", "met", "fed", "heard"]

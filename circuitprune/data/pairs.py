@@ -6,7 +6,7 @@ prepare(task, tokenizer) = collate . split . encode(task.pairs(...))
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from random import Random
 
@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from circuitprune.data.batches import NO_TOKEN, Batch, TrainOrder, collate, draw
 from circuitprune.data.encoding import Encoder, Example, bos_tokens, encode, encode_until, pad_token
-from circuitprune.data.splits import SPLITS, sizes, split
+from circuitprune.data.splits import SPLITS, Size, counts, is_count, sizes, split
 from circuitprune.data.tasks.pair import Task
 from circuitprune.errors import DataError
 
@@ -37,6 +37,9 @@ __all__ = [
     "prepare",
     "split",
 ]
+
+
+Sides = dict[str, list[Example]]
 
 
 @dataclass(frozen=True)
@@ -170,9 +173,9 @@ def prepare(
     task: Task,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    n_train: int,
-    n_val: int,
-    n_test: int,
+    n_train: Size,
+    n_val: Size,
+    n_test: Size,
     seed: int,
     corruption: str = "",
     split_by: str = "pair",
@@ -185,7 +188,8 @@ def prepare(
     Args:
         task: One of `TASKS`, a `JsonlTask`, or any object of that shape.
         tokenizer: The model's own.
-        n_train, n_val, n_test: Size of each side, in pairs; any may be 0, not all.
+        n_train, n_val, n_test: Size of each side, in pairs, as a fraction of those that fit, or
+            `auto`, a share of what the others leave; any may be 0, not all.
         seed: Which pairs are drawn, which side they go to, and the order of training batches.
         corruption: One of `task.corruptions`; `""` is the first.
         split_by: `pair`, or `group` to keep each template or entity on one side.
@@ -197,24 +201,64 @@ def prepare(
         DataError: too few pairs are left after the checks, with the table of reasons and the first
             pair that was dropped; or they cannot be split as asked.
     """
-    total = sum(sizes(n_train, n_val, n_test).values())
-    needed = total if split_by == "pair" else 2 * total
-    while True:  # inseparable sets may not fill the sides exactly: then draw more of them
+    wanted = [n_train, n_val, n_test]
+
+    def encoded(needed: int) -> Encoder:
         stream = task.pairs(Random(seed), corruption)
-        encoder = encode_until(stream, tokenizer, needed, bos, max_length)
-        if len(encoder.examples) < total:
-            raise DataError(_too_few(task.name, total, encoder))
-        try:
-            splits = split(encoder.examples, n_train, n_val, n_test, seed, split_by)
-            break
-        except DataError:
-            if len(encoder.examples) < needed or needed >= 8 * total:
-                raise
-            needed *= 2
+        return encode_until(stream, tokenizer, needed, bos, max_length)
+
+    if all(map(is_count, wanted)):
+        encoder, splits = _drawn(task.name, encoded, counts(wanted, 0), seed, split_by)
+    else:
+        encoder = encoded(_length(task))
+        splits = _shared_out(encoder.examples, wanted, seed, split_by)
     report = Report(
         {name: len(side) for name, side in splits.items()}, encoder.dropped, encoder.first
     )
     return PairData(splits, batch_size, pad_token(tokenizer), seed, report)
+
+
+def _drawn(
+    name: str, encoded: Callable[[int], Encoder], wanted: Sequence[int], seed: int, by: str
+) -> tuple[Encoder, Sides]:
+    """As many pairs as asked for, from a file or an endless stream."""
+    total = sum(sizes(*wanted).values())
+    needed = total if by == "pair" else 2 * total
+    while True:  # inseparable sets may not fill the sides exactly: then draw more of them
+        encoder = encoded(needed)
+        if len(encoder.examples) < total:
+            raise DataError(_too_few(name, total, encoder))
+        try:
+            return encoder, split(encoder.examples, *wanted, seed, by)
+        except DataError:
+            if len(encoder.examples) < needed or needed >= 8 * total:
+                raise
+            needed *= 2
+
+
+def _shared_out(examples: list[Example], wanted: Sequence[Size], seed: int, by: str) -> Sides:
+    """All pairs, or a few less where inseparable sets do not fill the sides exactly."""
+    spare = [0, *(2**power for power in range(len(examples).bit_length()))]
+    for left_out in spare:
+        try:
+            return split(examples, *counts(wanted, len(examples) - left_out), seed, by)
+        except DataError as error:
+            problem = error
+    raise problem
+
+
+def _length(task: Task) -> int:
+    """Pairs that a task holds.
+
+    Raises:
+        DataError: an endless one, which has no fractions.
+    """
+    if not isinstance(task, Sized):
+        raise DataError(
+            f"task {task.name!r} makes pairs without end, so a fraction of them or `auto` says "
+            "nothing; give numbers for n_train, n_val and n_test"
+        )
+    return len(task)
 
 
 def _too_few(name: str, total: int, encoder: Encoder) -> str:

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from random import Random
+from typing import Literal
 
 from circuitprune.data.encoding import Example
 from circuitprune.errors import DataError
@@ -65,6 +66,37 @@ def sizes(n_train: int, n_val: int, n_test: int) -> dict[str, int]:
     if not any(wanted.values()):
         raise DataError("n_train, n_val and n_test are all 0: ask for at least one pair")
     return wanted
+
+
+Size = int | float | Literal["auto"]
+"""Of a side: a number of pairs, a fraction of all, or a share of what the other sides leave."""
+
+
+def counts(wanted: Sequence[Size], n_pairs: int) -> list[int]:
+    """Pairs of each side, where `wanted` may be fractions of `n_pairs` and `auto`.
+
+    Several `auto` sides share equally what numbers and fractions leave, the first ones one more.
+
+    Example:
+        >>> counts(["auto", 0.2, "auto"], 61)
+        [25, 12, 24]
+    """
+    fixed = [_fixed(size, n_pairs) for size in wanted]
+    rest = max(0, n_pairs - sum(number for number in fixed if number is not None))
+    shares, extra = divmod(rest, max(1, fixed.count(None)))
+    left = iter([shares + 1] * extra + [shares] * len(fixed))
+    return [next(left) if number is None else number for number in fixed]
+
+
+def is_count(size: Size) -> bool:
+    """Whether a size is a number of pairs, whatever the task holds."""
+    return size != "auto" and size == int(size)
+
+
+def _fixed(size: Size, n_pairs: int) -> int | None:
+    if size == "auto":
+        return None
+    return int(size) if is_count(size) else int(size * n_pairs)
 
 
 def _units(examples: Sequence[Example], by: str) -> list[list[Example]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from circuitprune.attribution.methods import METHODS, has_signs
 from circuitprune.circuits.selection import ranking_of
-from circuitprune.config import RunConfig, flatten, load_config, to_yaml
+from circuitprune.config import RunConfig
 from circuitprune.errors import ConfigError, RunError
 from circuitprune.files import read_json
 from circuitprune.pipelines.describe import cost_text, describe, memory_text, pairs_text
@@ -21,6 +21,7 @@ from circuitprune.pipelines.setup import Print, Setup, chosen_edges, make_setup,
 from circuitprune.runs.folder import claim, create, tidy, unfinished, unusable, write_command
 from circuitprune.runs.frontier import Frontier, write_results
 from circuitprune.runs.identity import versions
+from circuitprune.runs.settings import flatten, load_config, to_yaml
 from circuitprune.runs.shards import differences, processes, threads
 from circuitprune.views.pages.summary import summary
 from circuitprune.views.tensorboard import board

@@ -6,10 +6,11 @@ from jaxtyping import Float
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from circuitprune.config import RunConfig, flatten, to_yaml
+from circuitprune.config import RunConfig
 from circuitprune.pipelines.describe import pairs_text
 from circuitprune.pipelines.setup import Setup
 from circuitprune.runs.frontier import Frontier
+from circuitprune.runs.settings import flatten, to_yaml
 from circuitprune.views.tensorboard import board
 
 

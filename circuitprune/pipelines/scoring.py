@@ -14,7 +14,7 @@ from torch import Tensor
 from circuitprune.attribution import METHODS, Attribution, convergence, per_example
 from circuitprune.attribution.nodes import NodeAttribution, lift, node_scores
 from circuitprune.circuits.reachability import live_edges
-from circuitprune.config import AttributionConfig, flatten
+from circuitprune.config import AttributionConfig
 from circuitprune.data.pairs import Batch, pairs_hash
 from circuitprune.engine.tapped import Metric
 from circuitprune.errors import RunError
@@ -24,6 +24,7 @@ from circuitprune.patching.effects import edge_effects, plan
 from circuitprune.pipelines.metric import attribution_metric, metric_name
 from circuitprune.pipelines.setup import Print, Setup, chosen_edges, training_batches
 from circuitprune.runs.identity import fingerprint
+from circuitprune.runs.settings import flatten
 from circuitprune.runs.shards import Job, Ranks, bar, differences, run_shards
 
 

@@ -22,7 +22,7 @@ from circuitprune.circuits.overlap import (
     times_kept,
 )
 from circuitprune.circuits.selection import n_edges_of
-from circuitprune.config import RunConfig, flatten, load_config
+from circuitprune.config import RunConfig
 from circuitprune.data.pairs import Batch
 from circuitprune.errors import ConfigError, RunError
 from circuitprune.evidence import full_examples, per_example
@@ -35,6 +35,7 @@ from circuitprune.pipelines.train import discover
 from circuitprune.pipelines.unseen import check_source, trained_on, unseen_batches
 from circuitprune.runs.finished import Found, load_run
 from circuitprune.runs.identity import fingerprint
+from circuitprune.runs.settings import flatten, load_config
 from circuitprune.runs.shards import differences
 from circuitprune.views.pages.studies import stability_page, stability_sentence
 

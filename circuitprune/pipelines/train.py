@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from circuitprune.config import RunConfig, to_yaml
+from circuitprune.config import RunConfig
 from circuitprune.errors import ConfigError
 from circuitprune.files import write_tensors
 from circuitprune.pipelines.describe import describe, memory_text, pairs_text
@@ -34,6 +34,7 @@ from circuitprune.runs.folder import (
 )
 from circuitprune.runs.frontier import Frontier, write_results
 from circuitprune.runs.identity import fingerprint
+from circuitprune.runs.settings import to_yaml
 from circuitprune.training.density import DensitySchedule, make_penalty
 from circuitprune.training.gates import (
     HardConcrete,

@@ -13,7 +13,7 @@ from torch import Tensor
 from circuitprune.attribution.methods import has_signs
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
-from circuitprune.config import RunConfig, flatten
+from circuitprune.config import RunConfig
 from circuitprune.data.pairs import pairs_hash
 from circuitprune.engine.evaluation import evaluate_full
 from circuitprune.errors import GraphError, RunError
@@ -27,6 +27,7 @@ from circuitprune.pipelines.verify_config import MOVABLE, EvidenceConfig, load_o
 from circuitprune.runs.finished import read_frontier
 from circuitprune.runs.frontier import Frontier
 from circuitprune.runs.identity import fingerprint, versions
+from circuitprune.runs.settings import flatten
 from circuitprune.runs.shards import threads
 from circuitprune.views.pages.verification import page
 from circuitprune.views.report import write_report

@@ -9,9 +9,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from circuitprune.config import RunConfig, load_config
+from circuitprune.config import RunConfig
 from circuitprune.errors import ConfigError
 from circuitprune.evidence import EVIDENCE
+from circuitprune.runs.settings import load_config
 
 MOVABLE = ("model.name", "task.path", "train.device", "verify.batch_size", "cache.max_gb")
 """Settings of the run that may differ now: where things lie, and what this machine can hold."""

@@ -12,10 +12,11 @@ from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.circuits.selection import Method, ranking_of, select
-from circuitprune.config import RunConfig, load_config
+from circuitprune.config import RunConfig
 from circuitprune.errors import GraphError, RunError
 from circuitprune.files import read_tensors
 from circuitprune.runs.frontier import Frontier, read_results
+from circuitprune.runs.settings import load_config
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import pytest
 from pairs import examples_of, pair
 
 from circuitprune.data.encoding import Example
-from circuitprune.data.splits import split
+from circuitprune.data.splits import counts, split
 from circuitprune.errors import DataError
 
 
@@ -66,3 +66,17 @@ def test_a_split_that_cannot_be(sizes, by, message):
 def test_a_split_by_group_needs_groups():
     with pytest.raises(DataError, match="2 of 10 pairs have no group, such as 'p0'"):
         split(examples_of(10, group=lambda i: "g" * (i > 1)), 4, 0, 0, seed=0, by="group")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "n_pairs", "expected"),
+    [
+        ([5, 0, 7], 3, [5, 0, 7]),
+        ([0.5, 0, 0.25], 61, [30, 0, 15]),
+        (["auto", 0, "auto"], 61, [31, 0, 30]),
+        (["auto", 10, 0.5], 60, [20, 10, 30]),
+        (["auto", 70, "auto"], 60, [0, 70, 0]),
+    ],
+)
+def test_sizes_may_be_fractions_and_shares(wanted, n_pairs, expected):
+    assert counts(wanted, n_pairs) == expected

@@ -11,7 +11,6 @@ from torch.testing import assert_close
 from circuitprune.attribution import METHODS
 from circuitprune.circuits.recovery import auroc, recovery
 from circuitprune.circuits.selection import select
-from circuitprune.config import load_config
 from circuitprune.data.pairs import prepare
 from circuitprune.engine.ablation import make_ablation
 from circuitprune.engine.evaluation import evaluate
@@ -39,6 +38,7 @@ from circuitprune.models.zoo.induction import (
 )
 from circuitprune.patching.acdc import acdc
 from circuitprune.pipelines.train import discover
+from circuitprune.runs.settings import load_config
 
 ABLATIONS = ("patch", "positional-mean", "zero", "mean")
 every_ablation = pytest.mark.parametrize("ablation", ABLATIONS)

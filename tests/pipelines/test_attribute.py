@@ -26,7 +26,6 @@ from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.circuits.recovery import auroc
 from circuitprune.circuits.selection import ranking_of, select_sizes
-from circuitprune.config import load_config
 from circuitprune.errors import CircuitPruneError, ConfigError, GraphError, RunError
 from circuitprune.files import read_tensors, write_tensors
 from circuitprune.metrics import kl_divergence
@@ -38,6 +37,7 @@ from circuitprune.pipelines.attribute import attribute, dry_run_attribute
 from circuitprune.pipelines.describe import memory_text
 from circuitprune.pipelines.metric import attribution_metric
 from circuitprune.pipelines.setup import make_setup
+from circuitprune.runs.settings import load_config
 from pipelines.test_train import EVIDENCE, contents, strict
 
 ROOT = Path(__file__).parents[2]

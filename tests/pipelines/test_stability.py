@@ -13,7 +13,6 @@ from tiny import pair_rows, quick_config, save_model, save_pairs, settings, tiny
 
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.cli import main
-from circuitprune.config import load_config
 from circuitprune.data.splits import resampled
 from circuitprune.engine.evaluation import evaluate, evaluate_full, with_faithfulness
 from circuitprune.errors import ConfigError, RunError
@@ -22,6 +21,7 @@ from circuitprune.pipelines.setup import make_setup
 from circuitprune.pipelines.stability import stability, trials
 from circuitprune.pipelines.unseen import texts_of, unseen_batches
 from circuitprune.runs.finished import Found, load_run
+from circuitprune.runs.settings import load_config
 from pipelines.test_train import strict
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's and transformers' advice

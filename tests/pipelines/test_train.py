@@ -22,7 +22,6 @@ from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.recovery import recovery
 from circuitprune.circuits.selection import select_sizes
 from circuitprune.cli import train_main
-from circuitprune.config import load_config
 from circuitprune.engine.evaluation import evaluate, evaluate_full, with_faithfulness
 from circuitprune.errors import CircuitPruneError, ConfigError, DataError, RunError
 from circuitprune.files import read_tensors, write_tensors
@@ -30,6 +29,7 @@ from circuitprune.pipelines import train as run
 from circuitprune.pipelines.setup import make_setup
 from circuitprune.runs.frontier import Frontier
 from circuitprune.runs.identity import PACKAGES
+from circuitprune.runs.settings import load_config
 from circuitprune.training.module import MaskTraining
 from circuitprune.training.objectives import OBJECTIVES
 

@@ -7,9 +7,9 @@ import torch
 from tiny import quick_config
 
 from circuitprune.circuits.graph import Graph
-from circuitprune.config import to_yaml
 from circuitprune.runs.finished import Found, load_run
 from circuitprune.runs.frontier import Frontier, Point, write_results
+from circuitprune.runs.settings import to_yaml
 
 GRAPH = Graph(2, 4, 4, d_model=32)
 A = ["input->logits", "input->m0", "m0->logits"]

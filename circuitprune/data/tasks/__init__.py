@@ -3,13 +3,14 @@
 import difflib
 from pathlib import Path
 
+from circuitprune.data.own import is_own, user_object
 from circuitprune.data.tasks.greater_than import GreaterThan
 from circuitprune.data.tasks.ioi import Ioi
 from circuitprune.data.tasks.jsonl import JsonlTask
 from circuitprune.data.tasks.pair import Pair, Task
 from circuitprune.data.tasks.pronoun import Pronoun
 from circuitprune.data.tasks.sva import SubjectVerbAgreement
-from circuitprune.errors import DataError
+from circuitprune.errors import ConfigError, DataError
 
 __all__ = ["TASKS", "JsonlTask", "Pair", "Task", "get_task"]
 
@@ -22,11 +23,14 @@ TASKS: dict[str, Task] = {
 
 
 def get_task(name: str, path: str | Path | None = None) -> Task:
-    """The task of this name; `jsonl` reads the user's own pairs from `path`.
+    """The task of this name; `jsonl` reads pairs from `path`, `FILE.py:NAME` is the user's own.
 
     Raises:
         DataError: no such task, `jsonl` without a path, or a path for a generated task.
+        ConfigError: the user's file does not hold a task.
     """
+    if is_own(name):
+        return _own_task(name)
     if name == "jsonl":
         if path is None:
             raise DataError("task 'jsonl' reads pairs from a file: give its path")
@@ -42,3 +46,14 @@ def get_task(name: str, path: str | Path | None = None) -> Task:
             "use task 'jsonl' to read one"
         )
     return TASKS[name]
+
+
+def _own_task(name: str) -> Task:
+    """The task in a file of the user's own: an object, or a class that is called for one."""
+    found = user_object(name)
+    task = found() if isinstance(found, type) else found
+    if not isinstance(task, Task):
+        raise ConfigError(
+            f"{name} is no task: it needs `name`, `corruptions` and `pairs(rng, kind)`"
+        )
+    return task

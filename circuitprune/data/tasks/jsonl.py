@@ -33,6 +33,9 @@ class JsonlTask:
         kinds = dict.fromkeys(pair.kind for pair in self.all_pairs if pair.kind)
         self.corruptions = (ALL_KINDS, *(kind for kind in kinds if kind != ALL_KINDS))
 
+    def __len__(self) -> int:
+        return len(self.all_pairs)
+
     def pairs(self, rng: Random, corruption: str = "") -> Iterator[Pair]:
         """The pairs of one kind, or all of them, shuffled; ends with the file."""
         kind = choose_corruption(self, corruption)
