@@ -83,8 +83,8 @@ class TaskConfig:
     bos: Literal["auto", "always", "never"] = "auto"
     """BOS token in front: what the tokenizer does, always (as MIB), or never."""
     metric: str = "auto"
-    """`logit_diff`, `prob_diff`, `answer_prob`, or `auto`: prob_diff for tasks with answer sets, else
-    logit_diff."""
+    """`logit_diff`, `prob_diff`, `answer_prob`, or `auto`: prob_diff for tasks with answer sets,
+    else logit_diff."""
     min_accuracy: float = 0.6
     """Least accuracy of the full model on the training pairs, in [0, 1], to go on."""
 
