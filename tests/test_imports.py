@@ -33,7 +33,13 @@ ORDER = [
 ]
 """Every room of the house: each imports only from the left."""
 
-LONG_FILES = {"circuit.py": 350, "config.py": 400, "gated.py": 450, "graph.py": 350}
+LONG_FILES = {
+    "circuit.py": 350,
+    "config.py": 400,
+    "gated.py": 450,
+    "graph.py": 350,
+    "stability.py": 325,
+}
 """Files beyond 300 lines, and what they may grow to."""
 HOOKS = ("forward", "training_step", "configure_optimizers")
 """Methods whose meaning torch and Lightning document."""
