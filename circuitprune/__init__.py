@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from circuitprune.engine.references import References
     from circuitprune.errors import CircuitPruneError
     from circuitprune.models.loading import load_model
+    from circuitprune.pipelines.study import Study
     from circuitprune.pipelines.train import discover
     from circuitprune.runs.settings import load_config
 
@@ -23,6 +24,7 @@ __all__ = [
     "Graph",
     "References",
     "RunConfig",
+    "Study",
     "discover",
     "get_task",
     "load_config",
@@ -37,6 +39,7 @@ _HOMES = {
     "Graph": "circuits.graph",
     "References": "engine.references",
     "RunConfig": "config",
+    "Study": "pipelines.study",
     "discover": "pipelines.train",
     "get_task": "data.tasks",
     "load_config": "runs.settings",

@@ -17,10 +17,10 @@ from circuitprune.pipelines.frontier import finish, frontier_of, verify
 from circuitprune.pipelines.logs import log_final, log_texts, make_logger
 from circuitprune.pipelines.metric import metric_name
 from circuitprune.pipelines.scoring import Scoring, scoring_of
-from circuitprune.pipelines.setup import Print, Setup, chosen_edges, make_setup, reference_edges
+from circuitprune.pipelines.setup import Print, Setup, chosen_edges, reference_edges
+from circuitprune.pipelines.study import Study
 from circuitprune.runs.folder import claim, create, tidy, unfinished, unusable, write_command
 from circuitprune.runs.frontier import Frontier, write_results
-from circuitprune.runs.identity import versions
 from circuitprune.runs.settings import flatten, load_config, to_yaml
 from circuitprune.runs.shards import differences, processes, threads
 from circuitprune.views.pages.summary import summary
@@ -51,7 +51,7 @@ def attribute(config: RunConfig, say: Print = print, command: str = "") -> Front
         ranks.wait()  # all have seen the folder as it was
         say(describe(setup))
         if ranks.leads:
-            create(folder, to_yaml(config), setup.gated.model)
+            create(folder, to_yaml(config), setup.identity.versions)
             tidy(folder)
         scoring = scoring_of(setup, folder / "scores.safetensors", say, ranks)
         return None if scoring is None else _finish(setup, scoring, say, command)
@@ -82,11 +82,11 @@ def _prepare(config: RunConfig) -> Setup:
             claim(folder, None)
     except OSError as error:
         raise unusable(folder, error) from None
-    setup = make_setup(config)
+    setup = Study.from_config(config).setup
     chosen_edges(setup)
     reference_edges(setup)
     if goes_on and (folder / "versions.json").exists():
-        theirs, ours = read_json(folder / "versions.json"), versions(setup.gated.model)
+        theirs, ours = read_json(folder / "versions.json"), setup.identity.versions
         _same(folder, "versions.json", theirs, ours)
     return setup
 

@@ -19,7 +19,8 @@ from circuitprune.evidence.controls import FAMILIES, Controls, Masks, against, d
 from circuitprune.files import write_json
 from circuitprune.models import load_model
 from circuitprune.patching.across_models import cross_patched
-from circuitprune.pipelines.setup import Print, Setup, make_pairs, make_setup
+from circuitprune.pipelines.setup import Print, Setup, make_pairs
+from circuitprune.pipelines.study import Study
 from circuitprune.pipelines.unseen import Texts, check_source, texts_of, unseen_batches
 from circuitprune.runs.finished import Found, load_found, same_graph
 from circuitprune.runs.identity import fingerprint
@@ -126,7 +127,7 @@ def _transfer(found: dict[str, Found], masks: Masks, random: Controls, say: Prin
     cross: list[dict] = []
     for name, config in configs.items():
         say(f"Every circuit on the pairs of {name}")
-        setup = make_setup(config)
+        setup = Study.from_config(config).setup
         batches = unseen_batches(setup, seen)
         settings.append(_setting(name, setup, batches))
         if batches:
@@ -249,7 +250,7 @@ def _cross(
     `recovered` is `(patched - host) / (donor - host)` of the mean task metric.
     """
     about: dict = {"host": host, "donor": donor, "n_pairs": sum(map(len, batches))}
-    other = make_setup(config)
+    other = Study.from_config(config).setup
     if setup.tokenizer.get_vocab() != other.tokenizer.get_vocab():
         return {**about, "skipped": "their tokenizers differ, so they do not read the same tokens"}
     nothing = setup.gated.graph.no_edges()

@@ -8,13 +8,11 @@ from torch import Tensor
 
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.circuits.selection import select_sizes, select_threshold
-from circuitprune.data.pairs import pairs_hash
 from circuitprune.engine.evaluation import Evidence, evaluate, evaluate_full, with_faithfulness
 from circuitprune.files import write_json
 from circuitprune.pipelines.setup import Setup
 from circuitprune.runs.folder import complete
 from circuitprune.runs.frontier import Frontier, Point
-from circuitprune.runs.identity import fingerprint
 from circuitprune.views.report import write_report
 
 
@@ -58,8 +56,8 @@ def _provenance(setup: Setup, split: str) -> dict[str, str | int | float | None]
         "revision": config.model.revision,
         "dtype": config.model.dtype,
         "kv_readers": config.model.kv_readers,
-        "model_fingerprint": fingerprint(setup.gated.model),
-        "pairs_hash": pairs_hash(setup.data.splits),
+        "model_fingerprint": setup.identity.model,
+        "pairs_hash": setup.identity.pairs,
         "task": config.task.name,
         "corruption": config.task.corruption or None,
         "ablation": config.ablation,

@@ -15,7 +15,7 @@ from circuitprune.attribution import METHODS, Attribution, convergence, per_exam
 from circuitprune.attribution.nodes import NodeAttribution, lift, node_scores
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.config import AttributionConfig
-from circuitprune.data.pairs import Batch, pairs_hash
+from circuitprune.data.pairs import Batch
 from circuitprune.engine.tapped import Metric
 from circuitprune.errors import RunError
 from circuitprune.files import read_tensors, write_tensors
@@ -23,7 +23,6 @@ from circuitprune.patching.acdc import AcdcState, Worsening, acdc
 from circuitprune.patching.effects import edge_effects, plan
 from circuitprune.pipelines.metric import attribution_metric, metric_name
 from circuitprune.pipelines.setup import Print, Setup, chosen_edges, training_batches
-from circuitprune.runs.identity import fingerprint
 from circuitprune.runs.settings import flatten
 from circuitprune.runs.shards import Job, Ranks, bar, differences, run_shards
 
@@ -240,8 +239,8 @@ def job(setup: Setup) -> Job:
     known = b"" if chosen is None else chosen.numpy().tobytes()
     return {
         **settings,
-        "model_fingerprint": fingerprint(setup.gated.model),
-        "pairs": pairs_hash({"train": setup.data.splits["train"]}),
+        "model_fingerprint": setup.identity.model,
+        "pairs": setup.identity.training_pairs,
         "edges": hashlib.sha256(known).hexdigest()[:16],
     }
 

@@ -13,7 +13,7 @@ from circuitprune.config import RunConfig
 from circuitprune.data.batches import few_pairs
 from circuitprune.data.pairs import SPLITS, Batch, PairData, prepare
 from circuitprune.data.splits import resampled
-from circuitprune.data.tasks import get_task
+from circuitprune.data.tasks import Task, get_task
 from circuitprune.engine.ablation import Ablation, make_ablation
 from circuitprune.engine.evaluation import Evidence, evaluate_full
 from circuitprune.engine.gated import GatedModel
@@ -23,6 +23,7 @@ from circuitprune.errors import ConfigError, DataError, GraphError
 from circuitprune.lens.predictions import predictions
 from circuitprune.metrics import TASK_METRICS, TaskMetric
 from circuitprune.models import load_model
+from circuitprune.runs.identity import Identity
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Setup:
     metric_name: str
     full: Evidence
     """The full model on the training pairs."""
+    identity: Identity
+    """Hashes of model and pairs, each computed once."""
 
     @property
     def held_out(self) -> str:
@@ -68,21 +71,29 @@ class Setup:
         return self.tokenizer.convert_ids_to_tokens([token])[0] or str(token)
 
 
-def make_setup(config: RunConfig) -> Setup:
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+"""A model with its tokenizer."""
+
+
+def make_setup(config: RunConfig, loaded: Loaded | None = None, task: Task | None = None) -> Setup:
     """Load, check and split everything that a run needs; nothing is written.
+
+    Args:
+        config: All settings.
+        loaded: A model that is there already, in place of the one that `config.model` names; it
+            stays where it is.
+        task: A source of pairs, in place of the one that `config.task` names.
 
     Raises:
         ModelError, DataError: the model or the pairs cannot be used, or the model cannot do the
             task.
     """
-    device = _device(config.train.device)
-    model, tokenizer = load_model(config.model.name, config.model.dtype, config.model.revision)
-    model.to(device)  # type: ignore[arg-type]  # transformers wraps it in an untyped decorator
+    model, tokenizer = loaded or _loaded(config)
     gated = GatedModel(model, config.model.kv_readers)
     self_check(gated)
-    data = make_pairs(config, model, tokenizer)
+    data = make_pairs(config, model, tokenizer, task)
     batches = data.batches("train", config.verify.batch_size)
-    on_device = [batch.to(device) for batch in batches]
+    on_device = [batch.to(gated.device) for batch in batches]
     ablation = make_ablation(config.ablation, gated.ports, on_device)
     references = _references(gated, ablation, data, config)
     metric_name = _metric_name(config.task.metric, data)
@@ -95,11 +106,25 @@ def make_setup(config: RunConfig) -> Setup:
             f"{config.task.min_accuracy:.1%}, and a circuit of a failing model explains nothing. "
             "Use another model or task, or lower task.min_accuracy."
         )
-    return Setup(config, gated, tokenizer, data, references, task_metric, metric_name, full)
+    identity = Identity(model, data.splits)
+    return Setup(
+        config, gated, tokenizer, data, references, task_metric, metric_name, full, identity
+    )
+
+
+def _loaded(config: RunConfig) -> Loaded:
+    """The model that the config names, where it shall run."""
+    device = _device(config.train.device)
+    model, tokenizer = load_model(config.model.name, config.model.dtype, config.model.revision)
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps it in an untyped decorator
+    return model, tokenizer
 
 
 def make_pairs(
-    config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    config: RunConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: Task | None = None,
 ) -> PairData:
     """The pairs of a run, split; the training pairs resampled if the config says so.
 
@@ -108,7 +133,7 @@ def make_pairs(
     """
     task = config.task
     data = prepare(
-        get_task(task.name, task.path),
+        source or get_task(task.name, task.path),
         tokenizer,
         n_train=task.n_train,
         n_val=task.n_val,

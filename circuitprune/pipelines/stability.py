@@ -30,7 +30,8 @@ from circuitprune.evidence.bootstrap import Bootstrap
 from circuitprune.files import write_atomic, write_json
 from circuitprune.models import load_model
 from circuitprune.pipelines.attribute import attribute
-from circuitprune.pipelines.setup import Print, Setup, make_pairs, make_setup
+from circuitprune.pipelines.setup import Print, Setup, make_pairs
+from circuitprune.pipelines.study import Study
 from circuitprune.pipelines.train import discover
 from circuitprune.pipelines.unseen import check_source, trained_on, unseen_batches
 from circuitprune.runs.finished import Found, load_run
@@ -106,12 +107,12 @@ def stability(
         for number, trial in enumerate(group):
             say(f"{name} {number + 1} of {len(group)}: {trial.folder}")
             run_once(trial, say)
-    setup = make_setup(replace(config, train=replace(config.train, resume=None)))
+    setup = Study.from_config(replace(config, train=replace(config.train, resume=None))).setup
     batches = unseen_batches(setup, trained_on(setup, [trial.config for trial in everything]))
     found: dict = {
         "schema": 1,
         "model": config.model.name,
-        "model_fingerprint": fingerprint(setup.gated.model),
+        "model_fingerprint": setup.identity.model,
         "task": config.task.name,
         "ablation": config.ablation,
         "metric": setup.metric_name,

@@ -14,7 +14,6 @@ from circuitprune.attribution.methods import has_signs
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.config import RunConfig
-from circuitprune.data.pairs import pairs_hash
 from circuitprune.engine.evaluation import evaluate_full
 from circuitprune.errors import GraphError, RunError
 from circuitprune.evidence import EVIDENCE, Case
@@ -22,11 +21,11 @@ from circuitprune.evidence.minimality import minimised
 from circuitprune.files import read_json, read_tensors, write_atomic, write_json
 from circuitprune.pipelines.describe import describe
 from circuitprune.pipelines.sections import Kind, gather
-from circuitprune.pipelines.setup import Print, Setup, make_setup
+from circuitprune.pipelines.setup import Print, Setup
+from circuitprune.pipelines.study import Study
 from circuitprune.pipelines.verify_config import MOVABLE, EvidenceConfig, load_options, run_config
 from circuitprune.runs.finished import read_frontier
 from circuitprune.runs.frontier import Frontier
-from circuitprune.runs.identity import fingerprint, versions
 from circuitprune.runs.settings import flatten
 from circuitprune.runs.shards import threads
 from circuitprune.views.pages.verification import page
@@ -82,7 +81,7 @@ def verify_run(
     config = run_config(folder, of_run)
     _check_finished(folder)
     with threads(options.threads):
-        setup = make_setup(config)
+        setup = Study.from_config(config).setup
         _check_model(folder, setup)
         found = read_run(folder, setup.gated.graph, config)
         name, tested = _tested(folder, found, circuit)
@@ -93,7 +92,7 @@ def verify_run(
         identity = _identity(setup, case, found, options)
         kinds = _kinds(options, minimise)
         sections = gather(folder / "evidence", case, kinds, identity, options.progress, say)
-    whole = {**_about(name, tested, found, case, options), "sections": sections}
+    whole = {**_about(name, tested, found, case, options, setup), "sections": sections}
     if "edges" in sections.get("minimise", {}):
         _save_minimal(folder, found, tested, sections["minimise"])
     write_json(folder / "verification.json", whole)
@@ -187,7 +186,7 @@ def _check_finished(folder: Path) -> None:
 def _check_model(folder: Path, setup: Setup) -> None:
     theirs: Any = read_json(folder / "versions.json")
     theirs = theirs.get("model_fingerprint") if isinstance(theirs, dict) else None
-    ours = fingerprint(setup.gated.model)
+    ours = setup.identity.model
     if theirs != ours:
         raise RunError(
             f"the run in {str(folder)!r} was of another model than {setup.config.model.name!r} is "
@@ -198,7 +197,7 @@ def _check_model(folder: Path, setup: Setup) -> None:
 
 def _check_pairs(found: Found, setup: Setup) -> None:
     """Refuse pairs that are not those of the run."""
-    theirs, ours = found.frontier.provenance.get("pairs_hash"), pairs_hash(setup.data.splits)
+    theirs, ours = found.frontier.provenance.get("pairs_hash"), setup.identity.pairs
     if theirs != ours:
         raise RunError(
             f"the pairs are not those of the run: pairs_hash is {theirs} in frontier.json, {ours} "
@@ -237,10 +236,10 @@ def _identity(setup: Setup, case: Case, found: Found, options: EvidenceConfig) -
         "schema": SCHEMA,
         "circuit": _hash(case.mask),
         "frontier": _hash(*(point.mask for point in found.frontier.points), found.ranking),
-        "pairs": pairs_hash(setup.data.splits),
+        "pairs": setup.identity.pairs,
         "options": _budget(options),
         "config": settings,
-        "versions": versions(setup.gated.model),
+        "versions": setup.identity.versions,
     }
 
 
@@ -258,7 +257,9 @@ def _hash(*tensors: Tensor) -> str:
 # ---------------------------------------------------------------- what is written
 
 
-def _about(name: str, tested: Circuit, found: Found, case: Case, options: EvidenceConfig) -> dict:
+def _about(
+    name: str, tested: Circuit, found: Found, case: Case, options: EvidenceConfig, setup: Setup
+) -> dict:
     """The head of `verification.json`."""
     return {
         "schema": SCHEMA,
@@ -273,7 +274,7 @@ def _about(name: str, tested: Circuit, found: Found, case: Case, options: Eviden
         "n_pairs": case.n_examples,
         "n_train_pairs": sum(map(len, case.train_batches)),
         "options": _budget(options),
-        "versions": versions(case.references.gated.model),
+        "versions": setup.identity.versions,
     }
 
 

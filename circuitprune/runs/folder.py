@@ -4,11 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from circuitprune.errors import RunError
 from circuitprune.files import write_atomic, write_json
-from circuitprune.runs.identity import versions
 
 
 def claim(folder: Path, resume: str | None) -> None:
@@ -46,12 +44,12 @@ def tidy(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def create(folder: Path, config: str, model: PreTrainedModel) -> None:
+def create(folder: Path, config: str, versions: dict[str, str]) -> None:
     """Make the output folder and the first files in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "config.yaml", config)
-        write_json(folder / "versions.json", versions(model))
+        write_json(folder / "versions.json", versions)
     except OSError as error:
         raise unusable(folder, error) from None
 

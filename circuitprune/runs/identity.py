@@ -2,10 +2,14 @@
 
 import hashlib
 import platform
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from transformers import PreTrainedModel
+
+from circuitprune.data.pairs import Example, pairs_hash
 
 PACKAGES = (
     "circuitprune",
@@ -20,15 +24,47 @@ PACKAGES = (
 )
 
 
-def versions(model: PreTrainedModel) -> dict[str, str]:
-    """Versions of everything that could change a number, and the model's fingerprint."""
+class Identity:
+    """What tells one study from another: hashes of its model and pairs, each computed once.
+
+    Args:
+        model: Frozen; its weights are hashed when first asked for.
+        splits: Pairs by the name of their split.
+    """
+
+    def __init__(self, model: PreTrainedModel, splits: Mapping[str, Sequence[Example]]) -> None:
+        self._model, self._splits = model, splits
+
+    @cached_property
+    def model(self) -> str:
+        """The model's `fingerprint`."""
+        return fingerprint(self._model)
+
+    @cached_property
+    def pairs(self) -> str:
+        """Hash of all pairs and of how they are split."""
+        return pairs_hash(self._splits)
+
+    @cached_property
+    def training_pairs(self) -> str:
+        """Hash of the training pairs alone."""
+        return pairs_hash({"train": self._splits["train"]})
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """Versions of everything that could change a number, and the model's fingerprint."""
+        return {**installed(), "model_fingerprint": self.model}
+
+
+def installed() -> dict[str, str]:
+    """Versions of Python, the machine and every package that could change a number."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    return {**found, "model_fingerprint": fingerprint(model)}
+    return found
 
 
 def fingerprint(model: PreTrainedModel) -> str:

@@ -17,6 +17,7 @@ from circuitprune.runs.folder import (
     unfinished,
     unusable,
 )
+from circuitprune.runs.identity import Identity
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -106,7 +107,7 @@ def test_tidy_removes_temporary_files_and_nothing_else(tmp_path):
 
 
 def test_create_writes_the_config_and_the_versions(tmp_path):
-    create(tmp_path / "a" / "b", "steps: 1\n", tiny_lm("gpt2"))
+    create(tmp_path / "a" / "b", "steps: 1\n", Identity(tiny_lm("gpt2"), {}).versions)
     assert (tmp_path / "a" / "b" / "config.yaml").read_text() == "steps: 1\n"
     found = read_json(tmp_path / "a" / "b" / "versions.json")
     assert isinstance(found, dict) and found["torch"] == torch.__version__
@@ -115,7 +116,7 @@ def test_create_writes_the_config_and_the_versions(tmp_path):
 def test_a_folder_that_the_system_refuses_is_named(tmp_path):
     make(tmp_path, "file")
     with pytest.raises(RunError, match=r"file/run' cannot be used: .*irectory"):
-        create(tmp_path / "file" / "run", "", tiny_lm("gpt2"))
+        create(tmp_path / "file" / "run", "", {})
     assert "Permission denied" in str(unusable(tmp_path, PermissionError(13, "Permission denied")))
 
 

@@ -1,47 +1,27 @@
 """Pairs from the user's own file: one JSON object per line; the schema is in `docs/data.md`."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from random import Random
 
-from circuitprune.data.tasks.pair import Pair, choose_corruption
+from circuitprune.data.tasks.given import GivenPairs
+from circuitprune.data.tasks.pair import Pair
 from circuitprune.errors import DataError
 
 REQUIRED = ("clean", "corrupt", "answers", "wrong")
 OPTIONAL = ("id", "kind", "group", "meta")
 
-ALL_KINDS = "all"
 
-
-class JsonlTask:
-    """The pairs of one JSONL file, each once, in an order drawn from the generator given.
-
-    `corruptions` are `all` (the default) and every `kind` in the file; choosing a kind keeps only
-    its pairs. The file is read at once, and only once.
+class JsonlTask(GivenPairs):
+    """The pairs of one JSONL file; it is read at once, and only once.
 
     Raises:
         DataError: a file that is missing, empty, not UTF-8, or has a bad line; the message names
             the file and the line.
     """
 
-    name = "jsonl"
-
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.all_pairs = tuple(read_pairs(self.path))
-        kinds = dict.fromkeys(pair.kind for pair in self.all_pairs if pair.kind)
-        self.corruptions = (ALL_KINDS, *(kind for kind in kinds if kind != ALL_KINDS))
-
-    def __len__(self) -> int:
-        return len(self.all_pairs)
-
-    def pairs(self, rng: Random, corruption: str = "") -> Iterator[Pair]:
-        """The pairs of one kind, or all of them, shuffled; ends with the file."""
-        kind = choose_corruption(self, corruption)
-        chosen = [pair for pair in self.all_pairs if kind in (ALL_KINDS, pair.kind)]
-        rng.shuffle(chosen)
-        return iter(chosen)
+        super().__init__(read_pairs(self.path), "jsonl")
 
 
 def read_pairs(path: Path) -> list[Pair]:

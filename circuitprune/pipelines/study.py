@@ -1,0 +1,379 @@
+"""A model on a task, to hold in a notebook: attribute, cut, learn, evaluate, patch."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from circuitprune.attribution.methods import METHODS
+from circuitprune.attribution.scores import Scores
+from circuitprune.circuits.circuit import Circuit
+from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.selection import Method as Selection
+from circuitprune.circuits.selection import n_edges_of, select
+from circuitprune.config import ModelConfig, RunConfig, TaskConfig
+from circuitprune.data.pairs import Batch
+from circuitprune.data.tasks import TASKS, Pair, Task, get_task
+from circuitprune.data.tasks.given import GivenPairs
+from circuitprune.engine.evaluation import Evidence, evaluate, evaluate_full, with_faithfulness
+from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.references import References
+from circuitprune.errors import ConfigError, DataError, GraphError, ModelError
+from circuitprune.patching.effects import node_effects
+from circuitprune.patching.paths import path_effects
+from circuitprune.pipelines.frontier import verify
+from circuitprune.pipelines.learning import fit
+from circuitprune.pipelines.metric import attribution_metric, metric_name
+from circuitprune.pipelines.scoring import by_method
+from circuitprune.pipelines.setup import Loaded, Setup, make_setup, training_batches
+from circuitprune.runs.frontier import Frontier
+
+Edges = Circuit | Bool[Tensor, " edge"] | Iterable[str]
+"""A circuit, its mask, or the names of its edges."""
+
+
+class Study:
+    """One model, one task, one ablation: everything that is asked of a circuit is asked here.
+
+    The model is loaded, checked against its own logits and must be able to do the task; reference
+    runs are made once and shared by all that follows. Nothing is written.
+
+    Args:
+        model: `zoo/small`, a folder, a hub id, or a model that is there already, which is used
+            where it is and as it is.
+        task: A name such as `ioi`, a JSONL file, a list of `Pair`, or a `Task`.
+        tokenizer: Of a model that is there already; by default the one of its `name_or_path`.
+        n_train, n_val, n_test: Pairs to attribute and train on, to watch training by, and to
+            evaluate on. By default 64, 0 and 64; of given pairs, half and half.
+        ablation: What a cut edge carries: `patch`, `zero`, `mean` or `positional-mean`.
+        metric: Task metric: `logit_diff`, `prob_diff`, `answer_prob`, or `auto`.
+        corruption: Kind of corrupt prompt; empty takes the task's default.
+        seed: Of drawing pairs, and of training.
+        batch_size: Pairs that run at once.
+        dtype, device, kv_readers: As `model.dtype`, `train.device`, `model.kv_readers`.
+        min_accuracy: Least accuracy of the model on the training pairs, in [0, 1].
+
+    Raises:
+        ModelError, DataError, ConfigError: what cannot be used, and what to do.
+
+    Example:
+        >>> from circuitprune import Study
+        >>> study = Study("zoo/small", "ioi", n_train=8, n_test=8)
+        >>> study
+        Study(zoo/small, ioi: 1,519 edges, patch, 8 training and 8 held-out pairs)
+    """
+
+    def __init__(
+        self,
+        model: str | Path | PreTrainedModel = "zoo/small",
+        task: str | Path | Sequence[Pair] | Task = "ioi",
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        n_train: int | None = None,
+        n_val: int = 0,
+        n_test: int | None = None,
+        ablation: str = "patch",
+        metric: str = "auto",
+        corruption: str = "",
+        seed: int = 0,
+        batch_size: int = 16,
+        dtype: str = "float32",
+        device: str = "auto",
+        kv_readers: str = "kv_head",
+        min_accuracy: float = 0.6,
+    ) -> None:
+        source, path = _source(task)
+        loaded = _loaded(model, tokenizer)
+        n_train, n_test = _sizes(source, n_train, n_val, n_test)
+        default = RunConfig()
+        config = RunConfig(
+            model=ModelConfig(_name(model), dtype, kv_readers),  # type: ignore[arg-type]
+            task=TaskConfig(
+                name="jsonl" if path else str(task),
+                path=path,
+                n_train=n_train,
+                n_val=n_val,
+                n_test=n_test,
+                seed=seed,
+                corruption=corruption,
+                metric=metric,  # type: ignore[arg-type]
+                min_accuracy=min_accuracy,
+            ),
+            ablation=ablation,  # type: ignore[arg-type]
+            train=replace(default.train, batch_size=batch_size, seed=seed, device=device),
+        )
+        self.setup = make_setup(config, loaded, source)
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> "Study":
+        """The study that a config describes, as every command builds it."""
+        study = cls.__new__(cls)
+        study.setup = make_setup(config)
+        return study
+
+    # ---------------------------------------------------------------- what it is of
+
+    @property
+    def graph(self) -> Graph:
+        """Writers, readers and edges of the model."""
+        return self.setup.gated.graph
+
+    @property
+    def gated(self) -> GatedModel:
+        """The model under gates."""
+        return self.setup.gated
+
+    @property
+    def references(self) -> References:
+        """What cut edges carry, and the full model's own logits."""
+        return self.setup.references
+
+    @cached_property
+    def full(self) -> Evidence:
+        """The whole model on the held-out pairs."""
+        return evaluate_full(self.references, self._held_out(), self.setup.task_metric)
+
+    @cached_property
+    def empty(self) -> Evidence:
+        """No edge at all on the held-out pairs: what cut edges carry, alone."""
+        return self._measured(torch.zeros(self.graph.n_edges, dtype=torch.bool))
+
+    def __repr__(self) -> str:
+        config, splits = self.setup.config, self.setup.data.splits
+        return (
+            f"Study({config.model.name}, {config.task.name}: {self.graph.n_edges:,} edges, "
+            f"{config.ablation}, {len(splits['train'])} training and "
+            f"{len(splits[self.setup.held_out])} held-out pairs)"
+        )
+
+    # ---------------------------------------------------------------- what is asked of it
+
+    def attribute(self, method: str = "eap", *, steps: int = 5, metric: str = "auto") -> Scores:
+        """Scores of every edge on the training pairs; see docs/attribution.md.
+
+        Args:
+            method: A name of `METHODS`.
+            steps: Points of the integrated methods.
+            metric: What is attributed: `kl`, a task metric, or `auto`, what suits the method.
+
+        Raises:
+            ConfigError: an unknown method, or a metric that says nothing to it.
+        """
+        settings = replace(self.setup.config.attribution, method=method, steps=steps, metric=metric)  # type: ignore[arg-type]
+        setup = replace(self.setup, config=replace(self.setup.config, attribution=settings))
+        if method not in METHODS:
+            raise ConfigError(f"no attribution method {method!r}; known: {', '.join(METHODS)}")
+        found = by_method(setup).scores
+        return Scores(self.graph, found, method, metric_name(setup), METHODS[method].signed)
+
+    def learn(
+        self,
+        steps: int = 500,
+        *,
+        start: Scores | str | None = "gate_ig",
+        learner: str = "topk",
+        objective: str = "kl",
+        progress: bool = True,
+    ) -> "Learned":
+        """Gates learned on the training pairs; they order all edges.
+
+        Args:
+            steps: Of the optimiser.
+            start: Scores that start the gates, a method that makes them, or None: all alike.
+            learner: `topk` or `hard_concrete`.
+            objective: What is kept: `kl` to the full model, or another of `docs/method.md`.
+            progress: Show a bar.
+        """
+        scores = self.attribute(start) if isinstance(start, str) else start
+        config = self.setup.config
+        config = replace(
+            config,
+            gates=replace(config.gates, learner=learner),  # type: ignore[arg-type]
+            objective=objective,  # type: ignore[arg-type]
+            train=replace(config.train, steps=steps, progress=progress),
+        )
+        setup = replace(self.setup, config=config)
+        module = fit(setup, None if scores is None else scores.values)
+        return Learned(setup, module.learner.ranking().float().cpu())
+
+    def circuit(
+        self,
+        scores: "Scores | Learned",
+        *,
+        n_edges: int | None = None,
+        size: float | None = None,
+        selection: Selection = "top_n",
+    ) -> Circuit:
+        """The best circuit of a size: at most that many live edges, strongest first.
+
+        Args:
+            scores: Of `attribute` or `learn`; scores rank by magnitude.
+            n_edges: Edges, or
+            size: the fraction of all edges, in (0, 1].
+            selection: `top_n`, `top_n_raw` (as EAP-IG and MIB count) or `greedy`.
+
+        Raises:
+            ConfigError: not exactly one of `n_edges` and `size`.
+        """
+        if (n_edges is None) == (size is None):
+            raise ConfigError("say how large the circuit is: n_edges=50, or size=0.01 of all edges")
+        wanted = n_edges if n_edges is not None else n_edges_of(self.graph, size or 0.0)
+        ranking = scores.ranking.nan_to_num(-torch.inf)
+        mask = select(self.graph, ranking, wanted, selection)
+        return Circuit(self.graph, mask, scores.ranking, _about(self.setup))
+
+    def evaluate(self, circuit: Edges) -> Evidence:
+        """A circuit on the held-out pairs, exactly: its edges live, all others ablated.
+
+        Args:
+            circuit: A circuit, a mask, or names of edges.
+        """
+        return with_faithfulness(self._measured(self._mask(circuit)), self.full, self.empty)
+
+    def effect(
+        self, what: str | Sequence[str], *, direction: str = "noising"
+    ) -> float | dict[str, float]:
+        """Change of the task metric when one thing alone is ablated, by exact patching.
+
+        On the training pairs, as scores are, in the metric's unit. Negative: it helps.
+
+        Args:
+            what: A node `a3.h1`, an edge `m0->logits`, a path `a1.h2->m3->logits`, or several.
+            direction: `noising`, or `denoising`: restored in the corrupt run.
+
+        Raises:
+            GraphError: a node, edge or path that the model does not have.
+        """
+        if not isinstance(what, str):
+            return {name: self._effect(name, direction) for name in what}
+        return self._effect(what, direction)
+
+    # ---------------------------------------------------------------- private
+
+    def _held_out(self) -> list[Batch]:
+        setup = self.setup
+        return setup.data.batches(setup.held_out, setup.config.verify.batch_size)
+
+    def _measured(self, mask: Bool[Tensor, " edge"]) -> Evidence:
+        measured = evaluate(self.references, {"": mask}, self._held_out(), self.setup.task_metric)
+        return measured[""]
+
+    def _mask(self, circuit: Edges) -> Bool[Tensor, " edge"]:
+        if isinstance(circuit, Tensor):
+            return circuit
+        if not isinstance(circuit, Circuit):
+            return self.graph.mask_of(circuit)
+        if replace(circuit.graph, d_model=0) != replace(self.graph, d_model=0):
+            raise GraphError(
+                f"the circuit is of {circuit.graph.describe()}, this study of "
+                f"{self.graph.describe()}; evaluate it in a study of its own model"
+            )
+        return circuit.mask
+
+    def _effect(self, name: str, direction: str) -> float:
+        metric, batches = attribution_metric(self._by_task_metric()), training_batches(self.setup)
+        if "->" in name:
+            return path_effects(self.references, batches, metric, [name], direction).item()
+        writer = torch.tensor([self.graph.writer_index(name)])
+        return node_effects(self.references, batches, metric, writer, direction).item()
+
+    def _by_task_metric(self) -> Setup:
+        """The same setup where the task metric is what is attributed."""
+        config = self.setup.config
+        settings = replace(config.attribution, method="exact", metric="auto")
+        return replace(self.setup, config=replace(config, attribution=settings))
+
+
+@dataclass(frozen=True, repr=False)
+class Learned:
+    """What `Study.learn` found: an order of all edges, and circuits of each size, verified."""
+
+    setup: Setup
+    ranking: Float[Tensor, " edge"]
+    """Higher is kept first."""
+
+    @cached_property
+    def frontier(self) -> Frontier:
+        """Circuits of the sizes of `verify.sizes` on the held-out pairs; made when asked for."""
+        return verify(self.setup, self.ranking)
+
+    def circuit(self, *, max_kl: float = 0.1) -> Circuit:
+        """The smallest of the frontier's circuits with a KL of at most `max_kl` nats.
+
+        The one of least KL if none is that good; `Study.circuit` cuts to any size.
+        """
+        point = self.frontier.chosen(max_kl)
+        about = {**_about(self.setup), "size": point.size}
+        return Circuit(self.setup.gated.graph, point.mask, self.ranking, about)
+
+    def __repr__(self) -> str:
+        config = self.setup.config
+        return f"Learned({config.gates.learner}, {config.train.steps} steps, {config.objective})"
+
+
+def _about(setup: Setup) -> dict[str, str | int | float | None]:
+    config = setup.config
+    return {
+        "model": config.model.name,
+        "task": config.task.name,
+        "ablation": config.ablation,
+        "metric": setup.metric_name,
+    }
+
+
+def _name(model: str | Path | PreTrainedModel) -> str:
+    if isinstance(model, PreTrainedModel):
+        return model.name_or_path or type(model).__name__
+    return str(model)
+
+
+def _loaded(
+    model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+) -> Loaded | None:
+    """A model that is there already with its tokenizer; None if it is still to be loaded."""
+    if not isinstance(model, PreTrainedModel):
+        return None
+    if tokenizer is None:
+        raise ModelError(
+            f"a model that is loaded already ({type(model).__name__}) comes with its tokenizer: "
+            "Study(model, task, tokenizer=tokenizer)"
+        )
+    return model.eval(), tokenizer
+
+
+def _source(task: str | Path | Sequence[Pair] | Task) -> tuple[Task | None, str | None]:
+    """Where pairs come from, and the file or the description that stands for it in a config.
+
+    Nothing for a generated task: the config names it.
+    """
+    if isinstance(task, str) and task in TASKS:
+        return None, None
+    if isinstance(task, str | Path):
+        return _from_text(task)
+    if isinstance(task, Sequence):
+        return GivenPairs(task), f"{len(task)} pairs in memory"
+    return task, task.name
+
+
+def _from_text(task: str | Path) -> tuple[Task | None, str | None]:
+    if Path(task).is_file():
+        return get_task("jsonl", task), str(task)
+    if isinstance(task, Path):
+        raise DataError(f"no file of pairs {str(task)!r}")
+    return get_task(task), None  # refuses what is neither
+
+
+def _sizes(
+    source: Task | None, n_train: int | None, n_val: int, n_test: int | None
+) -> tuple[int, int]:
+    """How many pairs to draw: 64 and 64, or, of pairs that are given, half and half."""
+    if not isinstance(source, GivenPairs):
+        return n_train or 64, 64 if n_test is None else n_test
+    left = len(source.all_pairs) - n_val
+    n_train = n_train or (left // 2 if n_test is None else left - n_test)
+    return n_train, left - n_train if n_test is None else n_test

@@ -1,0 +1,172 @@
+"""The notebook's lines: each does what its slow spelling does, from whatever it is given."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from attribution.test_attribution import by_logit_diff
+
+from circuitprune import Circuit, Study, load_config, load_model
+from circuitprune.attribution import eap
+from circuitprune.circuits.selection import select
+from circuitprune.data.tasks import get_task
+from circuitprune.engine.evaluation import evaluate
+from circuitprune.errors import ConfigError, DataError, GraphError, ModelError
+from circuitprune.patching.effects import edge_effects, node_effects
+from circuitprune.patching.paths import path_effects
+from circuitprune.pipelines.setup import training_batches
+
+PAIRS = dict(n_train=12, n_test=8)
+
+
+@pytest.fixture(scope="module")
+def study():
+    return Study("zoo/small", "ioi", **PAIRS)
+
+
+@pytest.fixture(scope="module")
+def scores(study):
+    return study.attribute("eap")
+
+
+# ---------------------------------------------------------------- the lines
+
+
+def test_attribute_gives_the_scores_of_the_method_itself(study, scores):
+    references, batches = study.references, training_batches(study.setup)
+    slow = eap(references, batches, by_logit_diff).cpu()
+    assert torch.equal(scores.values, slow)
+    assert (scores.method, scores.metric, scores.signed) == ("eap", "logit_diff", True)
+    minus_kl = study.attribute("gate_ig", steps=2)
+    assert minus_kl.metric == "kl" and not torch.equal(minus_kl.values, scores.values)
+
+
+def test_a_circuit_is_cut_by_magnitude_to_a_number_or_a_share_of_edges(study, scores):
+    circuit = study.circuit(scores, n_edges=30)
+    assert isinstance(circuit, Circuit) and circuit.n_edges <= 30
+    assert torch.equal(circuit.mask, select(study.graph, scores.values.abs(), 30))
+    by_size = study.circuit(scores, size=30.5 / study.graph.n_edges)
+    assert torch.equal(by_size.mask, circuit.mask)
+    for size in ({}, {"n_edges": 3, "size": 0.1}):
+        with pytest.raises(ConfigError, match="n_edges=50, or size"):
+            study.circuit(scores, **size)
+
+
+def test_evaluate_takes_a_circuit_a_mask_and_names(study, scores):
+    circuit = study.circuit(scores, n_edges=30)
+    setup = study.setup
+    batches = setup.data.batches("test", setup.config.verify.batch_size)
+    slow = evaluate(setup.references, {"c": circuit.mask}, batches, setup.task_metric)["c"]
+    for form in (circuit, circuit.mask, circuit.edges):
+        assert study.evaluate(form)["kl"] == slow["kl"]
+    everything = study.evaluate(torch.ones(study.graph.n_edges, dtype=torch.bool))
+    assert everything["kl"] == pytest.approx(0, abs=1e-5)
+    assert everything["faithfulness"] == pytest.approx(1, abs=1e-5)
+    assert study.evaluate([])["faithfulness"] == pytest.approx(0, abs=1e-6)
+    assert study.evaluate(circuit)["n"] == PAIRS["n_test"]
+
+
+def test_an_effect_is_that_of_exact_patching(study):
+    setup, graph = study.setup, study.graph
+    metric, batches = by_logit_diff, training_batches(setup)
+    edge = torch.tensor([graph.edge_index("m0->logits")])
+    found = study.effect("m0->logits")
+    exact = edge_effects(setup.references, batches, metric, edge).item()
+    assert found == pytest.approx(exact, rel=1e-5)
+    node = node_effects(setup.references, batches, metric, torch.tensor([graph.writer_index("m0")]))
+    path = "a0.h1->m1->logits"
+    slow = path_effects(setup.references, batches, metric, [path])
+    several = study.effect(["m0", path])
+    assert several == {"m0": node.item(), path: slow.item()}
+    with pytest.raises(GraphError, match="m9"):
+        study.effect("m9->logits")
+
+
+def test_learning_lowers_the_kl_and_gives_circuits_of_any_size(study):
+    learned = study.learn(steps=20, progress=False)
+    point = learned.frontier.chosen(0.1)
+    chosen = learned.circuit(max_kl=0.1)
+    assert torch.equal(chosen.mask, point.mask) and chosen.provenance["size"] == point.size
+    assert study.circuit(learned, n_edges=25).n_edges <= 25
+    again = study.learn(steps=20, progress=False, start=study.attribute("gate_ig"))
+    assert torch.equal(again.ranking, learned.ranking)
+    assert not torch.equal(
+        study.learn(steps=3, progress=False, start=None).ranking, learned.ranking
+    )
+
+
+def test_a_circuit_draws_itself(study, scores):
+    assert "<svg" in study.circuit(scores, n_edges=20)._repr_html_()
+
+
+# ---------------------------------------------------------------- what it is made from
+
+
+def test_a_config_builds_the_same_study(study, scores):
+    config = load_config(None, ["model.name=zoo/small", "task.n_train=12", "task.n_test=8"])
+    config = replace(
+        config,
+        task=replace(config.task, n_val=0),
+        attribution=replace(config.attribution, method="eap"),
+    )
+    built = Study.from_config(config)
+    assert built.setup.identity.pairs == study.setup.identity.pairs
+    assert built.setup.identity.model == study.setup.identity.model
+    assert torch.equal(built.attribute("eap").values, scores.values)
+
+
+def test_a_loaded_model_is_used_as_it_is(scores):
+    model, tokenizer = load_model("zoo/small")
+    study = Study(model, "ioi", tokenizer=tokenizer, **PAIRS)
+    assert study.gated.model is model
+    assert torch.equal(study.attribute("eap").values, scores.values)
+    with pytest.raises(ModelError, match="tokenizer=tokenizer"):
+        Study(model, "ioi")
+
+
+def test_pairs_come_from_a_list_a_file_or_a_task(study, tmp_path):
+    drawn = [
+        example.pair for split in ("train", "test") for example in study.setup.data.splits[split]
+    ]
+    listed = Study("zoo/small", drawn)
+    assert len(listed.setup.data.splits["train"]) == len(drawn) // 2
+    path = tmp_path / "mine.jsonl"
+    keys = ("id", "clean", "corrupt", "answers", "wrong")
+    path.write_text("".join(json.dumps({k: getattr(p, k) for k in keys}) + "\n" for p in drawn))
+    for source in (path, str(path)):
+        read = Study("zoo/small", source)
+        assert read.setup.identity.pairs == listed.setup.identity.pairs
+    own = Study("zoo/small", get_task("ioi"), **PAIRS)
+    assert own.setup.identity.pairs == study.setup.identity.pairs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (("zoo/small", "iio"), DataError, "Did you mean 'ioi'"),
+        (("zoo/smal", "ioi"), ModelError, "zoo/smal"),
+        (("zoo/small", []), DataError, "got none"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_words(arguments, error, words):
+    with pytest.raises(error, match=words):
+        Study(*arguments)
+
+
+def test_an_unknown_method_is_refused_with_the_known(study):
+    with pytest.raises(ConfigError, match=r"'epa'.*eap"):
+        study.attribute("epa")
+
+
+def test_a_circuit_of_another_model_is_refused(study, tmp_path):
+    other = Circuit.from_names(replace(study.graph, n_layers=2), ["input->logits"])
+    with pytest.raises(GraphError, match="study of its own model"):
+        study.evaluate(other)
+
+
+def test_hashes_are_made_once(study, monkeypatch):
+    first = study.setup.identity.model
+    monkeypatch.setattr("circuitprune.runs.identity.fingerprint", None)
+    assert study.setup.identity.model == first
+    assert study.setup.identity.versions["model_fingerprint"] == first
