@@ -225,7 +225,10 @@ class Study:
         wanted = n_edges if n_edges is not None else n_edges_of(self.graph, size or 0.0)
         ranking = scores.ranking.nan_to_num(-torch.inf)
         mask = select(self.graph, ranking, wanted, selection)
-        return Circuit(self.graph, mask, scores.ranking, _about(self.setup))
+        known, method = (
+            (scores.values, scores.method) if isinstance(scores, Scores) else (None, None)
+        )
+        return Circuit(self.graph, mask, known, _about(self.setup), scores.ranking, method)
 
     def evaluate(self, circuit: Edges) -> Evidence:
         """A circuit on the held-out pairs, exactly: its edges live, all others ablated.
@@ -268,7 +271,7 @@ class Study:
             return circuit
         if not isinstance(circuit, Circuit):
             return self.graph.mask_of(circuit)
-        if replace(circuit.graph, d_model=0) != replace(self.graph, d_model=0):
+        if not circuit.graph.same_edges(self.graph):
             raise GraphError(
                 f"the circuit is of {circuit.graph.describe()}, this study of "
                 f"{self.graph.describe()}; evaluate it in a study of its own model"
@@ -309,7 +312,7 @@ class Learned:
         """
         point = self.frontier.chosen(max_kl)
         about = {**_about(self.setup), "size": point.size}
-        return Circuit(self.setup.gated.graph, point.mask, self.ranking, about)
+        return Circuit(self.setup.gated.graph, point.mask, None, about, self.ranking)
 
     def __repr__(self) -> str:
         config = self.setup.config

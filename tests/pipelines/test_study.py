@@ -46,6 +46,7 @@ def test_a_circuit_is_cut_by_magnitude_to_a_number_or_a_share_of_edges(study, sc
     circuit = study.circuit(scores, n_edges=30)
     assert isinstance(circuit, Circuit) and circuit.n_edges <= 30
     assert torch.equal(circuit.mask, select(study.graph, scores.values.abs(), 30))
+    assert torch.equal(circuit.scores, scores.values) and circuit.method == "eap"
     by_size = study.circuit(scores, size=30.5 / study.graph.n_edges)
     assert torch.equal(by_size.mask, circuit.mask)
     for size in ({}, {"n_edges": 3, "size": 0.1}):
