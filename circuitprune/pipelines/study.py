@@ -18,19 +18,19 @@ from circuitprune.circuits.selection import Method as Selection
 from circuitprune.circuits.selection import n_edges_of, select
 from circuitprune.config import ModelConfig, RunConfig, TaskConfig
 from circuitprune.data.pairs import Batch
-from circuitprune.data.tasks import TASKS, Pair, Task, get_task
-from circuitprune.data.tasks.given import GivenPairs
+from circuitprune.data.tasks import Pair, Task
 from circuitprune.engine.evaluation import Evidence, evaluate, evaluate_full, with_faithfulness
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
-from circuitprune.errors import ConfigError, DataError, GraphError, ModelError
+from circuitprune.errors import ConfigError, GraphError
 from circuitprune.patching.effects import node_effects
 from circuitprune.patching.paths import path_effects
 from circuitprune.pipelines.frontier import verify
+from circuitprune.pipelines.given import loaded_model, model_name, pair_counts, pairs_source
 from circuitprune.pipelines.learning import fit
-from circuitprune.pipelines.metric import attribution_metric, metric_name
+from circuitprune.pipelines.metric import metric_name
 from circuitprune.pipelines.scoring import by_method
-from circuitprune.pipelines.setup import Loaded, Setup, make_setup, training_batches
+from circuitprune.pipelines.setup import Setup, make_setup, training_batches
 from circuitprune.runs.frontier import Frontier
 
 Edges = Circuit | Bool[Tensor, " edge"] | Iterable[str]
@@ -87,12 +87,12 @@ class Study:
         kv_readers: str = "kv_head",
         min_accuracy: float = 0.6,
     ) -> None:
-        source, path = _source(task)
-        loaded = _loaded(model, tokenizer)
-        n_train, n_test = _sizes(source, n_train, n_val, n_test)
+        source, path = pairs_source(task)
+        loaded = loaded_model(model, tokenizer)
+        n_train, n_test = pair_counts(source, n_train, n_val, n_test)
         default = RunConfig()
         config = RunConfig(
-            model=ModelConfig(_name(model), dtype, kv_readers),  # type: ignore[arg-type]
+            model=ModelConfig(model_name(model), dtype, kv_readers),  # type: ignore[arg-type]
             task=TaskConfig(
                 name="jsonl" if path else str(task),
                 path=path,
@@ -225,10 +225,10 @@ class Study:
         wanted = n_edges if n_edges is not None else n_edges_of(self.graph, size or 0.0)
         ranking = scores.ranking.nan_to_num(-torch.inf)
         mask = select(self.graph, ranking, wanted, selection)
-        known, method = (
-            (scores.values, scores.method) if isinstance(scores, Scores) else (None, None)
-        )
-        return Circuit(self.graph, mask, known, _about(self.setup), scores.ranking, method)
+        circuit = Circuit(self.graph, mask, None, _about(self.setup), scores.ranking)
+        if isinstance(scores, Scores):
+            return replace(circuit, scores=scores.values, method=scores.method)
+        return circuit
 
     def evaluate(self, circuit: Edges) -> Evidence:
         """A circuit on the held-out pairs, exactly: its edges live, all others ablated.
@@ -279,17 +279,15 @@ class Study:
         return circuit.mask
 
     def _effect(self, name: str, direction: str) -> float:
-        metric, batches = attribution_metric(self._by_task_metric()), training_batches(self.setup)
+        batches, task_metric = training_batches(self.setup), self.setup.task_metric
+
+        def metric(logits: Tensor, batch: Batch) -> Tensor:
+            return task_metric(logits, batch.answers, batch.wrong)
+
         if "->" in name:
             return path_effects(self.references, batches, metric, [name], direction).item()
         writer = torch.tensor([self.graph.writer_index(name)])
         return node_effects(self.references, batches, metric, writer, direction).item()
-
-    def _by_task_metric(self) -> Setup:
-        """The same setup where the task metric is what is attributed."""
-        config = self.setup.config
-        settings = replace(config.attribution, method="exact", metric="auto")
-        return replace(self.setup, config=replace(config, attribution=settings))
 
 
 @dataclass(frozen=True, repr=False)
@@ -327,56 +325,3 @@ def _about(setup: Setup) -> dict[str, str | int | float | None]:
         "ablation": config.ablation,
         "metric": setup.metric_name,
     }
-
-
-def _name(model: str | Path | PreTrainedModel) -> str:
-    if isinstance(model, PreTrainedModel):
-        return model.name_or_path or type(model).__name__
-    return str(model)
-
-
-def _loaded(
-    model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
-) -> Loaded | None:
-    """A model that is there already with its tokenizer; None if it is still to be loaded."""
-    if not isinstance(model, PreTrainedModel):
-        return None
-    if tokenizer is None:
-        raise ModelError(
-            f"a model that is loaded already ({type(model).__name__}) comes with its tokenizer: "
-            "Study(model, task, tokenizer=tokenizer)"
-        )
-    return model.eval(), tokenizer
-
-
-def _source(task: str | Path | Sequence[Pair] | Task) -> tuple[Task | None, str | None]:
-    """Where pairs come from, and the file or the description that stands for it in a config.
-
-    Nothing for a generated task: the config names it.
-    """
-    if isinstance(task, str) and task in TASKS:
-        return None, None
-    if isinstance(task, str | Path):
-        return _from_text(task)
-    if isinstance(task, Sequence):
-        return GivenPairs(task), f"{len(task)} pairs in memory"
-    return task, task.name
-
-
-def _from_text(task: str | Path) -> tuple[Task | None, str | None]:
-    if Path(task).is_file():
-        return get_task("jsonl", task), str(task)
-    if isinstance(task, Path):
-        raise DataError(f"no file of pairs {str(task)!r}")
-    return get_task(task), None  # refuses what is neither
-
-
-def _sizes(
-    source: Task | None, n_train: int | None, n_val: int, n_test: int | None
-) -> tuple[int, int]:
-    """How many pairs to draw: 64 and 64, or, of pairs that are given, half and half."""
-    if not isinstance(source, GivenPairs):
-        return n_train or 64, 64 if n_test is None else n_test
-    left = len(source.all_pairs) - n_val
-    n_train = n_train or (left // 2 if n_test is None else left - n_test)
-    return n_train, left - n_train if n_test is None else n_test

@@ -18,7 +18,8 @@ from circuitprune.engine.evaluation import evaluate, evaluate_full, with_faithfu
 from circuitprune.errors import ConfigError, RunError
 from circuitprune.pipelines import stability as module
 from circuitprune.pipelines.setup import make_setup
-from circuitprune.pipelines.stability import stability, trials
+from circuitprune.pipelines.stability import stability
+from circuitprune.pipelines.trials import trials
 from circuitprune.pipelines.unseen import texts_of, unseen_batches
 from circuitprune.runs.finished import Found, load_run
 from circuitprune.runs.settings import load_config
