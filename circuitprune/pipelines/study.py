@@ -1,12 +1,12 @@
 """A model on a task, to hold in a notebook: attribute, cut, learn, evaluate, patch."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -25,13 +25,12 @@ from circuitprune.engine.references import References
 from circuitprune.errors import ConfigError, GraphError
 from circuitprune.patching.effects import node_effects
 from circuitprune.patching.paths import path_effects
-from circuitprune.pipelines.frontier import verify
 from circuitprune.pipelines.given import loaded_model, model_name, pair_counts, pairs_source
+from circuitprune.pipelines.learned import Learned, provenance_of
 from circuitprune.pipelines.learning import fit
 from circuitprune.pipelines.metric import metric_name
 from circuitprune.pipelines.scoring import by_method
-from circuitprune.pipelines.setup import Setup, make_setup, training_batches
-from circuitprune.runs.frontier import Frontier
+from circuitprune.pipelines.setup import make_setup, training_batches
 
 Edges = Circuit | Bool[Tensor, " edge"] | Iterable[str]
 """A circuit, its mask, or the names of its edges."""
@@ -225,7 +224,7 @@ class Study:
         wanted = n_edges if n_edges is not None else n_edges_of(self.graph, size or 0.0)
         ranking = scores.ranking.nan_to_num(-torch.inf)
         mask = select(self.graph, ranking, wanted, selection)
-        circuit = Circuit(self.graph, mask, None, _about(self.setup), scores.ranking)
+        circuit = Circuit(self.graph, mask, None, provenance_of(self.setup), scores.ranking)
         if isinstance(scores, Scores):
             return replace(circuit, scores=scores.values, method=scores.method)
         return circuit
@@ -288,40 +287,3 @@ class Study:
             return path_effects(self.references, batches, metric, [name], direction).item()
         writer = torch.tensor([self.graph.writer_index(name)])
         return node_effects(self.references, batches, metric, writer, direction).item()
-
-
-@dataclass(frozen=True, repr=False)
-class Learned:
-    """What `Study.learn` found: an order of all edges, and circuits of each size, verified."""
-
-    setup: Setup
-    ranking: Float[Tensor, " edge"]
-    """Higher is kept first."""
-
-    @cached_property
-    def frontier(self) -> Frontier:
-        """Circuits of the sizes of `verify.sizes` on the held-out pairs; made when asked for."""
-        return verify(self.setup, self.ranking)
-
-    def circuit(self, *, max_kl: float = 0.1) -> Circuit:
-        """The smallest of the frontier's circuits with a KL of at most `max_kl` nats.
-
-        The one of least KL if none is that good; `Study.circuit` cuts to any size.
-        """
-        point = self.frontier.chosen(max_kl)
-        about = {**_about(self.setup), "size": point.size}
-        return Circuit(self.setup.gated.graph, point.mask, None, about, self.ranking)
-
-    def __repr__(self) -> str:
-        config = self.setup.config
-        return f"Learned({config.gates.learner}, {config.train.steps} steps, {config.objective})"
-
-
-def _about(setup: Setup) -> dict[str, str | int | float | None]:
-    config = setup.config
-    return {
-        "model": config.model.name,
-        "task": config.task.name,
-        "ablation": config.ablation,
-        "metric": setup.metric_name,
-    }

@@ -16,7 +16,7 @@ from circuitprune.cli import main
 from circuitprune.data.splits import resampled
 from circuitprune.engine.evaluation import evaluate, evaluate_full, with_faithfulness
 from circuitprune.errors import ConfigError, RunError
-from circuitprune.pipelines import stability as module
+from circuitprune.pipelines import trials as module
 from circuitprune.pipelines.setup import make_setup
 from circuitprune.pipelines.stability import stability
 from circuitprune.pipelines.trials import trials
