@@ -6,6 +6,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from importlib import import_module
 from math import isfinite
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -388,3 +389,10 @@ def _nearest(value: object, known: Sequence[str]) -> str:
 def _broken(*rules: tuple[bool, str]) -> list[str]:
     """What to say of each rule between settings that does not hold."""
     return [words for holds, words in rules if not holds]
+
+
+def __getattr__(name: str) -> object:
+    """What moved to `runs.settings`, for imports of before 0.2."""
+    if name in ("PRESETS", "flatten", "load_config", "to_yaml"):
+        return getattr(import_module("circuitprune.runs.settings"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
