@@ -2,14 +2,13 @@
 
 Every reader r sees `base[r] + sum_w gate[w, r] * delta[w]`, where `delta[w]` is what writer w
 wrote in this run minus what it carries when ablated, and `base[r]` is the ablated residual stream
-at r with the biases that belong to no writer. `mixing.py` holds the arithmetic of it.
+at r with the biases that belong to no writer. `stream.py` holds the arithmetic of it.
 
 Hugging Face's own layers run; only what their projections, MLPs and final norm see is replaced.
 Their residual additions see zeros and are ignored.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,12 +17,22 @@ from transformers import PreTrainedModel
 
 from circuitprune.circuits.graph import Block
 from circuitprune.engine.ablation import Ablated
+from circuitprune.engine.positions import Positions
 from circuitprune.engine.projecting import norm_project
 from circuitprune.engine.recording import record_writers
 from circuitprune.engine.stream import Stream, mixed
 from circuitprune.engine.workspace import Workspace
 from circuitprune.errors import GraphError
-from circuitprune.models.ports import Ports, narrow
+from circuitprune.models.ports import (
+    Branch,
+    Change,
+    Forward,
+    Output,
+    Ports,
+    narrow,
+    output_of,
+    with_output,
+)
 
 
 class GatedModel:
@@ -171,9 +180,9 @@ class _GatedRun:
 
     # ---------------------------------------------------------------- interception
 
-    def changes(self) -> list[tuple[nn.Module, str, Any]]:
+    def changes(self) -> list[Change]:
         """The instance attributes to replace while Hugging Face's forward runs."""
-        changes: list[tuple[nn.Module, str, Any]] = [*self.ports.ungrouping()]
+        changes: list[Change] = [*self.ports.ungrouping()]
         for layer, ports in enumerate(self.ports.layers):
             for module in ports.projections:
                 changes.append((module, "forward", self._projection(layer, module)))
@@ -184,15 +193,15 @@ class _GatedRun:
         changes.append((norm, "forward", self._final_norm(norm.forward)))
         return changes
 
-    def _first_layer(self, forward: Any) -> Any:
-        def first_layer(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _first_layer(self, forward: Branch) -> Branch:
+        def first_layer(hidden: Tensor, *args: object, **kwargs: object) -> Output:
             self.stream.base.copy_(self._ablated(slice(0, 1))[0])
             torch.sub(hidden.flatten(0, 1), self.stream.base, out=self.stream.delta[0])
             return forward(hidden, *args, **kwargs)
 
         return first_layer
 
-    def _projection(self, layer: int, module: nn.Module) -> Any:
+    def _projection(self, layer: int, module: nn.Module) -> Forward:
         def projection(hidden: Tensor) -> Tensor:
             if module not in self.pending:
                 outputs = self._read_attention(layer)
@@ -201,13 +210,13 @@ class _GatedRun:
 
         return projection
 
-    def _output(self, layer: int) -> Any:
+    def _output(self, layer: int) -> Forward:
         def output(values: Tensor) -> Tensor:
             weight = self.ports.head_weight(layer)
-            slots = self._heads(layer)
+            slots = self.graph.heads(layer)
             ablated = self._ablated(slots)
             total = ablated.sum(dim=0)
-            self.stream.write_heads(values, slots, weight, ablated, self._narrow(layer))
+            self.stream.write_heads(values, slots, self._read_at(layer), weight, ablated)
             if self.graph.parallel:  # the MLP reads nothing of its own layer, not even the bias
                 self.delayed = total
             else:
@@ -216,14 +225,14 @@ class _GatedRun:
 
         return output
 
-    def _mlp(self, layer: int, forward: Any) -> Any:
+    def _mlp(self, layer: int, forward: Branch) -> Branch:
         ports = self.ports.layers[layer]
 
-        def mlp(hidden: Tensor) -> Any:
-            narrow = self._narrow(layer)
-            reader = self._read_mlp(layer, narrow)
+        def mlp(hidden: Tensor) -> Output:
+            where = self._read_at(layer)
+            reader = self._read_mlp(layer, where)
             result = forward(ports.mlp_norm(reader).view(len(hidden), -1, self.d_model))
-            written = result[0] if isinstance(result, tuple) else result
+            written = output_of(result)
             if ports.mlp_post_norm is not None:
                 written = ports.mlp_post_norm(written)
             writer = self.graph.mlp_writer(layer)
@@ -231,14 +240,14 @@ class _GatedRun:
             if self.delayed is not None:
                 self._add_heads_to_base(layer, self.delayed)
             self.stream.base += ablated
-            self.stream.write(written, writer, ablated, narrow)
-            return (self._nothing(), *result[1:]) if isinstance(result, tuple) else self._nothing()
+            self.stream.write(written, writer, where, ablated)
+            return with_output(result, self._nothing())
 
         return mlp
 
-    def _final_norm(self, forward: Any) -> Any:
+    def _final_norm(self, forward: Forward) -> Forward:
         def final_norm(hidden: Tensor) -> Tensor:
-            stream = self._read(self.graph.logits_block, self.last is not None)
+            stream = self._read(self.graph.logits_block, self.stream.answers)
             if self.last is None:
                 return forward(stream.view(hidden.shape))
             return forward(stream[0]).unsqueeze(1).expand_as(hidden)
@@ -249,22 +258,25 @@ class _GatedRun:
 
     def _read_attention(self, layer: int) -> list[Tensor]:
         """What each projection module of a layer returns: q, k, v of every reader's own input."""
-        if self.last is not None and self._narrow(layer) and not self.ports.sandwich:
+        if self.last is not None and layer == self.graph.n_layers - 1 and not self.ports.sandwich:
             heads = self._read_last_attention(layer, self.last)
         else:
             block = self.graph.attention_block(layer)
             keep = self._worth_keeping(block)
             room = self.stream.room_for_readers
             into = room(block.n_readers + 1) if keep else self.stream.scratch
-            readers = self._read_with_mlp(layer, slice(0, block.n_readers), False, into)
+            readers = self._read_with_mlp(
+                layer, slice(0, block.n_readers), self.stream.everywhere, into
+            )
             again = None if keep else self._mixer(block)
             norm, projections = self.ports.layers[layer].attention_norm, self.ports.readers[layer]
             heads = norm_project(readers, self.stream, norm, projections, again)
         return [part.unflatten(0, (self.n_batch, self.n_pos)) for part in self.ports.join(heads)]
 
-    def _narrow(self, layer: int) -> bool:
-        """Whether what a layer writes is read by the logits alone, where an answer is."""
-        return self.last is not None and layer == self.graph.n_layers - 1
+    def _read_at(self, layer: int) -> Positions:
+        """Where what a layer writes is read: behind the last one by the logits alone."""
+        last = layer == self.graph.n_layers - 1
+        return self.stream.answers if last else self.stream.everywhere
 
     def _read_last_attention(
         self, layer: int, last: Tensor
@@ -277,17 +289,19 @@ class _GatedRun:
         gates, norm = self.gates["attention", layer], self.ports.layers[layer].attention_norm
         q, k, v = self.ports.readers[layer]
         into = self.stream.room_for_readers(block.n_readers - n_heads)
-        readers = self.stream.mix(gates[n_heads:], None, 0, block.n_writers, into=into)
+        readers = self.stream.mix(
+            gates[n_heads:], slice(0, block.n_writers), self.stream.everywhere, into=into
+        )
         keys_values = norm_project(readers, self.stream, norm, (k, v), None)
         # behind the keys and values, so that its gradients come first: with those of the logits
-        answers = self._read_with_mlp(layer, slice(0, n_heads), True, None)
+        answers = self._read_with_mlp(layer, slice(0, n_heads), self.stream.answers, None)
         answers = norm_project(answers, self.stream, norm, (q,), None)
         rows = torch.arange(self.n_batch, device=last.device) * self.n_pos + last
         queries = answers.new_zeros(n_heads, self.n_batch * self.n_pos, self.ports.d_head)
         return torch.cat([queries.index_copy(1, rows, answers), keys_values])
 
     def _read_with_mlp(
-        self, layer: int, rows: slice, narrow: bool, into: Tensor | None
+        self, layer: int, rows: slice, where: Positions, into: Tensor | None
     ) -> Float[Tensor, "reader token d_model"]:
         """Inputs of an attention block's readers, and what its MLP reads of the same writers.
 
@@ -296,23 +310,23 @@ class _GatedRun:
         block, mlp = self.graph.attention_block(layer), self.gates["mlp", layer]
         gates = self.gates["attention", layer][rows]
         if self.ports.sandwich:
-            return self._read_sandwich(gates, block, narrow)
+            return self._read_sandwich(gates, block, where)
         both = torch.cat([gates, mlp[:, : block.n_writers]])
         readers, self.mlp_input = self.stream.mix_two(
-            both, None, 0, block.n_writers, narrow, into, len(gates)
+            both, slice(0, block.n_writers), where, None, into, len(gates)
         )
         return readers
 
-    def _read_mlp(self, layer: int, narrow: bool) -> Float[Tensor, "1 token d_model"]:
+    def _read_mlp(self, layer: int, where: Positions) -> Float[Tensor, "1 token d_model"]:
         """The input of an MLP: the share that was read with the attention, and its own heads."""
         gates, shared = self.gates["mlp", layer], self.mlp_input
         if shared is None:
-            return self._read(self.graph.mlp_block(layer), narrow)
+            return self._read(self.graph.mlp_block(layer), where)
         if self.graph.parallel:
             return shared.clone()  # the buffer it lies in is used again, and the norm keeps it
-        heads = self._heads(layer)
-        shared = shared + self.stream.at(self.written, narrow)
-        return self.stream.mix(gates[:, heads], shared, heads.start, heads.stop, narrow)
+        heads = self.graph.heads(layer)
+        shared = shared + where.of(self.written)
+        return self.stream.mix(gates[:, heads], heads, where, shared)
 
     def _worth_keeping(self, block: Block) -> bool:
         """Whether the backward pass should find a block's reader inputs instead of mixing again.
@@ -331,19 +345,20 @@ class _GatedRun:
 
         def mix() -> Tensor:
             stream.base.copy_(base)  # the run is over: nothing else reads it
-            return mixed(stream, gates, None, 0, block.n_writers, False, stream.scratch)
+            writers = slice(0, block.n_writers)
+            return mixed(gates, writers, stream.everywhere, None, stream.scratch)
 
         return mix
 
-    def _read(self, block: Block, narrow: bool) -> Float[Tensor, "reader token d_model"]:
+    def _read(self, block: Block, where: Positions) -> Float[Tensor, "reader token d_model"]:
         """The residual input of every reader of a block, at all positions or at the answers."""
         gates = self.gates[block.kind, block.layer]
         if not self.ports.sandwich:
-            return self.stream.mix(gates, None, 0, block.n_writers, narrow)
-        return self._read_sandwich(gates, block, narrow)
+            return self.stream.mix(gates, slice(0, block.n_writers), where)
+        return self._read_sandwich(gates, block, where)
 
     def _read_sandwich(
-        self, gates: Tensor, block: Block, narrow: bool
+        self, gates: Tensor, block: Block, where: Positions
     ) -> Float[Tensor, "reader token d_model"]:
         """As `_read`, each earlier layer's gated head sum passing that layer's own post-norm.
 
@@ -352,19 +367,14 @@ class _GatedRun:
         """
         linear = gates.clone()
         for layer in range(len(self.head_sums)):
-            linear[:, self._heads(layer)] = 0
-        stream = self.stream.mix(linear, None, 0, block.n_writers, narrow)
+            linear[:, self.graph.heads(layer)] = 0
+        stream = self.stream.mix(linear, slice(0, block.n_writers), where)
         for layer, ablated in enumerate(self.head_sums):
-            slots, norm = self._heads(layer), self._post_norm(layer)
-            ablated = self.stream.at(ablated, narrow).unsqueeze(0)
-            heads = self.stream.mix(gates[:, slots], ablated, slots.start, slots.stop, narrow)
+            slots, norm = self.graph.heads(layer), self._post_norm(layer)
+            ablated = where.of(ablated).unsqueeze(0)
+            heads = self.stream.mix(gates[:, slots], slots, where, ablated)
             stream = stream + norm(heads) - norm(ablated)
         return stream
-
-    def _heads(self, layer: int) -> slice:
-        """The writers that are heads of a layer."""
-        first = self.graph.head_writer(layer, 0)
-        return slice(first, first + self.graph.n_heads)
 
     def _post_norm(self, layer: int) -> nn.Module:
         norm = self.ports.layers[layer].attention_post_norm

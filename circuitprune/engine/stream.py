@@ -6,19 +6,21 @@ scalar that each takes and returns: every reader of a writer has added to the gr
 writer takes it.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
 
-from circuitprune.engine.answers import Answers
+from circuitprune.engine.positions import AtAnswers, Everywhere, Positions
 from circuitprune.engine.workspace import Workspace
 
 
 class Stream:
-    """Deltas of all writers in front of their ablated base, and the gradients of the deltas.
+    """Deltas of all writers behind their ablated base, and the gradients of the deltas.
 
     Args:
         shape: `(writer, batch, pos, d_model)`.
@@ -27,6 +29,10 @@ class Stream:
         widest: Readers of the largest block.
         like: A tensor of the stream's dtype and device.
         workspace: Lends the large buffers for as long as the stream, or its graph, is alive.
+
+    Attributes:
+        everywhere: All positions.
+        answers: The positions that are asked for.
     """
 
     def __init__(
@@ -38,37 +44,21 @@ class Stream:
         like: Tensor,
         workspace: Workspace,
     ) -> None:
-        n_writers, self.n_batch, self.n_pos, self.d_model = shape
-        token_shape = (self.n_batch * self.n_pos, self.d_model)
+        n_writers, n_batch, n_pos, d_model = shape
+        token_shape = (n_batch * n_pos, d_model)
         self.loan = loan = workspace.lend(self)
-        self.buffer = loan.take(n_writers + 1, *token_shape, like=like)
-        self.base, self.delta = self.buffer[0], self.buffer[1:]
+        buffer = loan.take(n_writers + 1, *token_shape, like=like)
+        self.base, self.delta = buffer[0], buffer[1:]
         self.scratch = loan.take(widest + 1, *token_shape, like=like)  # readers, and their MLP's
-        self.gradient: Tensor | None = None
-        self.answers: Answers | None = None
-        if last is not None:
-            grid = self.buffer.unflatten(1, (self.n_batch, self.n_pos))
-            self.answers = Answers(grid, last)
-        self.n_dense = n_dense
+        grid = buffer.unflatten(1, (n_batch, n_pos))
+        at_answers = None if last is None else AtAnswers(grid, last)
+        self.everywhere = Everywhere(buffer, at_answers, n_dense, loan)
+        self.answers: Positions = at_answers or self.everywhere
         self.token = like.detach().new_zeros(())
-        self.at_answers = False
 
     def begin_backward(self, _: Tensor) -> None:
-        """Start a backward pass with an empty gradient; a graph may be walked more than once."""
-        if self.gradient is None:
-            self.gradient = self.loan.take(self.n_dense, *self.delta.shape[1:], like=self.delta)
-        self.gradient.zero_()
-        if self.answers is not None:
-            self.answers.gradient.zero_()
-            self.at_answers = True
-
-    def gradients(self) -> Float[Tensor, "writer token d_model"]:
-        """The gradients of the deltas, from when any but the answers' positions matter."""
-        assert self.gradient is not None
-        if self.at_answers and self.answers is not None:
-            self.answers.add_to(self.gradient)
-            self.at_answers = False
-        return self.gradient
+        """Start a backward pass with empty gradients; a graph may be walked more than once."""
+        self.everywhere.begin_backward()
 
     def room_for_readers(self, n_readers: int) -> Float[Tensor, "reader token d_model"]:
         """A buffer for reader inputs that the backward pass will find again."""
@@ -77,51 +67,48 @@ class Stream:
     def mix(
         self,
         gates: Float[Tensor, "reader writer"],
-        base: Float[Tensor, "#reader token d_model"] | None,
-        start: int,
-        stop: int,
-        narrow: bool = False,
+        writers: slice,
+        where: Positions,
+        base: Float[Tensor, "#reader token d_model"] | None = None,
         into: Tensor | None = None,
     ) -> Float[Tensor, "reader _ d_model"]:
-        """`base + gates @ delta[start:stop]` everywhere, or at the answers alone; see `mixed`."""
-        return self.mix_two(gates, base, start, stop, narrow, into, len(gates))[0]
+        """`base + gates @ delta[writers]` somewhere; see `mixed`."""
+        return self.mix_two(gates, writers, where, base, into, len(gates))[0]
 
     def mix_two(
         self,
         gates: Float[Tensor, "reader writer"],
+        writers: slice,
+        where: Positions,
         base: Float[Tensor, "#reader token d_model"] | None,
-        start: int,
-        stop: int,
-        narrow: bool,
         into: Tensor | None,
         first: int,
     ) -> tuple[Float[Tensor, "first _ d_model"], Float[Tensor, "rest _ d_model"]]:
         """As `mix`, the first readers and the rest apart: one product, but two gradients."""
-        one, rest, self.token = _Mix.apply(
-            self.token, gates, base, self, start, stop, narrow, into, first
-        )
+        task = _MixTask(self, writers, where, into, first)
+        one, rest, self.token = _Mix.apply(self.token, gates, base, task)
         return one, rest
 
     def write_heads(
         self,
         values: Float[Tensor, "batch pos width"],
-        slots: slice,
+        writers: slice,
+        where: Positions,
         weight: Float[Tensor, "head d_head d_model"],
         ablated: Float[Tensor, "head token d_model"],
-        narrow: bool,
     ) -> None:
         """Store what each head of a layer adds, minus its ablated value."""
-        self.token = _WriteHeads.apply(self.token, values, self, slots, weight, ablated, narrow)
+        self.token = _WriteHeads.apply(self.token, values, writers, where, weight, ablated)
 
     def write(
         self,
         written: Float[Tensor, "batch _ d_model"],
         writer: int,
+        where: Positions,
         ablated: Float[Tensor, "token d_model"],
-        narrow: bool,
     ) -> None:
-        """Store what one writer adds, minus its ablated value, everywhere or at the answers."""
-        self.token = _Write.apply(self.token, written, self, writer, ablated, narrow)
+        """Store what one writer adds, minus its ablated value."""
+        self.token = _Write.apply(self.token, written, writer, where, ablated)
 
     def join(self, grad: Tensor, rest: Tensor | None, n_rows: int) -> Tensor:
         """The gradients of two parts of one mix, one behind the other; zeros for a missing one."""
@@ -135,41 +122,58 @@ class Stream:
         whole[len(grad) :] = 0 if rest is None else rest
         return whole
 
-    def at(self, chunks: Tensor, narrow: bool = True) -> Tensor:
-        """The answers' positions of `[..., token, d_model]`, or everything."""
-        if not narrow:
-            return chunks
-        assert self.answers is not None
-        grid = chunks.unflatten(-2, (self.n_batch, self.n_pos))
-        places = enumerate(self.answers.positions)
-        return torch.stack([grid[..., i, position, :] for i, position in places], dim=-2)
-
 
 def mixed(
-    stream: Stream,
-    gates: Tensor,
+    gates: Float[Tensor, "reader writer"],
+    writers: slice,
+    where: Positions,
     base: Tensor | None,
-    start: int,
-    stop: int,
-    narrow: bool,
     into: Tensor | None,
-) -> Float[Tensor, "reader token d_model"]:
-    """`base + gates @ delta[start:stop]`, in a fresh tensor or in `into`.
+) -> Float[Tensor, "reader _ d_model"]:
+    """`base + gates @ delta[writers]`, in a fresh tensor or in `into`.
 
     Without a `base` of its own the mix takes the stream's, which lies in front of the deltas in the
     same buffer, so that a column of ones makes it part of the one matrix product.
     """
     out = None if into is None else into[: len(gates)].flatten(1)
-    parts = stream.buffer
-    if narrow:
-        assert stream.answers is not None
-        parts = stream.answers.up_to(stop)
+    parts = where.up_to(writers.stop)
     if base is None:
         gates = torch.cat([torch.ones_like(gates[:, :1]), gates], dim=1)
-        mixed = torch.mm(gates, parts[: stop + 1].flatten(1), out=out)
+        result = torch.mm(gates, parts.flatten(1), out=out)
     else:
-        mixed = torch.addmm(base.flatten(1), gates, parts[start + 1 : stop + 1].flatten(1), out=out)
-    return mixed.view(gates.shape[0], -1, stream.d_model)
+        result = torch.addmm(base.flatten(1), gates, parts[writers.start + 1 :].flatten(1), out=out)
+    return result.view(len(gates), -1, parts.shape[-1])
+
+
+# ---------------------------------------------------------------- autograd
+
+
+if TYPE_CHECKING:
+
+    class _Context(FunctionCtx):
+        """What a forward leaves for its backward."""
+
+        saved_tensors: tuple[Tensor, ...]
+        needs_input_grad: tuple[bool, ...]
+        task: "_MixTask"
+        writers: slice
+        where: Positions
+        shape: torch.Size
+
+else:  # torch makes a class of its own for each function
+    _Context = FunctionCtx
+
+
+@dataclass(frozen=True)
+class _MixTask:
+    """What is mixed for whom: all but the tensors that gradients go to."""
+
+    stream: Stream
+    writers: slice
+    where: Positions
+    into: Tensor | None
+    first: int
+    """Readers whose result, and gradient, is apart from the others'."""
 
 
 class _Mix(Function):
@@ -177,46 +181,30 @@ class _Mix(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        token: Tensor,
-        gates: Tensor,
-        base: Tensor | None,
-        stream: Stream,
-        start: int,
-        stop: int,
-        narrow: bool,
-        into: Tensor | None,
-        first: int,
+        ctx: _Context, token: Tensor, gates: Tensor, base: Tensor | None, task: _MixTask
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(gates)
-        ctx.stream, ctx.rows, ctx.narrow, ctx.first = stream, slice(start, stop), narrow, first
+        ctx.task = task
         ctx.set_materialize_grads(False)
-        result = mixed(stream, gates, base, start, stop, narrow, into)
-        return result[:first], result[first:], token.clone()
+        result = mixed(gates, task.writers, task.where, base, task.into)
+        return result[: task.first], result[task.first :], token.clone()
 
     @staticmethod
     def backward(
-        ctx: Any, grad: Tensor | None, grad_rest: Tensor | None, grad_token: Tensor | None
-    ) -> tuple:
-        stream, (gates,) = ctx.stream, ctx.saved_tensors
-        nothing = (None,) * 6
+        ctx: _Context, grad: Tensor | None, grad_rest: Tensor | None, _: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        task, (gates,) = ctx.task, ctx.saved_tensors
+        stream, where, nothing = task.stream, task.where, gates.new_zeros(())
         if grad is None:  # what reads these is not read itself
             if grad_rest is None:
-                return stream.token.new_zeros(()), None, None, *nothing
-            grad = grad_rest.new_zeros(ctx.first, *grad_rest.shape[1:])
-        grad = stream.join(grad, grad_rest, len(gates)).flatten(1)
-        if ctx.narrow:
-            delta, into = stream.answers.parts[1:], stream.answers.gradient
-        else:
-            delta, into = stream.delta, stream.gradients()
-        grad_gates = grad @ delta[ctx.rows].flatten(1).T
-        into[ctx.rows].flatten(1).addmm_(gates.T, grad)
-        if ctx.narrow and not stream.at_answers:  # other positions matter already
-            stream.answers.add_to(stream.gradient)
-        grad_base = None
-        if ctx.needs_input_grad[2]:
-            grad_base = grad.view(len(gates), -1, stream.d_model)
-        return stream.token.new_zeros(()), grad_gates, grad_base, *nothing
+                return nothing, None, None, None
+            grad = grad_rest.new_zeros(task.first, *grad_rest.shape[1:])
+        whole = stream.join(grad, grad_rest, len(gates))
+        flat = whole.flatten(1)
+        grad_gates = flat @ where.delta[task.writers].flatten(1).T
+        where.gradients()[task.writers].flatten(1).addmm_(gates.T, flat)
+        where.settle()
+        return nothing, grad_gates, whole if ctx.needs_input_grad[2] else None, None
 
 
 class _WriteHeads(Function):
@@ -224,63 +212,47 @@ class _WriteHeads(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         token: Tensor,
         values: Tensor,
-        stream: Stream,
-        slots: slice,
+        writers: slice,
+        where: Positions,
         weight: Tensor,
         ablated: Tensor,
-        narrow: bool,
     ) -> Tensor:
-        ctx.stream, ctx.slots, ctx.shape, ctx.narrow = stream, slots, values.shape, narrow
+        ctx.writers, ctx.where, ctx.shape = writers, where, values.shape
         ctx.save_for_backward(weight)
-        heads = stream.at(values.flatten(0, 1), narrow)
+        heads = where.of(values.flatten(0, 1))
         heads = heads.unflatten(1, (len(weight), -1)).transpose(0, 1)
-        out = stream.delta[slots]
-        if narrow:
-            assert stream.answers is not None
-            out = stream.answers.room(slots)
-        torch.baddbmm(stream.at(ablated, narrow), heads, weight, beta=-1, out=out)
+        torch.baddbmm(where.of(ablated), heads, weight, beta=-1, out=where.room(writers))
         return token.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad_token: Tensor) -> tuple:
-        stream, (weight,) = ctx.stream, ctx.saved_tensors
-        into = stream.answers.gradient if ctx.narrow else stream.gradients()
-        heads = torch.bmm(into[ctx.slots], weight.transpose(1, 2)).transpose(0, 1)
-        if ctx.narrow:
-            values = heads.new_zeros(ctx.shape)
-            rows = torch.arange(len(values), device=values.device)
-            values[rows, stream.answers.positions] = heads.flatten(1)
-        else:
-            values = heads.reshape(ctx.shape)
-        return grad_token, values, *(None,) * 5
+    def backward(ctx: _Context, grad_token: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        grads = ctx.where.gradients()[ctx.writers]
+        heads = torch.bmm(grads, weight.transpose(1, 2)).transpose(0, 1)
+        return grad_token, ctx.where.spread(heads, ctx.shape), None, None, None, None
 
 
 class _Write(Function):
-    """Store one writer's output minus its ablated value, everywhere or at the answers."""
+    """Store one writer's output minus its ablated value, wherever it is read."""
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         token: Tensor,
         written: Tensor,
-        stream: Stream,
         writer: int,
+        where: Positions,
         ablated: Tensor,
-        narrow: bool,
     ) -> Tensor:
-        ctx.stream, ctx.writer, ctx.shape, ctx.narrow = stream, writer, written.shape, narrow
-        out = stream.delta[writer]
-        if narrow:
-            assert stream.answers is not None
-            out = stream.answers.room(slice(writer, writer + 1))[0]
-        torch.sub(written.flatten(0, 1), stream.at(ablated, narrow), out=out)
+        ctx.writers, ctx.where, ctx.shape = slice(writer, writer + 1), where, written.shape
+        (out,) = where.room(ctx.writers)
+        torch.sub(written.flatten(0, 1), where.of(ablated), out=out)
         return token.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad_token: Tensor) -> tuple:
-        stream = ctx.stream
-        into = stream.answers.gradient if ctx.narrow else stream.gradients()
-        return grad_token, into[ctx.writer].view(ctx.shape), *(None,) * 4
+    def backward(ctx: _Context, grad_token: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = ctx.where.gradients()[ctx.writers]
+        return grad_token, grad.view(ctx.shape), None, None, None

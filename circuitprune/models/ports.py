@@ -1,10 +1,10 @@
 """The modules and weights by which a Hugging Face model reads and writes its residual stream."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,14 @@ from circuitprune.models.families import Family, family_of
 from circuitprune.models.norms import Projection
 
 KV_READERS = ("kv_head", "query_head")
+Change = tuple[object, str, object]
+"""(module, attribute, replacement), such as a module's `forward` while a run lasts."""
+Forward = Callable[..., Tensor]
+"""What stands in for the `forward` of a module that returns one tensor."""
+Output = Tensor | tuple[Tensor | None, ...]
+"""What an attention or an MLP of Hugging Face returns: its output, in some with more behind it."""
+Branch = Callable[..., Output]
+"""What stands in for the `forward` of an attention, an MLP or a whole layer."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +171,7 @@ class Ports:
             wide.append(heads.flatten(1).unflatten(0, output.shape[:2]))
         return torch.cat(wide, dim=-1)
 
-    def ungrouping(self) -> list[tuple[nn.Module, str, int]]:
+    def ungrouping(self) -> list[Change]:
         """Changes that keep HF from repeating KV heads that are already one per reader."""
         if self.graph.n_kv_readers == self.n_kv_heads:
             return []
@@ -197,7 +205,7 @@ class Ports:
         return self.intercept([(act, "forward", fused) for act in own])
 
     @contextmanager
-    def intercept(self, changes: list[tuple[Any, str, Any]]) -> Iterator[None]:
+    def intercept(self, changes: Sequence[Change]) -> Iterator[None]:
         """Set instance attributes, such as `forward` of a module, for a run; always restored."""
         missing = object()
         saved = [(m, name, m.__dict__.get(name, missing)) for m, name, _ in changes]
@@ -213,9 +221,7 @@ class Ports:
                     object.__setattr__(module, name, value)
 
 
-def narrow(
-    forward: Callable[[Tensor], Tensor], last: Tensor | None
-) -> Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch pos d_model"]]:
+def narrow(forward: Forward, last: Tensor | None) -> Forward:
     """A final norm that computes only position `last` and returns it at every position.
 
     The repetition is a stride-0 view: HF's own `logits_to_keep=1` then unembeds one position.
@@ -228,6 +234,20 @@ def narrow(
         return forward(hidden[rows, last]).unsqueeze(1).expand_as(hidden)
 
     return final_norm
+
+
+def output_of(result: Output) -> Tensor:
+    """The output in what a branch returned."""
+    if isinstance(result, Tensor):
+        return result
+    output = result[0]
+    assert output is not None
+    return output
+
+
+def with_output(result: Output, output: Tensor) -> Output:
+    """What a branch returned, with another output."""
+    return output if isinstance(result, Tensor) else (output, *result[1:])
 
 
 def _in_out(module: nn.Module) -> Tensor:
