@@ -26,6 +26,7 @@ def magnitude(
     def score(batch: Batch) -> Float[Tensor, " edge"]:
         moved = references.ablated(batch)[:] - gated.record(batch.clean, batch.mask)
         per_example = moved.norm(dim=-1).masked_fill(~batch.mask, 0).sum(-1) / (batch.last + 1)
-        return per_example.sum(-1)[writer]
+        scores: Tensor = per_example.sum(-1)[writer]
+        return scores
 
     return mean_over_batches(batches, score)

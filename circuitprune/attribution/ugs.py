@@ -94,7 +94,7 @@ def _span(references: References, batches: list[Batch], metric: Metric) -> float
             f"ugs is undefined: the full model and the model with every edge ablated both score "
             f"{full:.4g}. Check that clean and corrupt prompts have different answers."
         )
-    return abs(full - empty)
+    return float(abs(full - empty))
 
 
 def _empty_logits(gated: GatedModel, references: References, batch: Batch) -> Tensor:

@@ -73,7 +73,8 @@ def average_ranks(values: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:
     """Ranks from 1, ascending, equal values sharing the mean of theirs; float64."""
     _, group, counts = values.unique(return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
-    return (last - (counts - 1) / 2)[group]
+    ranks: Tensor = (last - (counts - 1) / 2)[group]
+    return ranks
 
 
 def _scored(a: Scores, b: Scores, at_least: int) -> tuple[Scores, Scores]:

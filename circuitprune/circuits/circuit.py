@@ -1,7 +1,7 @@
 """A circuit: the kept edges of a graph, how they rank and score, and where they come from."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,10 +59,10 @@ class Circuit:
     graph: Graph
     mask: Bool[Tensor, " edge"]
     scores: Float[Tensor, " edge"] | None = None
-    provenance: dict = field(default_factory=dict)
+    provenance: Mapping[str, object] = field(default_factory=dict)
     ranking: Float[Tensor, " edge"] | None = None
     method: str | None = None
-    as_read: dict | list | None = None
+    as_read: formats.Json | None = None
 
     def __post_init__(self) -> None:
         expected = (self.graph.n_edges,)
@@ -111,7 +111,7 @@ class Circuit:
         except GraphError as error:
             raise GraphError(f"{path}: {error}") from error
         assert isinstance(value, dict | list)  # parse has refused the rest
-        forms = ("edge_pruning",) if isinstance(value, list) else ("circuitprune", "mib")
+        forms = formats.forms_of(value)
         if any(json.dumps(value) == json.dumps(circuit._to_json(form)) for form in forms):
             return circuit
         return replace(circuit, as_read=value)
@@ -137,7 +137,7 @@ class Circuit:
         indent = 4 if format.startswith("edge_pruning") else None  # as those programs write theirs
         files.write_atomic(path, json.dumps(self._to_json(format), indent=indent))
 
-    def _to_json(self, format: formats.Format) -> dict | list:
+    def _to_json(self, format: formats.Format) -> formats.Json:
         origin = self.as_read
         embeddings = embeddings_in(origin) if isinstance(origin, list) else ()
         theirs = {"mib": dict, "edge_pruning": list}.get(format, ())
@@ -148,7 +148,7 @@ class Circuit:
         )
         return formats.write(parts, format, embeddings)
 
-    def _is(self, value: dict | list) -> bool:
+    def _is(self, value: formats.Json) -> bool:
         """Whether this is still the circuit that `value` describes."""
         if isinstance(value, list):
             return torch.equal(formats.parse(value, self.graph).mask, self.mask)

@@ -38,7 +38,7 @@ def to_edge_pruning(parts: Parts, embeddings: Sequence[str] = ("embeds",)) -> li
     return pairs
 
 
-def from_edge_pruning(pairs: list, graph: Graph) -> Parts:
+def from_edge_pruning(pairs: list[object], graph: Graph) -> Parts:
     """The circuit in a list of [writer, reader] names.
 
     `a3.h1.k` is KV head 1 if the graph is grouped, as in Edge-Pruning's Llama, and query head 1
@@ -67,9 +67,10 @@ def from_edge_pruning(pairs: list, graph: Graph) -> Parts:
     return Parts(graph, graph.mask_of(names), None, {})
 
 
-def embeddings_in(pairs: list) -> tuple[str, ...]:
+def embeddings_in(pairs: list[object]) -> tuple[str, ...]:
     """The embedding names that an edge list uses, in their order of appearance."""
-    return tuple(dict.fromkeys(pair[0] for pair in pairs if pair[0] in EMBEDDINGS))
+    names = (pair[0] for pair in pairs if isinstance(pair, list))
+    return tuple(dict.fromkeys(name for name in names if name in EMBEDDINGS))
 
 
 def _edge_pruning_reader(name: str) -> str:

@@ -14,11 +14,19 @@ from circuitprune.circuits.mib import from_mib, to_mib, to_own
 from circuitprune.circuits.parts import Parts
 from circuitprune.errors import GraphError
 
+Json = dict[str, object] | list[object]
+"""The value of a circuit's file."""
+
 Format = Literal["circuitprune", "mib", "edge_pruning", "edge_pruning_gpt2"]
 """How a circuit may be written; docs/file_formats.md shows each."""
 
 
-def write(parts: Parts, format: Format, embeddings: Sequence[str] = ()) -> dict | list:
+def forms_of(value: Json) -> tuple[Format, ...]:
+    """The formats that a value of its kind may have; an edge list is written as it was."""
+    return ("edge_pruning",) if isinstance(value, list) else ("circuitprune", "mib")
+
+
+def write(parts: Parts, format: Format, embeddings: Sequence[str] = ()) -> Json:
     """The JSON value of a circuit in a format.
 
     Args:
@@ -34,9 +42,9 @@ def write(parts: Parts, format: Format, embeddings: Sequence[str] = ()) -> dict 
     if format == "mib":
         return to_mib(parts)
     if format == "edge_pruning":
-        return to_edge_pruning(parts, embeddings or ("embeds",))
+        return list(to_edge_pruning(parts, embeddings or ("embeds",)))
     if format == "edge_pruning_gpt2":
-        return to_edge_pruning(parts, ("tok_embeds", "pos_embeds"))
+        return list(to_edge_pruning(parts, ("tok_embeds", "pos_embeds")))
     known = ", ".join(repr(name) for name in get_args(Format))
     raise GraphError(f"unknown circuit format {format!r}; choose one of {known}")
 

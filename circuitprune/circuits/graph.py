@@ -97,7 +97,7 @@ class Graph:
     @cached_property
     def n_edges(self) -> int:
         """Edges in this graph's own convention."""
-        return self.blocks[-1].edges.stop
+        return self.logits_block.first_edge + self.n_writers
 
     @property
     def n_edges_ungrouped(self) -> int:

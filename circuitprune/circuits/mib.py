@@ -4,7 +4,7 @@ Source: EAP-IG `src/eap/graph.py` (`to_json`, `from_json`), used by MIB.
 """
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -24,33 +24,58 @@ _DTYPES = {
 }
 
 
-def to_own(parts: Parts) -> dict:
+def to_own(parts: Parts) -> dict[str, object]:
     """The kept edges alone, in the words of EAP-IG's and MIB's object.
 
     Beside its score an edge has its `ranking`, if the scores do not say it.
+
+    Raises:
+        GraphError: an infinite score.
     """
-    value = to_mib(parts, kept_only=True)
     ranking = parts.own_ranking
+    edges = _edges(parts, kept_only=True)
     if ranking is not None and parts.scores is not None:
-        for name, entry in value["edges"].items():
+        for name, entry in edges.items():
             entry["ranking"] = ranking[parts.graph.edge_index(name)].item()
-    return {**value, "circuitprune": _own_key(parts, ranking)}
+    return {**_sizes_and_nodes(parts), "edges": edges, "circuitprune": _own_key(parts, ranking)}
 
 
-def to_mib(parts: Parts, kept_only: bool = False) -> dict:
+def to_mib(parts: Parts) -> dict[str, object]:
     """The object that EAP-IG's `Graph.from_json` reads, in its own node and edge order.
 
     Keys and values are those of `Graph.ungrouped()`. What the three keys cannot say (grouping,
     provenance, the dtype or absence of scores) goes into a fourth, `circuitprune`, which EAP-IG
-    ignores. EAP-IG needs a number as `score`: without scores it is the ranking, and without that 1
-    for a kept edge and 0 for the others; NaN is its "not scored".
-
-    Args:
-        parts: The circuit; of scores and another ranking, the ranking has no place here.
-        kept_only: Leave out the edges that are not kept.
+    ignores. Of scores and another ranking, the ranking has no place here.
 
     Raises:
         GraphError: an infinite score.
+    """
+    value = {**_sizes_and_nodes(parts), "edges": _edges(parts, kept_only=False)}
+    own = _own_key(parts, parts.ranking if parts.scores is None else None)
+    grouped = parts.graph.n_kv_readers != parts.graph.n_heads
+    said = not grouped and own["score_dtype"] == "float64" and not own["method"]
+    return value if said and not parts.provenance else {**value, "circuitprune": own}
+
+
+def _sizes_and_nodes(parts: Parts) -> dict[str, object]:
+    graph = parts.graph
+    whole, nodes = graph.ungrouped(), set(kept_nodes(graph.ungrouped(), graph.ungroup(parts.mask)))
+    return {
+        "cfg": {
+            "n_layers": graph.n_layers,
+            "n_heads": graph.n_heads,
+            "parallel_attn_mlp": graph.parallel,
+            "d_model": graph.d_model,
+        },
+        "nodes": {name: {"in_graph": name in nodes} for name in (*whole.writers, "logits")},
+    }
+
+
+def _edges(parts: Parts, kept_only: bool) -> dict[str, dict[str, float | bool]]:
+    """Edges by name with `score` and `in_graph`, all of them or the kept ones.
+
+    EAP-IG needs a number as `score`: without scores it is the ranking, and without that 1 for a
+    kept edge and 0 for the others; NaN is its "not scored".
     """
     graph, mask = parts.graph, parts.graph.ungroup(parts.mask)
     numbers = parts.ranking if parts.scores is None else parts.scores
@@ -59,27 +84,11 @@ def to_mib(parts: Parts, kept_only: bool = False) -> dict:
     whole, order = graph.ungrouped(), _mib_order(graph.ungrouped())
     order = order[mask[order]] if kept_only else order
     shown = mask.double() if numbers is None else graph.ungroup(numbers).double()
-    nodes = set(kept_nodes(whole, mask))
-    edges = zip(order.tolist(), shown[order].tolist(), mask[order].tolist(), strict=True)
-    value = {
-        "cfg": {
-            "n_layers": graph.n_layers,
-            "n_heads": graph.n_heads,
-            "parallel_attn_mlp": graph.parallel,
-            "d_model": graph.d_model,
-        },
-        "nodes": {name: {"in_graph": name in nodes} for name in (*whole.writers, "logits")},
-        "edges": {
-            whole.edge_name(i): {"score": score, "in_graph": kept} for i, score, kept in edges
-        },
-    }
-    own = _own_key(parts, parts.ranking if parts.scores is None else None)
-    grouped = graph.n_kv_readers != graph.n_heads
-    told = not grouped and own["score_dtype"] == "float64" and not own["method"]
-    return value if told and not parts.provenance else {**value, "circuitprune": own}
+    rows = zip(order.tolist(), shown[order].tolist(), mask[order].tolist(), strict=True)
+    return {whole.edge_name(i): {"score": score, "in_graph": kept} for i, score, kept in rows}
 
 
-def from_mib(value: dict) -> Parts:
+def from_mib(value: dict[str, object]) -> Parts:
     """The circuit in an EAP-IG/MIB object; edges that are not listed are not kept, not scored.
 
     Raises:
@@ -87,12 +96,13 @@ def from_mib(value: dict) -> Parts:
             finite numbers or NaN, or a `circuitprune` key of a newer version.
     """
     whole = _graph_of(value)
-    if not isinstance(value["edges"], dict):
+    edges = value["edges"]
+    if not isinstance(edges, dict):
         raise GraphError("'edges' must be an object of edge names")
-    entries = [_edge_entry(name, entry) for name, entry in value["edges"].items()]
+    entries = [_edge_entry(name, entry) for name, entry in edges.items()]
     mask = whole.no_edges()
     numbers = torch.full((2, whole.n_edges), torch.nan, dtype=torch.float64)
-    positions = [whole.edge_index(name) for name in value["edges"]]
+    positions = [whole.edge_index(name) for name in edges]
     mask[positions] = torch.tensor([entry.kept for entry in entries], dtype=torch.bool)
     numbers[:, positions] = torch.tensor(
         [[entry.score for entry in entries], [entry.ranking for entry in entries]],
@@ -115,7 +125,7 @@ def _mib_order(whole: Graph) -> Int[Tensor, " edge"]:
     return torch.cat(parts)
 
 
-def _own_key(parts: Parts, ranking: Float[Tensor, " edge"] | None) -> dict[str, Any]:
+def _own_key(parts: Parts, ranking: Float[Tensor, " edge"] | None) -> dict[str, object]:
     """What the other keys do not say; without a dtype, there are no such numbers of their own."""
     return {
         "schema": SCHEMA,
@@ -200,7 +210,7 @@ def _fold(graph: Graph, values: Shaped[Tensor, " edge_ungrouped"]) -> Shaped[Ten
     return folded
 
 
-def _graph_of(value: dict) -> Graph:
+def _graph_of(value: dict[str, object]) -> Graph:
     """Sizes of an EAP-IG object, held against its node list before anything large is built."""
     cfg, nodes = value["cfg"], value["nodes"]
     if not isinstance(cfg, dict) or not isinstance(nodes, dict):
@@ -218,7 +228,7 @@ def _graph_of(value: dict) -> Graph:
     return Graph(n_layers, n_heads, n_heads, parallel, d_model)
 
 
-def _size(cfg: dict, key: str) -> int:
+def _size(cfg: dict[str, object], key: str) -> int:
     size = cfg.get(key)
     if type(size) is not int or size < 1:
         raise GraphError(f"{key} must be a whole number from 1, got {size!r}")
@@ -240,10 +250,11 @@ def _edge_entry(name: str, entry: object) -> _Entry:
     return _Entry(kept, *(_number(name, entry, key) for key in ("score", "ranking")))
 
 
-def _number(name: str, entry: dict[str, Any], key: str) -> float:
+def _number(name: str, entry: dict[str, object], key: str) -> float:
     value = entry.get(key)
     if value is None:
         return float("nan")
-    if type(value) not in (int, float) or abs(value) > torch.finfo(torch.float64).max:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or abs(cast(float, value)) > torch.finfo(torch.float64).max:
         raise GraphError(f"edge {name!r} has {key} {value!r:.80}, expected a finite number or NaN")
-    return float(value)
+    return float(cast(float, value))

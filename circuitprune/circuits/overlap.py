@@ -89,7 +89,7 @@ def resampled_means(jaccard: Jaccard, draws: Tensor) -> Float[Tensor, " resample
     return (total / n_pairs)[n_pairs > 0]
 
 
-def overlap_at(graph: Graph, masks: Masks, n_edges: int) -> dict:
+def overlap_at(graph: Graph, masks: Masks, n_edges: int) -> dict[str, object]:
     """Pairwise Jaccard indices of circuits that were cut to at most `n_edges` edges."""
     n_kept = masks.sum(dim=1)
     return {
@@ -129,7 +129,7 @@ def chance_jaccard(n_total: int, n_first: int, n_second: int) -> float | None:
         + log_choose(total - first, second - shared)
         - log_choose(total, second)
     )
-    return (log_p.exp() * shared / (first + second - shared)).sum().item()
+    return float((log_p.exp() * shared / (first + second - shared)).sum())
 
 
 def times_kept(masks: Masks) -> Float[Tensor, " edge"]:
@@ -156,7 +156,7 @@ def core_and_private(masks: Masks) -> tuple[Bool[Tensor, " edge"], Masks]:
     return masks.all(dim=0), masks & alone
 
 
-def overlaps(graph: Graph, masks: Mapping[str, Bool[Tensor, " edge"]]) -> list[dict]:
+def overlaps(graph: Graph, masks: Mapping[str, Bool[Tensor, " edge"]]) -> list[dict[str, object]]:
     """Edges and nodes that every two circuits share, as plain values.
 
     `chance` is what uniformly drawn edge sets of these sizes would share. Two empty circuits have
@@ -178,7 +178,7 @@ def overlaps(graph: Graph, masks: Mapping[str, Bool[Tensor, " edge"]]) -> list[d
     ]
 
 
-def parts(graph: Graph, masks: Mapping[str, Bool[Tensor, " edge"]]) -> dict:
+def parts(graph: Graph, masks: Mapping[str, Bool[Tensor, " edge"]]) -> dict[str, object]:
     """The shared core of circuits and the private part of each, as names of edges and nodes.
 
     A node is private if no edge of another circuit touches it.

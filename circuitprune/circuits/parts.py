@@ -1,5 +1,6 @@
 """What a circuit's file holds, whichever its form."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ class Parts(NamedTuple):
     graph: Graph
     mask: Bool[Tensor, " edge"]
     scores: Float[Tensor, " edge"] | None
-    provenance: dict
+    provenance: Mapping[str, object]
     ranking: Float[Tensor, " edge"] | None = None
     method: str | None = None
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -136,11 +137,12 @@ def by_method(setup: Setup) -> Scoring:
 def _methods(settings: AttributionConfig) -> tuple[Attribution, NodeAttribution | None]:
     """What scores edges and, if the method scores nodes first, what scores those."""
     method = METHODS[settings.method]
-    of_edges, of_nodes = method.score, method.score_nodes
+    of_edges: Callable[..., Tensor] = method.score  # a directed one takes its direction by name
+    of_nodes: Callable[..., Tensor] | None = method.score_nodes
     if not method.directed or of_nodes is None:
         return of_edges, of_nodes
-    chosen = {"direction": settings.direction}
-    return partial(of_edges, **chosen), partial(of_nodes, **chosen)
+    direction = settings.direction
+    return partial(of_edges, direction=direction), partial(of_nodes, direction=direction)
 
 
 def _scores_and_nodes(
