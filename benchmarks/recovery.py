@@ -56,7 +56,7 @@ def scored(ablation: str, leak: float, sharpness: float) -> Iterator[tuple[str, 
     references = References(gated, make_ablation(ablation, gated.ports, batches))
 
     def metric(logits: Tensor, batch: Batch) -> Tensor:
-        return logit_diff(logits, batch.answers, batch.wrong)
+        return logit_diff(logits, batch)
 
     for name, method in METHODS.items():
         if method.function is None:

@@ -75,7 +75,7 @@ def work(row: str, references: References, batch: Batch) -> Callable[[], object]
     n_edges = gated.graph.n_edges
 
     def metric(logits: Float[Tensor, "batch vocab"], of: Batch) -> Float[Tensor, " batch"]:
-        return logit_diff(logits, of.answers, of.wrong)
+        return logit_diff(logits, of)
 
     if row == "graph":
         return lambda: Graph(12, 12, 12).edges
@@ -120,7 +120,7 @@ def seconds_per_exact_edge(references: References, batch: Batch) -> float:
 
     def seconds(edges: Tensor) -> float:
         def metric(logits: Tensor, of: Batch) -> Tensor:
-            return logit_diff(logits, of.answers, of.wrong)
+            return logit_diff(logits, of)
 
         return _seconds(lambda: edge_effects(references, [batch], metric, edges))
 

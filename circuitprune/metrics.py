@@ -4,20 +4,36 @@ Answer sets are padded with -1, so a row may have any number of right and of wro
 """
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
+import torchmetrics
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torchmetrics import Metric
 
+from circuitprune.data.batches import Batch
 from circuitprune.errors import MetricError
 
 Logits = Float[Tensor, "example vocab"]
 Tokens = Int[Tensor, "example _"]
 PerExample = Float[Tensor, " example"]
 
-TaskMetric = Callable[[Logits, Tokens, Tokens], PerExample]
+Metric = Callable[[Logits, Batch], PerExample]
+"""Per-example worth of answer-position logits: of a task, for attribution, or to be minimised."""
+
+
+@runtime_checkable
+class Answered(Protocol):
+    """All that the metrics of this file ask of a batch."""
+
+    @property
+    def answers(self) -> Tokens:
+        """Right tokens; short rows end in -1."""
+
+    @property
+    def wrong(self) -> Tokens:
+        """Wrong tokens; short rows end in -1."""
 
 
 def _precise(logits: Logits) -> Logits:
@@ -32,7 +48,7 @@ def _gather(values: Float[Tensor, "example vocab"], tokens: Tokens) -> tuple[Ten
     return torch.where(real, picked, torch.zeros_like(picked)), real.sum(dim=1)
 
 
-def logit_diff(logits: Logits, answers: Tokens, wrong: Tokens) -> PerExample:
+def logit_diff(logits: Logits, batch: Answered) -> PerExample:
     """Mean logit of the right tokens minus mean logit of the wrong ones.
 
     In logits; higher is better. For one answer and one wrong token it is their plain difference
@@ -41,8 +57,8 @@ def logit_diff(logits: Logits, answers: Tokens, wrong: Tokens) -> PerExample:
     Raises:
         MetricError: an example has no wrong token to compare with.
     """
-    right, n_right = _gather(_precise(logits), answers)
-    bad, n_bad = _gather(_precise(logits), wrong)
+    right, n_right = _gather(_precise(logits), batch.answers)
+    bad, n_bad = _gather(_precise(logits), batch.wrong)
     if bool((n_bad == 0).any()):
         raise MetricError(
             "logit_diff compares right with wrong answers, but some examples have no wrong answer; "
@@ -51,32 +67,33 @@ def logit_diff(logits: Logits, answers: Tokens, wrong: Tokens) -> PerExample:
     return right.sum(1) / n_right - bad.sum(1) / n_bad
 
 
-def prob_diff(logits: Logits, answers: Tokens, wrong: Tokens) -> PerExample:
+def prob_diff(logits: Logits, batch: Answered) -> PerExample:
     """Probability of the right set minus probability of the wrong set; in [-1, 1].
 
     The greater-than metric of Hanna et al. 2023 (arXiv 2305.00586).
     """
     probs = _precise(logits).softmax(dim=-1)
-    return _gather(probs, answers)[0].sum(1) - _gather(probs, wrong)[0].sum(1)
+    return _gather(probs, batch.answers)[0].sum(1) - _gather(probs, batch.wrong)[0].sum(1)
 
 
-def answer_prob(logits: Logits, answers: Tokens, wrong: Tokens) -> PerExample:
+def answer_prob(logits: Logits, batch: Answered) -> PerExample:
     """Probability of the right set; in [0, 1]."""
-    return _gather(_precise(logits).softmax(dim=-1), answers)[0].sum(1)
+    return _gather(_precise(logits).softmax(dim=-1), batch.answers)[0].sum(1)
 
 
-def cross_entropy(logits: Logits, answers: Tokens, wrong: Tokens) -> PerExample:
+def cross_entropy(logits: Logits, batch: Answered) -> PerExample:
     """Minus log probability of the right set, in nats; lower is better."""
+    answers = batch.answers
     log_probs = _precise(logits).log_softmax(dim=-1).gather(1, answers.clamp(min=0))
     return -log_probs.masked_fill(answers < 0, -torch.inf).logsumexp(dim=1)
 
 
-def accuracy(logits: Logits, answers: Tokens, wrong: Tokens) -> PerExample:
+def accuracy(logits: Logits, batch: Answered) -> PerExample:
     """1 where the best right token beats every wrong one or, if none is given, every other one.
 
     A tie is not a win.
     """
-    right, bad = _members(logits, answers), _members(logits, wrong)
+    right, bad = _members(logits, batch.answers), _members(logits, batch.wrong)
     rivals = torch.where(bad.any(dim=1, keepdim=True), bad, ~right)
     best = logits.masked_fill(~right, -torch.inf).amax(1)
     return (best > logits.masked_fill(~rivals, -torch.inf).amax(1)).to(logits.dtype)
@@ -112,7 +129,7 @@ def exact_match(full: Logits, circuit: Logits) -> PerExample:
     return (full.argmax(1) == circuit.argmax(1)).to(circuit.dtype)
 
 
-TASK_METRICS: dict[str, TaskMetric] = {
+TASK_METRICS: dict[str, Metric] = {
     "logit_diff": logit_diff,
     "prob_diff": prob_diff,
     "answer_prob": answer_prob,
@@ -147,59 +164,106 @@ def faithfulness(
     return (circuit - empty) / span
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a circuit from held-out pairs: means over the pairs."""
+
+    kl: float
+    """`KL(full model || circuit)` of the next token, in nats."""
+    metric: float
+    """Of the task, in its unit, higher is better."""
+    accuracy: float
+    """Fraction of pairs on which a right token beats every wrong one."""
+    exact_match: float
+    """Fraction of pairs on which the most likely token is the full model's."""
+    n: int
+    """Pairs behind the means."""
+    faithfulness: float | None = None
+    """Share of the full model's metric recovered; None until it is compared; see `against`."""
+
+    def against(self, full: "Evidence", empty: "Evidence") -> "Evidence":
+        """The same evidence with `faithfulness`: the share of the task metric recovered, of means.
+
+        Raises:
+            MetricError: full and empty have the same metric.
+        """
+        means = (torch.tensor(of.metric, dtype=torch.float64) for of in (self, full, empty))
+        return replace(self, faithfulness=faithfulness(*means).item())
+
+    def to_json(self) -> dict[str, float]:
+        """The fields as a file holds them: no `faithfulness` where there is none."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value:.4g}" for name, value in self.to_json().items())
+        return f"Evidence({values})"
+
+
 EVIDENCE_NAMES = ("kl", "metric", "accuracy", "exact_match")
-"""What is known of a circuit: nats, the task metric's unit, and two fractions."""
+"""What is measured on each pair: nats, the task metric's unit, and two fractions."""
 
 
 def evidence_values(
-    circuit: Logits, full: Logits, answers: Tokens, wrong: Tokens, task_metric: TaskMetric
+    circuit: Logits, full: Logits, batch: Batch, metric: Metric
 ) -> Float[Tensor, "name example"]:
-    """The numbers of `EVIDENCE_NAMES` for each example, in float64, from answer-position logits.
+    """The numbers of `EVIDENCE_NAMES` for each example, in float64, on the CPU.
+
+    Args:
+        circuit: Answer-position logits of the circuit.
+        full: Of the full model.
+        batch: The pairs.
+        metric: Of task performance, higher is better.
 
     Raises:
         MetricError: NaN or infinite logits.
     """
+    circuit, full, batch = circuit.cpu(), full.cpu(), batch.to("cpu")
     for whose, logits in (("gated", circuit), ("full", full)):
         if not bool(torch.isfinite(logits).all()):
             raise MetricError(f"the {whose} model returned NaN or infinite logits")
     circuit, full = _precise(circuit), _precise(full)
     values = (
         kl_divergence(full, circuit),
-        task_metric(circuit, answers, wrong),
-        accuracy(circuit, answers, wrong),
+        metric(circuit, batch),
+        accuracy(circuit, batch),
         exact_match(full, circuit),
     )
     return torch.stack([value.double() for value in values])
 
 
-class CircuitEvaluation(Metric):
-    """Means of every evidence metric over any number of batches: sums and counts in float64.
+class CircuitEvaluation(torchmetrics.Metric):
+    """Evidence over any number of batches: sums and counts in float64.
 
-    `compute()` returns `kl` (nats), `metric` (of `task_metric`), `accuracy`, `exact_match`
-    (fractions) and `n`. Sums reduce over ranks, so the result does not depend on the batching.
+    Sums reduce over ranks, so the result does not depend on the batching.
+
+    Args:
+        metric: Of task performance, higher is better.
     """
 
     full_state_update = False
-    names = EVIDENCE_NAMES
+    sums: Tensor
+    count: Tensor
 
-    def __init__(self, task_metric: TaskMetric = logit_diff, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.task_metric = task_metric
-        zeros = torch.zeros(len(self.names), dtype=torch.float64)
-        self.sums: Tensor
-        self.count: Tensor
+    def __init__(self, metric: Metric = logit_diff) -> None:
+        super().__init__()
+        self.metric = metric
+        zeros = torch.zeros(len(EVIDENCE_NAMES), dtype=torch.float64)
         self.add_state("sums", default=zeros, dist_reduce_fx="sum")
         self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, circuit: Logits, full: Logits, answers: Tokens, wrong: Tokens) -> None:
-        """Add one batch of answer-position logits."""
-        values = evidence_values(circuit, full, answers, wrong, self.task_metric)
+    def update(self, circuit: Logits, full: Logits, batch: Batch) -> None:
+        """Add one batch of answer-position logits; see `evidence_values`."""
+        values = evidence_values(circuit, full, batch, self.metric)
         self.sums += torch.stack([each.sum() for each in values])
         self.count += len(circuit)
 
-    def compute(self) -> dict[str, float]:
-        """The means; see the class."""
+    def compute(self) -> Evidence:
+        """The means.
+
+        Raises:
+            MetricError: no examples.
+        """
         if int(self.count) == 0:
             raise MetricError("no examples were evaluated; the split is empty")
-        means = (self.sums / self.count).tolist()
-        return {**dict(zip(self.names, means, strict=True)), "n": int(self.count)}
+        kl, metric, right, same = (self.sums / self.count).tolist()
+        return Evidence(kl, metric, right, same, int(self.count))

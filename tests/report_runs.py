@@ -4,6 +4,7 @@ import torch
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.files import write_json, write_tensors
+from circuitprune.metrics import Evidence
 from circuitprune.runs.folder import write_command
 from circuitprune.runs.frontier import Frontier, Point, write_results
 
@@ -23,9 +24,9 @@ HOSTILE = (
 )
 
 
-def measured(kl: float) -> dict:
+def measured(kl: float) -> Evidence:
     names = ("metric", "accuracy", "exact_match", "faithfulness")
-    return {"kl": kl, "n": 64, **dict.fromkeys(names, 1 - kl)}
+    return Evidence(kl=kl, n=64, **dict.fromkeys(names, 1 - kl))
 
 
 def make_run(folder, graph=SMALL, task="ioi", seed=0, sizes=SIZES):

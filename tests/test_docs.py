@@ -185,7 +185,7 @@ def check_one_by_one(method):
     references = References(gated, make_ablation("patch", gated.ports, []))
 
     def metric(logits, batch):
-        return metrics.logit_diff(logits, batch.answers, batch.wrong)
+        return metrics.logit_diff(logits, batch)
 
     expected = METHODS["exact"].score(references, batches, metric, 1)
     found = method(references, batches, metric).to(expected.dtype)

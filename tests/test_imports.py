@@ -14,8 +14,8 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 ORDER = [
     "errors",
     "files",
-    "metrics",
     "data",
+    "metrics",
     "circuits",
     "models",
     "engine",

@@ -11,8 +11,8 @@ from torch import Tensor
 from circuitprune.circuits.agreement import spearman
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.references import References
-from circuitprune.engine.tapped import Metric
 from circuitprune.errors import ConfigError, DataError, NonFiniteError
+from circuitprune.metrics import Metric
 
 
 @runtime_checkable

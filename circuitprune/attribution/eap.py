@@ -8,7 +8,8 @@ from torch import Tensor
 from circuitprune.attribution.base import mean_over_batches
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.references import References
-from circuitprune.engine.tapped import Metric, edge_scores
+from circuitprune.engine.tapped import edge_scores
+from circuitprune.metrics import Metric
 
 
 def eap(

@@ -12,7 +12,8 @@ from circuitprune.attribution.base import mean_over_batches, require_steps
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
-from circuitprune.engine.tapped import Metric, TappedRun, pass_over
+from circuitprune.engine.tapped import TappedRun, pass_over
+from circuitprune.metrics import Metric
 from circuitprune.patching.recorded import RecordedRun
 
 

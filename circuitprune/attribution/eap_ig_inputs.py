@@ -10,8 +10,9 @@ from torch import Tensor
 from circuitprune.attribution.base import mean_over_batches, require_steps
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.references import References
-from circuitprune.engine.tapped import Metric, edge_scores_at
+from circuitprune.engine.tapped import edge_scores_at
 from circuitprune.errors import ConfigError
+from circuitprune.metrics import Metric
 
 _OFFSET = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from circuitprune.attribution.base import mean_over_batches, require_steps
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.references import References
-from circuitprune.engine.tapped import Metric
+from circuitprune.metrics import Metric
 
 
 def gate_ig(
@@ -29,13 +29,13 @@ def gate_ig(
     gated = references.gated
 
     def score(batch: Batch) -> Float[Tensor, " edge"]:
-        ablated = references.ablated(batch)
+        run = references.run(batch)
         precise = torch.promote_types(gated.dtype, torch.float32)
         total = torch.zeros(gated.graph.n_edges, device=gated.device, dtype=precise)
         for k in range(steps):
             gates = torch.full_like(total, (k + 0.5) / steps).requires_grad_()
             with torch.enable_grad():
-                logits = gated(gates, batch.clean, batch.mask, ablated, batch.last)
+                logits = run(gates)
                 (gradient,) = torch.autograd.grad(metric(logits, batch).sum(), gates)
             total -= gradient
         return total / steps

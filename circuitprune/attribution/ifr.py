@@ -11,7 +11,7 @@ from circuitprune.circuits.graph import Block
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
-from circuitprune.engine.tapped import Metric
+from circuitprune.metrics import Metric
 from circuitprune.models.norms import norm_scale
 
 

@@ -17,7 +17,7 @@ from circuitprune.attribution.eap_ig_inputs import eap_ig_inputs_right
 from circuitprune.circuits.graph import Graph
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.references import References
-from circuitprune.engine.tapped import Metric
+from circuitprune.metrics import Metric
 
 NodeAttribution = Callable[
     [References, Iterable[Batch], Metric, int],

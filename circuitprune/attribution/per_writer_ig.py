@@ -9,7 +9,7 @@ from torch import Tensor
 from circuitprune.attribution.base import mean_over_batches, require_steps
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.references import References
-from circuitprune.engine.tapped import Metric
+from circuitprune.metrics import Metric
 
 
 def per_writer_ig(
@@ -39,7 +39,7 @@ def per_writer_ig(
     precise = torch.promote_types(gated.dtype, torch.float32)
 
     def score(batch: Batch) -> Float[Tensor, " edge"]:
-        ablated = references.ablated(batch)
+        run = references.run(batch)
         total = torch.zeros(graph.n_edges, device=gated.device, dtype=precise)
         for writer in range(graph.n_writers):
             own = (graph.edge_writer == writer).to(gated.device)
@@ -47,7 +47,7 @@ def per_writer_ig(
                 gates = torch.where(own, (k + 0.5) / steps, torch.ones_like(total))
                 gates.requires_grad_()
                 with torch.enable_grad():
-                    logits = gated(gates, batch.clean, batch.mask, ablated, batch.last)
+                    logits = run(gates)
                     (gradient,) = torch.autograd.grad(metric(logits, batch).sum(), gates)
                 total -= gradient * own
         return total / steps

@@ -10,7 +10,7 @@ from circuitprune.attribution.base import mean_over_batches
 from circuitprune.attribution.lrp import frozen_patterns, lrp_rules
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.references import References
-from circuitprune.engine.tapped import Metric
+from circuitprune.metrics import Metric
 
 
 def relp(
@@ -52,11 +52,11 @@ def _propagate(
     precise = torch.promote_types(gated.dtype, torch.float32)
 
     def score(batch: Batch) -> Float[Tensor, " edge"]:
-        ablated = references.ablated(batch)
+        run = references.run(batch)
         gates = torch.ones(gated.graph.n_edges, device=gated.device, dtype=precise)
         gates.requires_grad_()
         with gated.ports.intercept(rules), torch.enable_grad():  # the backward pass needs them too
-            logits = gated(gates, batch.clean, batch.mask, ablated, batch.last)
+            logits = run(gates)
             (gradient,) = torch.autograd.grad(metric(logits, batch).sum(), gates)
         return -gradient
 

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from circuitprune.attribution.base import require_steps
 from circuitprune.data.pairs import Batch
-from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
-from circuitprune.engine.tapped import Metric
 from circuitprune.errors import DataError, MetricError, NonFiniteError
+from circuitprune.metrics import Metric
 
 SAMPLES = 20
 """Optimisation steps, each with gates of its own, that one visit of a batch takes."""
@@ -54,12 +53,12 @@ def ugs(
     logits = torch.zeros(gated.graph.n_edges, device=gated.device, dtype=precise)
     optimiser = torch.optim.Adam([logits.requires_grad_()], LEARNING_RATE)
     for batch in [batch for _ in range(steps) for batch in batches]:
-        ablated = references.ablated(batch)
+        run = references.run(batch)
         for _ in range(SAMPLES):
             with torch.enable_grad():
                 theta = logits.sigmoid()
                 gates = sampled_gates(theta, generator)
-                out = gated(gates, batch.clean, batch.mask, ablated, batch.last)
+                out = run(gates)
                 worth = _finite(metric(out, batch), batch).mean() / span
                 optimiser.zero_grad()
                 (PENALTY * theta.mean() - worth).backward(inputs=[logits])
@@ -82,9 +81,9 @@ def sampled_gates(
 @torch.no_grad()
 def _span(references: References, batches: list[Batch], metric: Metric) -> float:
     """`|metric(full) - metric(empty)|`, each a mean over all examples."""
-    values = []
+    values, empty = [], torch.zeros(references.gated.graph.n_edges, dtype=torch.bool)
     for batch in batches:
-        ends = (references.full_logits(batch), _empty_logits(references.gated, references, batch))
+        ends = (references.full_logits(batch), references.run(batch)(empty))
         values.append(torch.stack([_finite(metric(end, batch), batch).double() for end in ends]))
     if not values:
         raise DataError("attribution needs pairs, but was given no batches")
@@ -95,11 +94,6 @@ def _span(references: References, batches: list[Batch], metric: Metric) -> float
             f"{full:.4g}. Check that clean and corrupt prompts have different answers."
         )
     return float(abs(full - empty))
-
-
-def _empty_logits(gated: GatedModel, references: References, batch: Batch) -> Tensor:
-    gates = torch.zeros(gated.graph.n_edges, device=gated.device, dtype=gated.dtype)
-    return gated(gates, batch.clean, batch.mask, references.ablated(batch), batch.last)
 
 
 def _finite(values: Float[Tensor, " batch"], batch: Batch) -> Float[Tensor, " batch"]:

@@ -1,10 +1,12 @@
 """The runs that training and verification compare with, computed once and kept within a budget."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitprune.data.pairs import Batch
@@ -14,6 +16,32 @@ from circuitprune.engine.gated import GatedModel
 Joined = TypeVar("Joined")
 Prompts = tuple[tuple[int, ...], tuple[int, ...]]
 """Clean and corrupt tokens up to the answer position: all that both runs depend on."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One batch, made ready for any number of circuits: what cut edges carry is fetched once."""
+
+    gated: GatedModel
+    batch: Batch
+    """On the model's device."""
+    ablated: Ablated
+    """What each writer carries where an edge is cut."""
+    full_logits: Callable[[Batch], Float[Tensor, "batch vocab"]]
+
+    @cached_property
+    def full(self) -> Float[Tensor, "batch vocab"]:
+        """Answer-position logits of the model that circuits are compared with."""
+        return self.full_logits(self.batch)
+
+    def __call__(
+        self, gates: Float[Tensor, " edge"] | Bool[Tensor, " edge"]
+    ) -> Float[Tensor, "batch vocab"]:
+        """Answer-position logits under gates, or of a circuit: kept edges live, others ablated."""
+        if gates.dtype == torch.bool:
+            gates = gates.to(self.gated.device, self.gated.dtype)
+        batch = self.batch
+        return self.gated(gates, batch.clean, batch.mask, self.ablated, batch.last)
 
 
 class References:
@@ -46,6 +74,15 @@ class References:
             for batch in batches:
                 if self.budget > 0:
                     run(batch.to(self.gated.device))
+
+    def run(self, batch: Batch) -> Run:
+        """The model on one batch, under any gates."""
+        batch = batch.to(self.gated.device)
+        return Run(self.gated, batch, self.ablated(batch), self.full_logits)
+
+    def runs(self, batches: Iterable[Batch]) -> Iterator[Run]:
+        """`run` of each batch in turn; only one is held."""
+        return map(self.run, batches)
 
     def ablated(self, batch: Batch) -> Ablated:
         """What each writer carries on this batch when ablated."""

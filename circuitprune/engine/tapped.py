@@ -6,7 +6,6 @@ at reader r's input, the score of an edge is `<ablated[w] - now[w], g_r>`: minus
 gated model at gate 1, a law that the tests hold both to.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,10 +17,8 @@ from circuitprune.circuits.graph import Block
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.recording import recorders
+from circuitprune.metrics import Metric
 from circuitprune.models.norms import ClosedNorm, closed_form, pull_back
-
-Metric = Callable[[Float[Tensor, "batch vocab"], Batch], Float[Tensor, " batch"]]
-"""Per-example worth of answer-position logits."""
 
 
 def edge_scores(

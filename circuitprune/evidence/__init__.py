@@ -7,7 +7,7 @@ a `sentence` in words. docs/evidence.md says what each means and when it mislead
 
 from collections.abc import Callable
 
-from circuitprune.engine.evaluation import Examples, full_examples, per_example
+from circuitprune.engine.evaluation import Examples, evaluate_each, evaluate_full_each
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.completeness import completeness
 from circuitprune.evidence.faithfulness import cross_ablation, faithfulness
@@ -17,7 +17,7 @@ from circuitprune.evidence.mib import mib
 from circuitprune.evidence.minimality import minimality
 from circuitprune.evidence.random_circuits import random_circuits
 
-__all__ = ["EVIDENCE", "Case", "Examples", "full_examples", "per_example"]
+__all__ = ["EVIDENCE", "Case", "Examples", "evaluate_each", "evaluate_full_each"]
 
 EVIDENCE: dict[str, Callable[[Case], dict]] = {
     "faithfulness": faithfulness,

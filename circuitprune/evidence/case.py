@@ -14,7 +14,7 @@ from circuitprune.circuits.graph import Graph
 from circuitprune.data.batches import Batch
 from circuitprune.engine.references import References
 from circuitprune.errors import DataError, GraphError
-from circuitprune.metrics import TaskMetric
+from circuitprune.metrics import Metric
 
 Progress = Callable[[str, float], None]
 """`(what is being done, share of it that is done)`, the share in [0, 1]."""
@@ -41,7 +41,7 @@ class Case:
     """Held-out pairs, on the model's device; all evidence is computed on these."""
     train_batches: Sequence[Batch]
     """Pairs that means are taken over for the mean ablations, on the model's device."""
-    task_metric: TaskMetric
+    task_metric: Metric
     """Higher is better."""
     mask: Bool[Tensor, " edge"]
     """The circuit under test."""

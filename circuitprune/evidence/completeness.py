@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitprune.engine.evaluation import Examples, full_examples, per_example
+from circuitprune.engine.evaluation import Examples, evaluate_each, evaluate_full_each
 from circuitprune.evidence.bootstrap import Bootstrap, Interval, finite, ratio, spell
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.knockouts import (
@@ -141,8 +141,8 @@ def _bootstrap(case: Case) -> Bootstrap:
 def _ends(case: Case) -> tuple[Examples, dict[str, Examples]]:
     """The full model, and the circuits of no edge and of all edges but the circuit's."""
     masks = {"empty": case.empty_mask, "complement": ~case.mask}
-    full = full_examples(case.references, case.batches, case.task_metric)
-    return full, per_example(case.references, masks, case.batches, case.task_metric)
+    full = evaluate_full_each(case.references, case.batches, case.task_metric)
+    return full, evaluate_each(case.references, masks, case.batches, case.task_metric)
 
 
 # ---------------------------------------------------------------- what is said
@@ -191,7 +191,7 @@ def _summary(points: Sequence[dict]) -> dict:
 def _complement(left: Examples, scale: Scale) -> dict:
     """The model with exactly the circuit's edges ablated."""
     share = scale.bootstrap.faithfulness(left.metric, scale.full, scale.empty)
-    return {**left.mean(), "faithfulness": share}
+    return {**left.mean().to_json(), "faithfulness": share}
 
 
 def _sentence(found: dict) -> str:

@@ -6,7 +6,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from circuitprune.engine.ablation import ABLATIONS, make_ablation
-from circuitprune.engine.evaluation import Examples, full_examples, per_example
+from circuitprune.engine.evaluation import Examples, evaluate_each, evaluate_full_each
 from circuitprune.engine.references import References
 from circuitprune.errors import DataError
 from circuitprune.evidence.bootstrap import Bootstrap, Interval, ratio, spell
@@ -57,14 +57,14 @@ def faithfulness(case: Case) -> dict:
         "empty": case.empty_mask,
         **{f"size {size:g}": mask for size, mask in sizes.items()},
     }
-    found = per_example(
+    found = evaluate_each(
         case.references,
         masks,
         case.batches,
         case.task_metric,
         lambda share: case.progress("faithfulness", share),
     )
-    full = full_examples(case.references, case.batches, case.task_metric)
+    full = evaluate_full_each(case.references, case.batches, case.task_metric)
     generator = case.generator("faithfulness")
     bootstrap = Bootstrap.draw(case.n_examples, case.n_bootstrap, generator)
     scale = _Scale(bootstrap, full, found["empty"])
@@ -128,7 +128,7 @@ def cross_ablation(case: Case) -> dict:
     Source: Miller et al. 2024, "Transformer Circuit Metrics are not Robust" (arXiv 2407.08734).
     """
     bootstrap = Bootstrap.draw(case.n_examples, case.n_bootstrap, case.generator("cross_ablation"))
-    full = full_examples(case.references, case.batches, case.task_metric)
+    full = evaluate_full_each(case.references, case.batches, case.task_metric)
     kinds: dict[str, dict] = {}
     for done, kind in enumerate(ABLATIONS):
         try:
@@ -154,7 +154,7 @@ def _under(case: Case, kind: str, bootstrap: Bootstrap, full: Examples) -> dict:
         ablation = make_ablation(kind, gated.ports, case.train_batches)
         references = References(gated, ablation, max_gb=0.0)
     masks = {"circuit": case.mask, "empty": case.empty_mask}
-    found = per_example(references, masks, case.batches, case.task_metric)
+    found = evaluate_each(references, masks, case.batches, case.task_metric)
     scale = _Scale(bootstrap, full, found["empty"])
     return {
         "n_without_ratio": scale.n_without_ratio,

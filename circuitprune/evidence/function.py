@@ -239,7 +239,7 @@ def _answer_ranks(logits: Tensor, batch: Batch) -> Tensor:
 def _difference(logits: Tensor, batch: Batch) -> Tensor:
     """The logit difference in float64; NaN where a pair has no wrong token."""
     try:
-        return logit_diff(logits, batch.answers, batch.wrong).double()
+        return logit_diff(logits, batch).double()
     except MetricError:
         return torch.full((len(batch),), torch.nan, dtype=torch.float64)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.data.batches import FEW_PAIRS, Batch, few_pairs
-from circuitprune.engine.evaluation import Examples, full_examples, per_example
+from circuitprune.engine.evaluation import Examples, evaluate_each, evaluate_full_each
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.minimality import MOST_RUNS, removals
 from circuitprune.evidence.statistics import (
@@ -53,8 +53,8 @@ def hypotheses(case: Case) -> dict:
     an ideal one fails by chance up to three times as often.
     """
     masks = {"circuit": case.mask, "complement": ~case.mask}
-    found = per_example(case.references, masks, case.batches, case.task_metric)
-    full = full_examples(case.references, case.batches, case.task_metric)
+    found = evaluate_each(case.references, masks, case.batches, case.task_metric)
+    full = evaluate_full_each(case.references, case.batches, case.task_metric)
     tests = {
         "equivalence": equivalence(found["circuit"], full, rounding(case.references.gated.dtype)),
         "independence": independence(case, found["complement"], full),
@@ -247,7 +247,7 @@ def _random_effects(case: Case, batches: Sequence[Batch]) -> list[float]:
         masks: dict[str, Tensor] = {}
         for i, (mask, edge) in enumerate(some):
             masks |= {f"inflated {i}": mask, f"deflated {i}": _without(mask, edge)}
-        found = per_example(case.references, masks, batches, case.task_metric)
+        found = evaluate_each(case.references, masks, batches, case.task_metric)
         effects += [_effect(found, f"inflated {i}", f"deflated {i}") for i in range(len(some))]
         case.progress("hypotheses", len(effects) / case.n_random / 2)
     return effects

@@ -149,25 +149,16 @@ def both(
     progress: Callable[[float], None] | None = None,
 ) -> list[Both]:
     """Circuit and model under each knock-out, on the pairs of some batches."""
-    gated, graph = case.references.gated, case.graph
     rows: list[list[Float[Tensor, "3 _"]]] = [[] for _ in sets]
-    for done, batch in enumerate(batches):
+    for done, run in enumerate(case.references.runs(batches)):
         if progress is not None:
             progress(done / len(batches))
-        ablated = case.references.ablated(batch)
-        answers, wrong = batch.answers.cpu(), batch.wrong.cpu()
         for row, knock_out in zip(rows, sets, strict=True):
             circuit, model = (
-                gated(
-                    without(graph, mask, knock_out.writers).to(gated.device, gated.dtype),
-                    batch.clean,
-                    batch.mask,
-                    ablated,
-                    batch.last,
-                ).cpu()
+                run(without(case.graph, mask, knock_out.writers)).cpu()
                 for mask in (case.mask, case.full_mask)
             )
-            values = evidence_values(circuit, model, answers, wrong, case.task_metric)
-            of_model = case.task_metric(model, answers, wrong).double()
+            values = evidence_values(circuit, model, run.batch, case.task_metric)
+            of_model = case.task_metric(model, run.batch.to("cpu")).double()
             row.append(torch.stack([values[1], of_model, values[0]]))
     return [Both(*torch.cat(row, dim=1)) for row in rows]

@@ -7,7 +7,7 @@ from torch import Tensor
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.circuits.selection import select
-from circuitprune.engine.evaluation import Examples, full_examples, per_example
+from circuitprune.engine.evaluation import Examples, evaluate_each, evaluate_full_each
 from circuitprune.evidence.bootstrap import Bootstrap, Interval, ratio, spell
 from circuitprune.evidence.case import Case
 
@@ -78,7 +78,7 @@ def mib(case: Case) -> dict:
     masks = {f"{f}/{s}": m for f, sizes in families.items() for s, m in sizes.items()}
     unique = {mask.numpy().tobytes(): mask for mask in (case.empty_mask, *masks.values())}
     names = {key: str(i) for i, key in enumerate(unique)}
-    found = per_example(
+    found = evaluate_each(
         case.references,
         {names[key]: mask for key, mask in unique.items()},
         case.batches,
@@ -87,7 +87,7 @@ def mib(case: Case) -> dict:
     )
     of = {name: found[names[mask.numpy().tobytes()]] for name, mask in masks.items()}
     empty = found[names[case.empty_mask.numpy().tobytes()]]
-    full = full_examples(case.references, case.batches, case.task_metric)
+    full = evaluate_full_each(case.references, case.batches, case.task_metric)
     bootstrap = Bootstrap.draw(case.n_examples, case.n_bootstrap, case.generator("mib"))
     curves = {
         family: _curve(bootstrap, sizes, [of[f"{family}/{s}"] for s in sizes], full, empty)

@@ -16,12 +16,12 @@ from torch import Tensor
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.data.batches import Batch
-from circuitprune.engine.evaluation import Examples, per_example
+from circuitprune.engine.evaluation import Examples, evaluate_each
 from circuitprune.engine.references import References
 from circuitprune.errors import ConfigError
 from circuitprune.evidence.bootstrap import Bootstrap, spell
 from circuitprune.evidence.case import Case
-from circuitprune.metrics import TaskMetric, evidence_values
+from circuitprune.metrics import Metric, evidence_values
 from circuitprune.patching.candidates import CandidateRuns
 
 TOLERANCE = 0.01
@@ -149,14 +149,14 @@ def minimise(case: Case, tolerance: float = TOLERANCE) -> Minimised:
         trace.append({"n_edges": int(mask.sum()), "kl": smaller[1], "removed": removed})
     case.progress("dropping edges", 1.0)
     ends = {"before": case.mask, "after": mask}
-    held_out = per_example(case.references, ends, case.batches, case.task_metric)
+    held_out = evaluate_each(case.references, ends, case.batches, case.task_metric)
     return Minimised(mask, trace, sum(map(len, batches)), held_out["before"], held_out["after"])
 
 
 def minimised(case: Case, tolerance: float = TOLERANCE) -> dict:
     """`minimise` as JSON values: `edges`, `trace`, `before` and `after`, `sentence`."""
     found = minimise(case, tolerance)
-    before, after = found.before.mean(), found.after.mean()
+    before, after = (end.mean().to_json() for end in (found.before, found.after))
     rise = found.after.kl - found.before.kl
     generator = case.generator("minimise/bootstrap")
     bootstrap = Bootstrap.draw(case.n_examples, case.n_bootstrap, generator)
@@ -180,7 +180,7 @@ def removals(
     references: References,
     mask: Bool[Tensor, " edge"],
     batches: Sequence[Batch],
-    task_metric: TaskMetric,
+    task_metric: Metric,
     progress: Callable[[float], None] | None = None,
 ) -> Removals:
     """Runs the circuit once, and each edge's removal only where it makes a difference.
@@ -211,10 +211,9 @@ def _kl_and_metric(
     logits: Float[Tensor, "batch vocab"],
     full: Float[Tensor, "batch vocab"],
     batch: Batch,
-    task_metric: TaskMetric,
+    task_metric: Metric,
 ) -> Float[Tensor, "2 batch"]:
-    answers, wrong = batch.answers.cpu(), batch.wrong.cpu()
-    return evidence_values(logits.cpu(), full, answers, wrong, task_metric)[:2]
+    return evidence_values(logits, full, batch, task_metric)[:2]
 
 
 def _each_removed(
@@ -252,7 +251,7 @@ def _drop(
         smaller = mask.clone()
         smaller[order[:n]] = False
         smaller = live_edges(case.graph, smaller)
-        run = per_example(case.references, {"": smaller}, batches, case.task_metric)[""]
+        run = evaluate_each(case.references, {"": smaller}, batches, case.task_metric)[""]
         kl = run.kl.mean().item()
         if kl <= limit:
             return smaller, kl

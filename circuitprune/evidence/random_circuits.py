@@ -9,7 +9,7 @@ from torch import Tensor
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.reachability import joinable_edges, live_edges
 from circuitprune.data.batches import few_pairs
-from circuitprune.engine.evaluation import Examples, full_examples, per_example
+from circuitprune.engine.evaluation import Examples, evaluate_each, evaluate_full_each
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.statistics import ALPHA, rank_test, worst_of
 from circuitprune.metrics import EVIDENCE_NAMES
@@ -121,14 +121,14 @@ def random_circuits(case: Case) -> dict:
     for family, draw in DRAWS.items():
         generator = case.generator(f"random circuits {family}")
         masks |= {f"{family} {i}": draw(graph, case.mask, generator) for i in range(case.n_random)}
-    found = per_example(
+    found = evaluate_each(
         case.references,
         masks,
         batches,
         case.task_metric,
         lambda share: case.progress("random_circuits", share),
     )
-    full = full_examples(case.references, batches, case.task_metric)
+    full = evaluate_full_each(case.references, batches, case.task_metric)
     numbers = {name: _numbers(examples, full, found["empty"]) for name, examples in found.items()}
     families: dict[str, dict] = {}
     for family in DRAWS:

@@ -33,15 +33,13 @@ def predictions(
         batches: The pairs.
         spell: Text of a token id.
     """
-    gated, found = references.gated, []
-    gates = circuit.to(gated.device, gated.dtype)
-    for batch in batches:
-        batch = batch.to(gated.device)
-        ablated = references.ablated(batch)
+    found = []
+    for run in references.runs(batches):
+        batch = run.batch
         logits = {
-            "model": references.full_logits(batch),
-            "model_corrupt": gated.plain(batch.corrupt, batch.mask, batch.last),
-            "circuit": gated(gates, batch.clean, batch.mask, ablated, batch.last),
+            "model": run.full,
+            "model_corrupt": run.gated.plain(batch.corrupt, batch.mask, batch.last),
+            "circuit": run(circuit),
         }
         tops = {name: _top(values, spell) for name, values in logits.items()}
         found += [{name: top[row] for name, top in tops.items()} for row in range(len(batch))]

@@ -210,7 +210,7 @@ class _Judge:
         """Worsening of each example, from a circuit's logits on a batch."""
         metric = self.worsening
         if callable(metric):
-            return lambda logits: -metric(logits, batch.answers, batch.wrong)
+            return lambda logits: -metric(logits, batch)
         full = self.references.full_logits(batch)
         return lambda logits: kl_divergence(full, logits)
 

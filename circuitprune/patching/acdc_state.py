@@ -11,9 +11,9 @@ from torch import Tensor
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import RunError
 from circuitprune.files import read_tensors, write_tensors
-from circuitprune.metrics import TaskMetric
+from circuitprune.metrics import Metric
 
-Worsening = Literal["kl"] | TaskMetric
+Worsening = Literal["kl"] | Metric
 """How much worse a circuit is than the model: `KL(full || circuit)` in nats, or minus a metric."""
 
 

@@ -7,10 +7,11 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from circuitprune.data.batches import Batch
-from circuitprune.engine.evaluation import Examples
+from circuitprune.engine.evaluation import Examples, each_run
 from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.references import Run
 from circuitprune.errors import GraphError
-from circuitprune.metrics import TaskMetric, evidence_values
+from circuitprune.metrics import Metric, evidence_values
 
 
 @torch.no_grad()
@@ -19,7 +20,7 @@ def cross_patched(
     donor: GatedModel,
     masks: Mapping[str, Bool[Tensor, " edge"]],
     batches: Sequence[Batch],
-    task_metric: TaskMetric,
+    metric: Metric,
 ) -> dict[str, Examples]:
     """The host model with the edges of a mask carrying what the donor wrote on the same prompt.
 
@@ -37,7 +38,7 @@ def cross_patched(
         donor: The model whose activations are put in; same graph and same tokens.
         masks: Edges to take from the donor, by name.
         batches: Pairs; their corrupt prompts are not used.
-        task_metric: Higher is better.
+        metric: Higher is better.
 
     Returns:
         For each mask, its pairs: `kl` is `KL(donor || patched host)` in nats and `exact_match` is
@@ -55,14 +56,16 @@ def cross_patched(
             f"{donor.graph.describe()} (width {donor.graph.d_model}); activations can be patched "
             "across models of equal sizes only"
         )
-    live = {name: (~mask).to(host.device, host.dtype) for name, mask in masks.items()}
+    live = {name: ~mask for name, mask in masks.items()}
     rows: dict[str, list[Tensor]] = {name: [] for name in masks}
-    for batch in batches:
-        theirs, batch = batch.to(donor.device), batch.to(host.device)
-        written = donor.record(theirs.clean, theirs.mask).to(host.device, host.dtype)
-        target = donor.plain(theirs.clean, theirs.mask, theirs.last).cpu()
-        answers = (batch.answers.cpu(), batch.wrong.cpu())
-        for name, gates in live.items():
-            logits = host(gates, batch.clean, batch.mask, written, batch.last).cpu()
-            rows[name].append(evidence_values(logits, target, *answers, task_metric))
-    return {name: Examples(*torch.cat(found, dim=1)) for name, found in rows.items()}
+    for name, logits, run in each_run((_donated(host, donor, batch) for batch in batches), live):
+        rows[name].append(evidence_values(logits, run.full, run.batch, metric))
+    return {name: Examples.joined(found) for name, found in rows.items()}
+
+
+def _donated(host: GatedModel, donor: GatedModel, batch: Batch) -> Run:
+    """The host on a batch, cut edges carrying the donor's values, compared with the donor."""
+    theirs = batch.to(donor.device)
+    written = donor.record(theirs.clean, theirs.mask).to(host.device, host.dtype)
+    target = donor.plain(theirs.clean, theirs.mask, theirs.last)
+    return Run(host, batch.to(host.device), written, lambda _: target)

@@ -9,8 +9,8 @@ from torch import Tensor
 from circuitprune.circuits.graph import Graph
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.references import References
-from circuitprune.engine.tapped import Metric
 from circuitprune.errors import ConfigError, DataError, GraphError, NonFiniteError
+from circuitprune.metrics import Metric
 from circuitprune.patching.replay import TOKENS_PER_PASS, Logits, Replay, ordered
 
 DIRECTIONS = ("noising", "denoising")

@@ -16,8 +16,8 @@ from torch import Tensor
 from circuitprune.circuits.graph import Graph
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.references import References
-from circuitprune.engine.tapped import Metric
 from circuitprune.errors import DataError, GraphError, NonFiniteError
+from circuitprune.metrics import Metric
 from circuitprune.patching.effects import positions, replay_of
 from circuitprune.patching.replay import Replay
 
@@ -136,8 +136,7 @@ def set_effect(
     gates[closed.to(gated.device)] = 0
 
     def effect(batch: Batch) -> Float64[Tensor, "1 example"]:
-        ablated = references.ablated(batch)
-        after = metric(gated(gates, batch.clean, batch.mask, ablated, batch.last), batch)
+        after = metric(references.run(batch)(gates), batch)
         return (after.double() - metric(references.full_logits(batch), batch).double())[None]
 
     whole = _joined(batches, effect)[0]

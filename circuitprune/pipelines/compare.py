@@ -12,8 +12,8 @@ from circuitprune.circuits.overlap import overlaps, parts
 from circuitprune.circuits.selection import n_edges_of
 from circuitprune.config import RunConfig
 from circuitprune.data.batches import Batch
+from circuitprune.engine.evaluation import evaluate_each, evaluate_full_each
 from circuitprune.errors import GraphError, RunError
-from circuitprune.evidence import full_examples, per_example
 from circuitprune.evidence.bootstrap import Bootstrap, Interval
 from circuitprune.evidence.controls import FAMILIES, Controls, Masks, against, draw_controls, flat
 from circuitprune.files import write_json
@@ -177,8 +177,8 @@ def _column(
     """Every circuit on one run's held-out pairs, in its model and under its ablation."""
     empty = setup.gated.graph.no_edges()
     everything = {**masks, **flat(random), "empty": empty}
-    examples = per_example(setup.references, everything, batches, setup.task_metric)
-    full = full_examples(setup.references, batches, setup.task_metric)
+    examples = evaluate_each(setup.references, everything, batches, setup.task_metric)
+    full = evaluate_full_each(setup.references, batches, setup.task_metric)
     draws = Bootstrap.draw(len(full), N_BOOTSTRAP, torch.Generator().manual_seed(0))
     spans = full.metric, examples["empty"].metric
 
@@ -189,7 +189,7 @@ def _column(
         {
             "circuit": circuit,
             "on": name,
-            **examples[circuit].mean(),
+            **examples[circuit].mean().to_json(),
             "faithfulness": share(circuit),
             "random": against(share, circuit, random),
         }
@@ -261,7 +261,7 @@ def _cross(
         )
     except GraphError as error:
         return {**about, "skipped": str(error)}
-    itself = full_examples(other.references, batches, setup.task_metric)
+    itself = evaluate_full_each(other.references, batches, setup.task_metric)
     start = examples.pop("host")
     draws = Bootstrap.draw(len(start), N_BOOTSTRAP, torch.Generator().manual_seed(0))
 
@@ -271,10 +271,15 @@ def _cross(
     rows = [
         {
             "edges_of": name,
-            **examples[name].mean(),
+            **examples[name].mean().to_json(),
             "recovered": recovered(name),
             "random": against(recovered, name, random) if name in random else {},
         }
         for name in ("all edges", *masks)
     ]
-    return {**about, "host_alone": start.mean(), "donor_alone": itself.mean(), "patched": rows}
+    return {
+        **about,
+        "host_alone": start.mean().to_json(),
+        "donor_alone": itself.mean().to_json(),
+        "patched": rows,
+    }

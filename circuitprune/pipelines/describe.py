@@ -37,8 +37,8 @@ def describe(setup: Setup) -> str:
         f"by KV head, {graph.n_edges_ungrouped:,} by query head; readers here by {used}",
         f"task      {config.task.name}, ablation {config.ablation}, metric {setup.metric_name}",
         *(f"pairs     {line.strip()}" for line in setup.data.report.summary().splitlines()),
-        f"full      accuracy {setup.full['accuracy']:.1%}, {setup.metric_name} "
-        f"{setup.full['metric']:.3f} on {int(setup.full['n'])} training pairs",
+        f"full      accuracy {setup.full.accuracy:.1%}, {setup.metric_name} "
+        f"{setup.full.metric:.3f} on {setup.full.n} training pairs",
     ]
     return "\n".join(lines)
 

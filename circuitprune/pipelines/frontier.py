@@ -8,8 +8,9 @@ from torch import Tensor
 
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.circuits.selection import select_sizes, select_threshold
-from circuitprune.engine.evaluation import Evidence, evaluate, evaluate_full, with_faithfulness
+from circuitprune.engine.evaluation import evaluate, evaluate_full
 from circuitprune.files import write_json
+from circuitprune.metrics import Evidence
 from circuitprune.pipelines.setup import Setup
 from circuitprune.runs.folder import complete
 from circuitprune.runs.frontier import Frontier, Point
@@ -30,7 +31,7 @@ def frontier_of(setup: Setup, masks: dict[float, Bool[Tensor, " edge"]]) -> Fron
     evidence = evaluate(setup.references, named, batches, setup.task_metric)
     full = evaluate_full(setup.references, batches, setup.task_metric)
     points = [
-        Point(size, mask, with_faithfulness(evidence[str(size)], full, evidence["empty"]))
+        Point(size, mask, evidence[str(size)].against(full, evidence["empty"]))
         for size, mask in masks.items()
     ]
     return Frontier(graph, _provenance(setup, split), full, evidence["empty"], points)

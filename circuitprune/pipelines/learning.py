@@ -55,14 +55,14 @@ def make_module(setup: Setup, initial: Float[Tensor, " edge"] | None) -> MaskTra
     hard_concrete = gates.learner == "hard_concrete"
     span = 0.0
     if config.objective == "faithfulness_gap":
-        span = setup.full["metric"] - _empty(setup, "train")["metric"]
+        span = setup.full.metric - _empty(setup, "train").metric
     schedule = DensitySchedule(
         gates.init_density, gates.target_density, round(gates.warmup * config.train.steps)
     )
     return MaskTraining(
         make_learner(config, initial, setup.gated.graph.n_edges),
         setup.references,
-        make_objective(config.objective, setup.task_metric, span),
+        make_objective(config.objective, setup.references, setup.task_metric, span),
         setup.task_metric,
         config.verify.sizes,
         selection="top_n" if config.verify.selection == "threshold" else config.verify.selection,

@@ -32,10 +32,10 @@ def log_final(
     """The frontier over the number of edges, and the chosen circuit, drawn and for HPARAMS."""
     chosen = frontier.chosen()
     n_edges, split = int(chosen.mask.sum()), str(frontier.provenance["split"])
-    best_last = sorted(frontier.points, key=lambda p: (int(p.mask.sum()), -p.evidence["kl"]))
-    points = {int(point.mask.sum()): point.evidence for point in best_last}  # one for each size
+    best_last = sorted(frontier.points, key=lambda p: (int(p.mask.sum()), -p.evidence.kl))
+    points = {int(p.mask.sum()): p.evidence.to_json() for p in best_last}  # one for each size
     board.write_verified(logger.experiment, points, f"{split} pairs", n_edges)
     board.write_circuit(logger.experiment, "chosen", frontier.graph, chosen.mask, final, n_edges)
-    numbers = {**chosen.evidence, "n_edges": float(n_edges)}
+    numbers = {**chosen.evidence.to_json(), "n_edges": float(n_edges)}
     logger.log_hyperparams(flatten(config), {f"final/{k}": v for k, v in numbers.items()})
     logger.finalize("success")

@@ -6,9 +6,8 @@ from torch import Tensor
 from circuitprune.attribution.methods import METHODS
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.references import References
-from circuitprune.engine.tapped import Metric
 from circuitprune.errors import ConfigError
-from circuitprune.metrics import TASK_METRICS, kl_from_log, log_probabilities
+from circuitprune.metrics import TASK_METRICS, Metric, kl_from_log, log_probabilities
 from circuitprune.pipelines.setup import Setup
 
 
@@ -40,8 +39,7 @@ def attribution_metric(setup: Setup) -> Metric:
         )
     if name == "kl":
         return MinusKL(setup.references)
-    metric = setup.task_metric if name == "none" else TASK_METRICS[name]
-    return lambda logits, batch: metric(logits, batch.answers, batch.wrong)
+    return setup.task_metric if name == "none" else TASK_METRICS[name]
 
 
 class MinusKL:

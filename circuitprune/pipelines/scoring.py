@@ -17,9 +17,9 @@ from circuitprune.attribution.nodes import NodeAttribution, lift, node_scores
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.config import AttributionConfig
 from circuitprune.data.pairs import Batch
-from circuitprune.engine.tapped import Metric
 from circuitprune.errors import RunError
 from circuitprune.files import read_tensors, write_tensors
+from circuitprune.metrics import Metric
 from circuitprune.patching.acdc import AcdcState, Worsening, acdc
 from circuitprune.patching.effects import edge_effects, plan
 from circuitprune.pipelines.metric import attribution_metric, metric_name

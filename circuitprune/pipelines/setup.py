@@ -15,13 +15,13 @@ from circuitprune.data.pairs import SPLITS, Batch, PairData, prepare
 from circuitprune.data.splits import resampled
 from circuitprune.data.tasks import Task, get_task
 from circuitprune.engine.ablation import Ablation, make_ablation
-from circuitprune.engine.evaluation import Evidence, evaluate_full
+from circuitprune.engine.evaluation import evaluate_full
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
 from circuitprune.engine.selfcheck import self_check
 from circuitprune.errors import ConfigError, DataError, GraphError
 from circuitprune.lens.predictions import predictions
-from circuitprune.metrics import TASK_METRICS, TaskMetric
+from circuitprune.metrics import TASK_METRICS, Evidence, Metric
 from circuitprune.models import load_model
 from circuitprune.runs.identity import Identity
 
@@ -35,7 +35,7 @@ class Setup:
     tokenizer: PreTrainedTokenizerBase
     data: PairData
     references: References
-    task_metric: TaskMetric
+    task_metric: Metric
     metric_name: str
     full: Evidence
     """The full model on the training pairs."""
@@ -99,10 +99,10 @@ def make_setup(config: RunConfig, loaded: Loaded | None = None, task: Task | Non
     metric_name = _metric_name(config.task.metric, data)
     task_metric = TASK_METRICS[metric_name]
     full = evaluate_full(references, batches, task_metric)
-    if full["accuracy"] < config.task.min_accuracy:
+    if full.accuracy < config.task.min_accuracy:
         raise DataError(
-            f"the model cannot do this task: it is right on {full['accuracy']:.1%} of "
-            f"{int(full['n'])} training pairs, below task.min_accuracy="
+            f"the model cannot do this task: it is right on {full.accuracy:.1%} of "
+            f"{full.n} training pairs, below task.min_accuracy="
             f"{config.task.min_accuracy:.1%}, and a circuit of a failing model explains nothing. "
             "Use another model or task, or lower task.min_accuracy."
         )

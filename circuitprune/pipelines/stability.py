@@ -22,8 +22,8 @@ from circuitprune.circuits.overlap import (
 from circuitprune.circuits.selection import n_edges_of
 from circuitprune.config import RunConfig
 from circuitprune.data.pairs import Batch
+from circuitprune.engine.evaluation import evaluate_each, evaluate_full_each
 from circuitprune.errors import RunError
-from circuitprune.evidence import full_examples, per_example
 from circuitprune.evidence.bootstrap import Bootstrap
 from circuitprune.files import write_atomic, write_json
 from circuitprune.pipelines.setup import Print, Setup
@@ -178,13 +178,13 @@ def _measure(
     metric, references = setup.task_metric, setup.references
     named = {f"run{i}": mask for i, mask in enumerate(masks)} | elected
     named["empty"] = torch.zeros_like(masks[0])
-    examples = per_example(references, named, batches, metric)
-    full, empty = full_examples(references, batches, metric), examples.pop("empty")
+    examples = evaluate_each(references, named, batches, metric)
+    full, empty = evaluate_full_each(references, batches, metric), examples.pop("empty")
     draws = Bootstrap.draw(len(full), N_BOOTSTRAP, torch.Generator().manual_seed(0))
     return {
         name: {
             "n_edges": int(named[name].sum()),
-            **found.mean(),
+            **found.mean().to_json(),
             "faithfulness": draws.faithfulness(found.metric, full.metric, empty.metric),
         }
         for name, found in examples.items()

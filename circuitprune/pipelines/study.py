@@ -19,10 +19,11 @@ from circuitprune.circuits.selection import n_edges_of, select
 from circuitprune.config import ModelConfig, RunConfig, TaskConfig
 from circuitprune.data.pairs import Batch
 from circuitprune.data.tasks import Pair, Task
-from circuitprune.engine.evaluation import Evidence, evaluate, evaluate_full, with_faithfulness
+from circuitprune.engine.evaluation import evaluate, evaluate_full
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
 from circuitprune.errors import ConfigError, GraphError
+from circuitprune.metrics import Evidence
 from circuitprune.patching.effects import node_effects
 from circuitprune.patching.paths import path_effects
 from circuitprune.pipelines.given import loaded_model, model_name, pair_counts, pairs_source
@@ -235,7 +236,7 @@ class Study:
         Args:
             circuit: A circuit, a mask, or names of edges.
         """
-        return with_faithfulness(self._measured(self._mask(circuit)), self.full, self.empty)
+        return self._measured(self._mask(circuit)).against(self.full, self.empty)
 
     def effect(
         self, what: str | Sequence[str], *, direction: str = "noising"
@@ -278,11 +279,7 @@ class Study:
         return circuit.mask
 
     def _effect(self, name: str, direction: str) -> float:
-        batches, task_metric = training_batches(self.setup), self.setup.task_metric
-
-        def metric(logits: Tensor, batch: Batch) -> Tensor:
-            return task_metric(logits, batch.answers, batch.wrong)
-
+        batches, metric = training_batches(self.setup), self.setup.task_metric
         if "->" in name:
             return path_effects(self.references, batches, metric, [name], direction).item()
         writer = torch.tensor([self.graph.writer_index(name)])

@@ -209,10 +209,10 @@ def _check_metric(found: Found, case: Case, setup: Setup) -> None:
     """Refuse a full model that no longer does on the run's pairs what it did."""
     theirs = found.frontier.full
     ours = evaluate_full(case.references, case.batches, case.task_metric)
-    if abs(theirs["metric"] - ours["metric"]) > SAME * max(1.0, abs(theirs["metric"])):
+    if abs(theirs.metric - ours.metric) > SAME * max(1.0, abs(theirs.metric)):
         raise RunError(
             f"model and pairs are those of the run, but the full model's {setup.metric_name} on "
-            f"the {setup.held_out} pairs was {theirs['metric']:.4f} and is {ours['metric']:.4f} "
+            f"the {setup.held_out} pairs was {theirs.metric:.4f} and is {ours.metric:.4f} "
             "now; compare versions.json with what is installed, or run again"
         )
 

@@ -12,9 +12,9 @@ from circuitprune.attribution.methods import has_signs
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.export import write_edges_csv
 from circuitprune.circuits.graph import Graph
-from circuitprune.engine.evaluation import Evidence
 from circuitprune.errors import RunError
 from circuitprune.files import read_json, write_atomic, write_json
+from circuitprune.metrics import Evidence
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class Frontier:
             **self.provenance,
             "n_edges_total": self.graph.n_edges,
             "n_edges_total_ungrouped": self.graph.n_edges_ungrouped,
-            "full": self.full,
-            "empty": self.empty,
+            "full": self.full.to_json(),
+            "empty": self.empty.to_json(),
             "points": [
                 {
                     "size": point.size,
                     "n_edges": int(point.mask.sum()),
                     "n_edges_ungrouped": int(self.graph.ungroup(point.mask).sum()),
                     "file": file,
-                    **point.evidence,
+                    **point.evidence.to_json(),
                 }
                 for point, file in zip(self.points, self.files(), strict=True)
             ],
@@ -94,10 +94,10 @@ class Frontier:
 
         Of several of equal size, the one of least KL.
         """
-        good = [point for point in self.points if point.evidence["kl"] <= max_kl]
+        good = [point for point in self.points if point.evidence.kl <= max_kl]
         if good:
-            return min(good, key=lambda point: (int(point.mask.sum()), point.evidence["kl"]))
-        return min(self.points, key=lambda point: point.evidence["kl"])
+            return min(good, key=lambda point: (int(point.mask.sum()), point.evidence.kl))
+        return min(self.points, key=lambda point: point.evidence.kl)
 
 
 def write_results(
@@ -161,7 +161,8 @@ def read_results(folder: Path) -> tuple[Frontier, list[Circuit]]:
         )
     value: Any = read_json(path)
     try:
-        full, empty, rows = value["full"], value["empty"], value["points"]
+        full, empty = (Evidence(**value[end]) for end in ("full", "empty"))
+        rows = value["points"]
         circuits = [Circuit.load(folder / _file(row)) for row in rows]
         points = [_point(row, c) for row, c in zip(rows, circuits, strict=True)]
         about = {key: item for key, item in value.items() if key not in ("full", "empty", "points")}
@@ -178,4 +179,4 @@ def _file(row: dict) -> str:
 def _point(row: dict, circuit: Circuit) -> Point:
     about = ("size", "n_edges", "n_edges_ungrouped", "file")
     evidence = {name: value for name, value in row.items() if name not in about}
-    return Point(row["size"], circuit.mask, evidence)
+    return Point(row["size"], circuit.mask, Evidence(**evidence))

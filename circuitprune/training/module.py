@@ -10,13 +10,12 @@ from torch import Tensor
 
 from circuitprune.circuits.selection import Method, select_sizes
 from circuitprune.data.pairs import Batch
-from circuitprune.engine.evaluation import Evidence, evaluate, evaluate_full, with_faithfulness
+from circuitprune.engine.evaluation import each_run, evaluate, evaluate_full
 from circuitprune.engine.references import References
 from circuitprune.errors import NonFiniteError, RunError
-from circuitprune.metrics import CircuitEvaluation, TaskMetric
+from circuitprune.metrics import CircuitEvaluation, Evidence, Metric
 from circuitprune.training.density import DensitySchedule, Penalty
 from circuitprune.training.gates import HardConcrete, Learner
-from circuitprune.training.objectives import Objective
 
 
 class MaskTraining(LightningModule):
@@ -28,7 +27,7 @@ class MaskTraining(LightningModule):
     Args:
         learner: `TopK` or `HardConcrete`.
         references: The model, what cut edges carry, and the full model's logits.
-        objective: Loss per example.
+        objective: Loss per example; lower is better.
         task_metric: For validation.
         sizes: Fractions of all edges at which validation verifies hard circuits.
         selection: How circuits are cut from the learner's ranking.
@@ -51,8 +50,8 @@ class MaskTraining(LightningModule):
         self,
         learner: Learner,
         references: References,
-        objective: Objective,
-        task_metric: TaskMetric,
+        objective: Metric,
+        task_metric: Metric,
         sizes: Sequence[float],
         *,
         selection: Method = "top_n",
@@ -86,10 +85,7 @@ class MaskTraining(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """The objective on one batch under this step's gates, plus the price of density."""
         gates = self.learner.sample(self.noise_seed, self.global_step)
-        gated = self.references.gated
-        ablated, full = self.references.ablated(batch), self.references.full_logits(batch)
-        circuit = gated(gates, batch.clean, batch.mask, ablated, batch.last)
-        task_loss = self.objective(circuit, full, batch).mean()
+        task_loss = self.objective(self.references.run(batch)(gates), batch).mean()
         loss = task_loss + self._price()
         if not bool(torch.isfinite(loss)):
             raise NonFiniteError(
@@ -182,25 +178,20 @@ class MaskTraining(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Run each circuit on one batch, as the verifier does."""
-        gated = self.references.gated
-        ablated, full = self.references.ablated(batch), self.references.full_logits(batch)
-        for name, mask in self._masks.items():
-            gates = mask.to(gated.device, gated.dtype)
-            circuit = gated(gates, batch.clean, batch.mask, ablated, batch.last)
-            self._evaluations[name].update(
-                circuit.cpu(), full.cpu(), batch.answers.cpu(), batch.wrong.cpu()
-            )
+        for name, circuit, run in each_run(self.references.runs([batch]), self._masks):
+            self._evaluations[name].update(circuit, run.full, run.batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log KL and faithfulness of each size, gate histograms, densities and the frontier."""
         (full, empty), curve = self._reference_ends(), []
         for name, evaluation in self._evaluations.items():
-            evidence = with_faithfulness(evaluation.compute(), full, empty)
-            self.log(f"val_kl/{name}", evidence["kl"])
-            self.log(f"val_faithfulness/{name}", evidence["faithfulness"])
-            curve.append((int(self._masks[name].sum()), evidence["kl"]))
+            evidence = evaluation.compute().against(full, empty)
+            self.log(f"val_kl/{name}", evidence.kl)
+            assert evidence.faithfulness is not None
+            self.log(f"val_faithfulness/{name}", evidence.faithfulness)
+            curve.append((int(self._masks[name].sum()), evidence.kl))
             if name == self.shown_size:
-                self.log("val_kl", evidence["kl"], prog_bar=True, logger=False)
+                self.log("val_kl", evidence.kl, prog_bar=True, logger=False)
         self.curves.append(curve)
 
     def _reference_ends(self) -> tuple[Evidence, Evidence]:

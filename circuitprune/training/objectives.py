@@ -1,23 +1,22 @@
-"""What mask training minimises: per-example losses of a circuit's answer-position logits."""
+"""What mask training minimises: metrics of a circuit's predictions, lower is better."""
 
-from collections.abc import Callable
-
-from jaxtyping import Float
-from torch import Tensor
-
-from circuitprune.data.pairs import Batch
+from circuitprune.data.batches import Batch
+from circuitprune.engine.references import References
 from circuitprune.errors import ConfigError, MetricError
-from circuitprune.metrics import TaskMetric, cross_entropy, kl_divergence, logit_diff, prob_diff
-
-Objective = Callable[
-    [Float[Tensor, "batch vocab"], Float[Tensor, "batch vocab"], Batch], Float[Tensor, " batch"]
-]
-"""`(circuit logits, full model's logits, batch) -> loss per example`; lower is better."""
+from circuitprune.metrics import (
+    Logits,
+    Metric,
+    PerExample,
+    cross_entropy,
+    kl_divergence,
+    logit_diff,
+    prob_diff,
+)
 
 OBJECTIVES = ("kl", "logit_diff", "prob_diff", "faithfulness_gap", "cross_entropy")
 
 
-def make_objective(name: str, task_metric: TaskMetric, span: float) -> Objective:
+def make_objective(name: str, references: References, task_metric: Metric, span: float) -> Metric:
     """The objective of that name.
 
     - `kl`: KL(full || circuit), in nats: the circuit behaves as the model, whatever the task.
@@ -29,6 +28,7 @@ def make_objective(name: str, task_metric: TaskMetric, span: float) -> Objective
 
     Args:
         name: One of `OBJECTIVES`.
+        references: Whose cached logits of the full model `kl` and the gap compare with.
         task_metric: The task's own metric, for the gap.
         span: Mean metric of the full model minus that of the empty circuit.
 
@@ -37,30 +37,27 @@ def make_objective(name: str, task_metric: TaskMetric, span: float) -> Objective
         MetricError: the gap over a span of zero.
     """
     if name == "kl":
-        return lambda circuit, full, batch: kl_divergence(full, circuit)
+        return lambda logits, batch: kl_divergence(references.full_logits(batch), logits)
     if name == "logit_diff":
-        return lambda circuit, full, batch: -logit_diff(circuit, batch.answers, batch.wrong)
+        return lambda logits, batch: -logit_diff(logits, batch)
     if name == "prob_diff":
-        return lambda circuit, full, batch: -prob_diff(circuit, batch.answers, batch.wrong)
+        return lambda logits, batch: -prob_diff(logits, batch)
     if name == "cross_entropy":
-        return lambda circuit, full, batch: cross_entropy(circuit, batch.answers, batch.wrong)
+        return cross_entropy
     if name == "faithfulness_gap":
-        return _faithfulness_gap(task_metric, span)
+        return _faithfulness_gap(references, task_metric, span)
     raise ConfigError(f"objective must be one of {', '.join(OBJECTIVES)}, got {name!r}")
 
 
-def _faithfulness_gap(task_metric: TaskMetric, span: float) -> Objective:
+def _faithfulness_gap(references: References, task_metric: Metric, span: float) -> Metric:
     if abs(span) < 1e-6:
         raise MetricError(
             "faithfulness_gap is undefined: the task metric does not change when every edge is "
             "ablated; check that clean and corrupt prompts have different answers"
         )
 
-    def gap(
-        circuit: Float[Tensor, "batch vocab"], full: Float[Tensor, "batch vocab"], batch: Batch
-    ) -> Float[Tensor, " batch"]:
-        reached = task_metric(circuit, batch.answers, batch.wrong)
-        wanted = task_metric(full, batch.answers, batch.wrong)
-        return ((reached - wanted) / span).square()
+    def gap(logits: Logits, batch: Batch) -> PerExample:
+        wanted = task_metric(references.full_logits(batch), batch)
+        return ((task_metric(logits, batch) - wanted) / span).square()
 
     return gap

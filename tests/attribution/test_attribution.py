@@ -47,11 +47,11 @@ def pairs(rows=(0, 1, 2, 3)) -> Batch:
 
 
 def by_logit_diff(logits, batch):
-    return logit_diff(logits, batch.answers, batch.wrong)
+    return logit_diff(logits, batch)
 
 
 def by_prob_diff(logits, batch):
-    return prob_diff(logits, batch.answers, batch.wrong)
+    return prob_diff(logits, batch)
 
 
 def patched(model, kv_readers="kv_head") -> References:

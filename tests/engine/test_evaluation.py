@@ -21,7 +21,7 @@ from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.data.batches import Batch
 from circuitprune.engine.ablation import make_ablation
-from circuitprune.engine.evaluation import Evidence, evaluate, evaluate_full, with_faithfulness
+from circuitprune.engine.evaluation import Evidence, evaluate, evaluate_full
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
 from circuitprune.errors import MetricError
@@ -112,13 +112,13 @@ def slow_evidence(
         right += max(row[good]) > max(row[bad])
         matches += int(row.argmax()) == int(full_row.argmax())
     n = len(batch)
-    return {
-        "kl": reference.kl(full, logits).mean().item(),
-        "metric": metric(logits, answers, wrong).mean().item(),
-        "accuracy": float(right) / n,
-        "exact_match": matches / n,
-        "n": n,
-    }
+    return Evidence(
+        kl=reference.kl(full, logits).mean().item(),
+        metric=metric(logits, answers, wrong).mean().item(),
+        accuracy=float(right) / n,
+        exact_match=matches / n,
+        n=n,
+    )
 
 
 def found(case: Case, *masks: Tensor, metric=logit_diff) -> list[Evidence]:
@@ -163,8 +163,8 @@ def test_every_single_edge_removed_as_the_slow_reference(family, kv_readers):
     for edge, mask, evidence in zip(edges, masks, found(case, *masks), strict=True):
         expected = slow_evidence(case, slow_logits(case, mask))
         name = case.graph.edges[edge]
-        assert evidence == pytest.approx(expected, **case.tolerance), name
-        moved += expected["kl"] > VISIBLE
+        assert evidence.to_json() == pytest.approx(expected.to_json(), **case.tolerance), name
+        moved += expected.kl > VISIBLE
     assert moved >= len(edges) // 2
 
 
@@ -179,16 +179,14 @@ def test_random_circuits_as_the_slow_reference(family, kv_readers, ablation):
     batch = case.batch
     plain = reference.plain_logits(case.model, batch.clean, batch.mask)
     slow_full = slow_evidence(case, reference.at_last(plain, batch.last))
-    assert full == pytest.approx(slow_full, **case.tolerance)
-    assert empty == pytest.approx(slow_empty, **case.tolerance)
+    assert full.to_json() == pytest.approx(slow_full.to_json(), **case.tolerance)
+    assert empty.to_json() == pytest.approx(slow_empty.to_json(), **case.tolerance)
     for ours, theirs in zip(evidence, slow, strict=True):
-        assert ours == pytest.approx(theirs, **case.tolerance)
-        assert ours["kl"] > VISIBLE
-        share = (theirs["metric"] - slow_empty["metric"]) / (
-            slow_full["metric"] - slow_empty["metric"]
-        )
-        scale = max(1.0, 1 / abs(slow_full["metric"] - slow_empty["metric"]))
-        reached = with_faithfulness(ours, full, empty)["faithfulness"]
+        assert ours.to_json() == pytest.approx(theirs.to_json(), **case.tolerance)
+        assert ours.kl > VISIBLE
+        share = (theirs.metric - slow_empty.metric) / (slow_full.metric - slow_empty.metric)
+        scale = max(1.0, 1 / abs(slow_full.metric - slow_empty.metric))
+        reached = ours.against(full, empty).faithfulness
         assert reached == pytest.approx(share, rel=scale * TOLERANCE[family], abs=1e-9)
 
 
@@ -199,7 +197,7 @@ def test_answer_sets_as_the_slow_reference(family):
         random_masks(case), found(case, *random_masks(case), metric=prob_diff), strict=True
     ):
         expected = slow_evidence(case, slow_logits(case, mask), reference.prob_diff)
-        assert evidence == pytest.approx(expected, **case.tolerance)
+        assert evidence.to_json() == pytest.approx(expected.to_json(), **case.tolerance)
 
 
 # ---------------------------------------------------------------- against hooks on the model
@@ -220,8 +218,8 @@ def test_a_node_cut_out_is_plain_activation_patching(family, kv_readers):
             case.model, family, batch.clean, batch.mask, node, corrupt[node]
         )
         expected = slow_evidence(case, reference.at_last(logits, batch.last))
-        assert evidence == pytest.approx(expected, **case.tolerance), node
-        assert expected["kl"] > VISIBLE
+        assert evidence.to_json() == pytest.approx(expected.to_json(), **case.tolerance), node
+        assert expected.kl > VISIBLE
 
 
 @pytest.mark.parametrize("family", TOLERANCE)
@@ -248,14 +246,14 @@ def test_full_mask_is_the_model_and_empty_mask_the_corrupt_run(family):
     full, empty = found(case, ones(case), ~ones(case))
     batch = case.batch
     direct = evaluate_full(case.references, [batch], logit_diff)
-    assert full == pytest.approx(direct, **case.tolerance)
-    assert direct["kl"] == 0 and direct["exact_match"] == 1
+    assert full.to_json() == pytest.approx(direct.to_json(), **case.tolerance)
+    assert direct.kl == 0 and direct.exact_match == 1
     logits = reference.plain_logits(case.model, batch.corrupt, batch.mask)
     expected = slow_evidence(case, reference.at_last(logits, batch.last))
-    assert empty == pytest.approx(expected, **case.tolerance)
-    assert empty["kl"] > VISIBLE
-    assert with_faithfulness(direct, direct, empty)["faithfulness"] == 1
-    assert with_faithfulness(empty, direct, empty)["faithfulness"] == 0
+    assert empty.to_json() == pytest.approx(expected.to_json(), **case.tolerance)
+    assert empty.kl > VISIBLE
+    assert direct.against(direct, empty).faithfulness == 1
+    assert empty.against(direct, empty).faithfulness == 0
 
 
 # ---------------------------------------------------------------- laws
@@ -272,8 +270,8 @@ def test_batching_order_and_cache_change_nothing(family, max_gb):
         parts = [cut(case.batch, rows) for rows in torch.arange(5).flip(0).split(sizes)]
         again = evaluate(fresh, masks, parts, logit_diff)
         for name in masks:
-            assert again[name] == pytest.approx(whole[name], **case.tolerance)
-            assert again[name]["n"] == 5
+            assert again[name].to_json() == pytest.approx(whole[name].to_json(), **case.tolerance)
+            assert again[name].n == 5
 
 
 def cut(batch: Batch, rows: Tensor) -> Batch:
@@ -292,7 +290,7 @@ def test_trimming_changes_nothing_under_patch(family, share):
     trimmed = Circuit(case.graph, mask).trim().mask
     assert trimmed.sum() < mask.sum()
     untrimmed, live = found(case, mask, trimmed)
-    assert live == pytest.approx(untrimmed, **case.tolerance)
+    assert live.to_json() == pytest.approx(untrimmed.to_json(), **case.tolerance)
 
 
 def test_examples_are_weighted_alike_whatever_their_batch():
@@ -302,7 +300,9 @@ def test_examples_are_weighted_alike_whatever_their_batch():
     rows = [found(case._replace(batch=single), mask)[0] for single in singles]
     (whole,) = found(case, mask)
     for name in ("kl", "metric", "accuracy", "exact_match"):
-        assert whole[name] == pytest.approx(sum(row[name] for row in rows) / 5, rel=1e-10)
+        assert getattr(whole, name) == pytest.approx(
+            sum(getattr(row, name) for row in rows) / 5, rel=1e-10
+        )
 
 
 def test_verification_leaves_no_trace_in_the_model():
@@ -329,7 +329,7 @@ def test_faithfulness_is_undefined_when_nothing_is_to_recover():
     full = evaluate_full(case.references, [same], logit_diff)
     empty = evaluate(case.references, {"": ~ones(case)}, [same], logit_diff)[""]
     with pytest.raises(MetricError, match="undefined"):
-        with_faithfulness(full, full, empty)
+        full.against(full, empty)
 
 
 def test_logits_that_are_not_numbers_are_refused():
@@ -371,6 +371,6 @@ def test_a_circuit_of_100_edges_scores_as_in_eap_ig():
     for row in range(n):
         one = evaluate(references, masks, [cut(batch, torch.tensor([row]))], logit_diff)
         for evidence in one.values():
-            assert evidence["metric"] == pytest.approx(expected["per_example"][row], abs=1e-9)
+            assert evidence.metric == pytest.approx(expected["per_example"][row], abs=1e-9)
     whole = evaluate(references, masks, [batch], logit_diff)
-    assert whole["trimmed"]["metric"] == pytest.approx(expected["mean"], abs=1e-9)
+    assert whole["trimmed"].metric == pytest.approx(expected["mean"], abs=1e-9)

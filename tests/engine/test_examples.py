@@ -6,38 +6,43 @@ import pytest
 import torch
 from evidence_cases import tiny_case
 
-from circuitprune.engine.evaluation import evaluate, evaluate_full, with_faithfulness
+from circuitprune.engine.evaluation import (
+    evaluate,
+    evaluate_each,
+    evaluate_full,
+    evaluate_full_each,
+)
 from circuitprune.errors import DataError, GraphError, MetricError
-from circuitprune.evidence import full_examples, per_example
 
 
 @pytest.mark.parametrize("ablation", ["patch", "mean"])
 def test_means_are_the_verifiers(ablation):
     case = tiny_case(ablation=ablation)
     masks = {"circuit": case.mask, "empty": case.empty_mask, "full": case.full_mask}
-    found = per_example(case.references, masks, case.batches, case.task_metric)
+    found = evaluate_each(case.references, masks, case.batches, case.task_metric)
     expected = evaluate(case.references, masks, case.batches, case.task_metric)
     for name in masks:
-        assert found[name].mean() == pytest.approx(expected[name], rel=1e-12, abs=1e-12)
+        assert found[name].mean().to_json() == pytest.approx(
+            expected[name].to_json(), rel=1e-12, abs=1e-12
+        )
         assert len(found[name]) == case.n_examples == 8
-    whole = full_examples(case.references, case.batches, case.task_metric)
-    assert whole.mean() == pytest.approx(
-        evaluate_full(case.references, case.batches, case.task_metric), rel=1e-12
-    )
-    verified = with_faithfulness(expected["circuit"], expected["full"], expected["empty"])
+    whole = evaluate_full_each(case.references, case.batches, case.task_metric)
+    full = evaluate_full(case.references, case.batches, case.task_metric)
+    assert whole.mean().to_json() == pytest.approx(full.to_json(), rel=1e-12)
+    verified = expected["circuit"].against(expected["full"], expected["empty"])
     assert found["circuit"].faithfulness(found["full"], found["empty"]) == pytest.approx(
-        verified["faithfulness"]
+        verified.faithfulness
     )
 
 
 def test_rows_are_in_the_order_of_the_pairs():
     case = tiny_case()
-    whole = per_example(case.references, {"c": case.mask}, case.batches, case.task_metric)["c"]
+    whole = evaluate_each(case.references, {"c": case.mask}, case.batches, case.task_metric)["c"]
     at = 0
     for batch in case.batches:
         for row in range(len(batch)):
             one = type(batch)(**{k: v[row : row + 1] for k, v in vars(batch).items()})
-            alone = per_example(case.references, {"c": case.mask}, [one], case.task_metric)["c"]
+            alone = evaluate_each(case.references, {"c": case.mask}, [one], case.task_metric)["c"]
             assert alone.metric.item() == pytest.approx(whole.metric[at].item(), rel=1e-9)
             assert alone.kl.item() == pytest.approx(whole.kl[at].item(), rel=1e-9)
             at += 1
@@ -47,14 +52,14 @@ def test_rows_are_in_the_order_of_the_pairs():
 def test_progress_ends_at_one():
     case, seen = tiny_case(), []
     masks = {"a": case.mask, "b": case.full_mask}
-    per_example(case.references, masks, case.batches, case.task_metric, seen.append)
+    evaluate_each(case.references, masks, case.batches, case.task_metric, seen.append)
     assert seen == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_no_pairs_is_an_error():
     case = tiny_case()
     with pytest.raises(MetricError, match="empty"):
-        per_example(case.references, {"c": case.mask}, [], case.task_metric)
+        evaluate_each(case.references, {"c": case.mask}, [], case.task_metric)
     with pytest.raises(DataError, match="no held-out pair"):
         replace(case, batches=[])
 

@@ -8,9 +8,13 @@ import torch
 from evidence_cases import SIZES, pairs, tiny_case
 
 from circuitprune.engine.ablation import make_ablation
-from circuitprune.engine.evaluation import evaluate, evaluate_full, with_faithfulness
+from circuitprune.engine.evaluation import (
+    evaluate,
+    evaluate_each,
+    evaluate_full,
+    evaluate_full_each,
+)
 from circuitprune.engine.references import References
-from circuitprune.evidence import full_examples, per_example
 from circuitprune.evidence.faithfulness import cross_ablation, faithfulness, verdict
 
 NAMES = ("kl", "metric", "accuracy", "exact_match", "faithfulness")
@@ -27,7 +31,7 @@ def verified(case, references=None):
     masks = {"circuit": case.mask, "empty": case.empty_mask, **case.sizes}
     found = evaluate(references, masks, case.batches, case.task_metric)
     full = evaluate_full(references, case.batches, case.task_metric)
-    return {name: with_faithfulness(e, full, found["empty"]) for name, e in found.items()}
+    return {name: e.against(full, found["empty"]).to_json() for name, e in found.items()}
 
 
 def test_the_curve_is_the_verifiers():
@@ -56,8 +60,8 @@ def test_pairs_without_a_ratio_are_counted_and_left_out():
     assert found["n_without_ratio"] == 1
     others = [i != 2 for i in range(8)]
     masks = {"c": case.mask, "e": case.empty_mask}
-    each = per_example(case.references, masks, case.batches, case.task_metric)
-    full = full_examples(case.references, case.batches, case.task_metric).metric
+    each = evaluate_each(case.references, masks, case.batches, case.task_metric)
+    full = evaluate_full_each(case.references, case.batches, case.task_metric).metric
     own = (each["c"].metric - each["e"].metric) / (full - each["e"].metric)
     assert found["circuit"]["mean_of_ratios"]["value"] == pytest.approx(own[others].mean().item())
 

@@ -66,7 +66,7 @@ def test_only_nodes_of_the_circuit_are_described():
 
 def test_direct_shares_sum_to_the_models_logit_difference():
     total = sum(row["share"] for row in found()["direct"])
-    full = evaluate_full(references(0.0), data().batches("test"), logit_diff)["metric"]
+    full = evaluate_full(references(0.0), data().batches("test"), logit_diff).metric
     assert total == pytest.approx(full, abs=1e-3)
     first = found()["direct"][0]
     assert first["node"] == INDUCTION_HEAD and first["edge_to_logits_kept"]
@@ -75,7 +75,7 @@ def test_direct_shares_sum_to_the_models_logit_difference():
 
 def test_the_lens_ends_at_the_models_own_numbers():
     lens = {row["at"]: row for row in found()["lens"]}
-    full = evaluate_full(references(0.0), data().batches("test"), logit_diff)["metric"]
+    full = evaluate_full(references(0.0), data().batches("test"), logit_diff).metric
     assert list(lens) == ["a0", "m0", "a1", "m1", "logits"]
     assert lens["logits"]["logit_diff"] == pytest.approx(full, abs=1e-3)
     assert lens["logits"]["logit_diff_corrupt"] == pytest.approx(-full, abs=0.2)

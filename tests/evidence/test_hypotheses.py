@@ -14,8 +14,8 @@ from scipy import stats
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.data.batches import few_pairs
-from circuitprune.engine.evaluation import Examples
-from circuitprune.evidence import EVIDENCE, full_examples, per_example
+from circuitprune.engine.evaluation import Examples, evaluate_each
+from circuitprune.evidence import EVIDENCE, evaluate_full_each
 from circuitprune.evidence.hypotheses import (
     equivalence,
     hypotheses,
@@ -219,12 +219,12 @@ def test_a_difference_within_the_tolerance_is_a_tie():
 def test_rounding_of_the_gated_model_is_no_win(family, dtype):
     case = tiny_case(family, dtype=dtype)
     opened = {"": case.full_mask}
-    gated = per_example(case.references, opened, case.batches, case.task_metric)[""]
-    plain = full_examples(case.references, case.batches, case.task_metric)
+    gated = evaluate_each(case.references, opened, case.batches, case.task_metric)[""]
+    plain = evaluate_full_each(case.references, case.batches, case.task_metric)
     found = equivalence(gated, plain, rounding(dtype))
     assert (found["n_ties"], found["n_pairs"]) == (case.n_examples, 0)
     assert found["verdict"] == "pass" and "alike on every pair" in found["sentence"]
-    circuit = per_example(case.references, {"": case.mask}, case.batches, case.task_metric)[""]
+    circuit = evaluate_each(case.references, {"": case.mask}, case.batches, case.task_metric)[""]
     assert equivalence(circuit, plain, rounding(dtype))["n_ties"] < case.n_examples
 
 
@@ -238,7 +238,9 @@ def test_the_said_number_of_wins_is_where_the_verdict_turns():
 
 def test_the_whole_model_is_equal_and_has_an_idle_complement():
     case = tiny_case()
-    full = per_example(case.references, {"f": case.full_mask}, case.batches, case.task_metric)["f"]
+    full = evaluate_each(case.references, {"f": case.full_mask}, case.batches, case.task_metric)[
+        "f"
+    ]
     assert equivalence(full, full) | {"sentence": ""} == {
         "n_pairs": 0,
         "n_ties": 8,
@@ -281,7 +283,9 @@ def test_minimality_is_the_definition():
     found = minimality(case)
 
     def metric(mask):
-        return per_example(case.references, {"m": mask}, case.batches, case.task_metric)["m"].metric
+        return evaluate_each(case.references, {"m": mask}, case.batches, case.task_metric)[
+            "m"
+        ].metric
 
     draw, random = case.generator("minimality"), []
     for _ in range(8):
@@ -327,9 +331,9 @@ def test_minimality_holds_few_circuits_and_takes_few_pairs(monkeypatch):
 
     def counted(references, masks, *rest):
         held.append(len(masks))
-        return per_example(references, masks, *rest)
+        return evaluate_each(references, masks, *rest)
 
-    monkeypatch.setattr(module, "per_example", counted)
+    monkeypatch.setattr(module, "evaluate_each", counted)
     monkeypatch.setattr(module, "AT_ONCE", 4)
     whole = minimality(case)
     assert max(held) == 8 and sum(held) == 20 and len(whole["edges"]) > 8

@@ -14,9 +14,13 @@ from circuitprune.attribution import METHODS
 from circuitprune.attribution.nodes import lift
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
-from circuitprune.engine.evaluation import evaluate, evaluate_full
+from circuitprune.engine.evaluation import (
+    evaluate,
+    evaluate_each,
+    evaluate_full,
+    evaluate_full_each,
+)
 from circuitprune.errors import GraphError
-from circuitprune.evidence import full_examples, per_example
 from circuitprune.evidence.bootstrap import Bootstrap
 from circuitprune.evidence.mib import SIZES, cmd, cpr, edge_circuits, mib, node_circuits
 from circuitprune.pipelines.attribute import attribute
@@ -91,9 +95,7 @@ def slow_curve(case, masks):
     )
     empty = evaluate(case.references, {"e": case.empty_mask}, case.batches, case.task_metric)["e"]
     full = evaluate_full(case.references, case.batches, case.task_metric)
-    return [
-        (e["metric"] - empty["metric"]) / (full["metric"] - empty["metric"]) for e in found.values()
-    ]
+    return [(e.metric - empty.metric) / (full.metric - empty.metric) for e in found.values()]
 
 
 def mask_of(graph, scores, size):
@@ -186,10 +188,10 @@ def test_intervals_are_those_of_the_area_of_each_resample():
     case = tiny_case(n_bootstrap=20)
     found = mib(case)
     masks = {str(s): mask_of(case.graph, (-case.scores).tolist(), s) for s in MIB_SIZES}
-    each = per_example(
+    each = evaluate_each(
         case.references, {**masks, "e": case.empty_mask}, case.batches, case.task_metric
     )
-    full = full_examples(case.references, case.batches, case.task_metric).metric
+    full = evaluate_full_each(case.references, case.batches, case.task_metric).metric
     areas = []
     for row in Bootstrap.draw(8, 20, case.generator("mib")).weights:
         low, high = row @ each["e"].metric, row @ full

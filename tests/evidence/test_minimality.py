@@ -13,8 +13,8 @@ from torch.testing import assert_close
 
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.reachability import live_edges
+from circuitprune.engine.evaluation import evaluate_each
 from circuitprune.errors import ConfigError
-from circuitprune.evidence import per_example
 from circuitprune.evidence.minimality import minimality, minimise, minimised, removals, verdict
 
 
@@ -24,7 +24,9 @@ def case():
 
 
 def mean_kl(case, mask, batches):
-    return per_example(case.references, {"": mask}, batches, case.task_metric)[""].kl.mean().item()
+    return (
+        evaluate_each(case.references, {"": mask}, batches, case.task_metric)[""].kl.mean().item()
+    )
 
 
 def removed(mask, edge):
@@ -42,7 +44,7 @@ def test_removals_are_whole_runs_of_smaller_circuits(family, ablation):
     found = removals(case.references, case.mask, case.batches, case.task_metric)
     edges = case.mask.nonzero().flatten()
     masks = {"": case.mask} | {str(e): removed(case.mask, e) for e in edges.tolist()}
-    slow = per_example(case.references, masks, case.batches, case.task_metric)
+    slow = evaluate_each(case.references, masks, case.batches, case.task_metric)
     exact = dict(rtol=10 * TOLERANCE[family], atol=10 * TOLERANCE[family])
     assert torch.equal(found.edges, edges)
     assert_close(found.base_kl, slow[""].kl, **exact)

@@ -14,9 +14,10 @@ from circuitprune.circuits.reachability import live_edges
 from circuitprune.circuits.selection import select
 from circuitprune.data.pairs import prepare
 from circuitprune.engine.ablation import make_ablation
+from circuitprune.engine.evaluation import evaluate_each
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
-from circuitprune.evidence import Case, per_example
+from circuitprune.evidence import Case
 from circuitprune.evidence.random_circuits import (
     DRAWS,
     cell_of_edges,
@@ -152,7 +153,7 @@ def test_the_place_of_the_circuit_is_counted():
         source = case.generator(f"random circuits {family}")
         masks = {str(i): draw(case.graph, case.mask, source) for i in range(12)}
         masks["circuit"] = case.mask
-        each = per_example(case.references, masks, case.batches, case.task_metric)
+        each = evaluate_each(case.references, masks, case.batches, case.task_metric)
         kl = {name: examples.kl.mean().item() for name, examples in each.items()}
         own = kl.pop("circuit")
         place = found["families"][family]["kl"]

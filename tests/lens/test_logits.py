@@ -70,7 +70,7 @@ def test_direct_attributions_sum_to_the_logit_difference(model, tolerance):
     shares, constant = direct_logit_attribution(gated, batch)
     assert shares.shape == (gated.graph.n_writers, len(batch))
     logits = uncapped(model, gated.plain(batch.clean, batch.mask, batch.last))
-    expected = logit_diff(logits, batch.answers, batch.wrong)
+    expected = logit_diff(logits, batch)
     assert_close(shares.sum(0) + constant, expected, rtol=1e-5, atol=max(1e-9, tolerance["atol"]))
     assert shares.abs().mean() > 0.01
 

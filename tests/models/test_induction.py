@@ -66,7 +66,7 @@ def references(leak: float = 0.2, ablation: str = "patch", sharpness: float = 20
 
 
 def task_metric(logits, batch):
-    return logit_diff(logits, batch.answers, batch.wrong)
+    return logit_diff(logits, batch)
 
 
 def scores(method: str, metric=task_metric, **kwargs):
@@ -178,7 +178,7 @@ def test_without_leak_these_edges_and_only_these_matter(ablation):
     found = evaluate(
         references(0.0, ablation), {"true": truth}, data().batches("test"), logit_diff
     )["true"]
-    assert found["kl"] < 1e-6 and found["accuracy"] == 1 and found["metric"] > 9.99
+    assert found.kl < 1e-6 and found.accuracy == 1 and found.metric > 9.99
 
 
 @every_ablation
@@ -189,7 +189,7 @@ def test_each_true_edge_is_needed(ablation):
         without[str(edge)] = truth.clone()
         without[str(edge)][edge] = False
     for found in evaluate(references(0.0, ablation), without, batches, logit_diff).values():
-        assert found["metric"] < 2 and found["kl"] > 2
+        assert found.metric < 2 and found.kl > 2
 
 
 @every_ablation
@@ -199,7 +199,7 @@ def test_with_leak_the_gap_is_wide(ablation):
     assert (
         evaluate(references(ablation=ablation), {"": truth}, data().batches("test"), logit_diff)[
             ""
-        ]["accuracy"]
+        ].accuracy
         == 1
     )
 

@@ -74,7 +74,7 @@ def test_a_task_metric_counts_by_its_fall():
     references = patched(small("gpt2"))
 
     def worsening(logits, batch):
-        return -logit_diff(logits, batch.answers, batch.wrong)
+        return -logit_diff(logits, batch)
 
     mask, scores, margin = slow(references, 0.05, worsening)
     result = acdc(references, [pairs()], 0.05, logit_diff)

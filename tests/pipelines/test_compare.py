@@ -15,7 +15,7 @@ from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.cli import main
 from circuitprune.data.pairs import Batch
-from circuitprune.engine.evaluation import evaluate, evaluate_full, with_faithfulness
+from circuitprune.engine.evaluation import evaluate, evaluate_full
 from circuitprune.engine.gated import GatedModel
 from circuitprune.errors import GraphError, RunError
 from circuitprune.evidence.controls import against, draw_controls, flat
@@ -70,7 +70,7 @@ def test_cross_patched_is_the_slow_reference(family):
     logits = reference.at_last(logits, batch.last)
     target = reference.at_last(reference.plain_logits(donor, batch.clean, batch.mask), batch.last)
     tolerance = dict(rtol=1e-5, atol=1e-5)
-    expected = logit_diff(logits, batch.answers, batch.wrong)
+    expected = logit_diff(logits, batch)
     torch.testing.assert_close(found.metric, expected, **tolerance)
     torch.testing.assert_close(found.kl, kl_divergence(target, logits), **tolerance)
     assert found.exact_match.tolist() == (logits.argmax(1) == target.argmax(1)).double().tolist()
@@ -93,7 +93,7 @@ def test_a_heads_edges_are_a_patch_of_its_output_and_none_the_host_itself(family
     }
     for name, whole in logits.items():
         at_last = reference.at_last(whole, batch.last)
-        expected = logit_diff(at_last, batch.answers, batch.wrong)
+        expected = logit_diff(at_last, batch)
         torch.testing.assert_close(found[name].metric, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -189,13 +189,13 @@ def test_every_cell_of_the_matrix_is_an_exact_verification_on_unseen_pairs(home,
             masks["empty"] = torch.zeros_like(masks["it"])
             evidence = evaluate(fresh, masks, batches, setup.task_metric)
             full = evaluate_full(fresh, batches, setup.task_metric)
-            expected = with_faithfulness(evidence["it"], full, evidence["empty"])
+            expected = evidence["it"].against(full, evidence["empty"])
             cell = cells[path, names[on]]
             assert cell["n"] == len(unseen)
             for key in ("kl", "metric", "accuracy"):
                 assert cell[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-5), (name, on)
             assert cell["faithfulness"]["value"] == pytest.approx(
-                expected["faithfulness"], rel=1e-3, abs=1e-5
+                expected.faithfulness, rel=1e-3, abs=1e-5
             )
 
 

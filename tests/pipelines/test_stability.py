@@ -14,7 +14,7 @@ from tiny import pair_rows, quick_config, save_model, save_pairs, settings, tiny
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.cli import main
 from circuitprune.data.splits import resampled
-from circuitprune.engine.evaluation import evaluate, evaluate_full, with_faithfulness
+from circuitprune.engine.evaluation import evaluate, evaluate_full
 from circuitprune.errors import ConfigError, RunError
 from circuitprune.pipelines import trials as module
 from circuitprune.pipelines.setup import make_setup
@@ -175,11 +175,11 @@ def test_elected_circuits_are_verified_on_pairs_that_no_run_was_trained_on(study
     masks = {"circuit": circuit.mask, "empty": torch.zeros_like(circuit.mask)}
     evidence = evaluate(setup.references, masks, batches, setup.task_metric)
     full = evaluate_full(setup.references, batches, setup.task_metric)
-    expected = with_faithfulness(evidence["circuit"], full, evidence["empty"])
+    expected = evidence["circuit"].against(full, evidence["empty"])
     measured = group["measured"]["consensus"]
     for key in ("kl", "metric", "accuracy", "exact_match", "n"):
         assert measured[key] == pytest.approx(expected[key], rel=1e-4)
-    assert measured["faithfulness"]["value"] == pytest.approx(expected["faithfulness"], rel=1e-4)
+    assert measured["faithfulness"]["value"] == pytest.approx(expected.faithfulness, rel=1e-4)
     assert measured["faithfulness"]["low"] < measured["faithfulness"]["high"]
     assert circuit.provenance["evidence"] == json.loads(json.dumps(measured))
 

@@ -60,12 +60,12 @@ def test_evaluate_takes_a_circuit_a_mask_and_names(study, scores):
     batches = setup.data.batches("test", setup.config.verify.batch_size)
     slow = evaluate(setup.references, {"c": circuit.mask}, batches, setup.task_metric)["c"]
     for form in (circuit, circuit.mask, circuit.edges):
-        assert study.evaluate(form)["kl"] == slow["kl"]
+        assert study.evaluate(form).kl == slow.kl
     everything = study.evaluate(torch.ones(study.graph.n_edges, dtype=torch.bool))
-    assert everything["kl"] == pytest.approx(0, abs=1e-5)
-    assert everything["faithfulness"] == pytest.approx(1, abs=1e-5)
-    assert study.evaluate([])["faithfulness"] == pytest.approx(0, abs=1e-6)
-    assert study.evaluate(circuit)["n"] == PAIRS["n_test"]
+    assert everything.kl == pytest.approx(0, abs=1e-5)
+    assert everything.faithfulness == pytest.approx(1, abs=1e-5)
+    assert study.evaluate([]).faithfulness == pytest.approx(0, abs=1e-6)
+    assert study.evaluate(circuit).n == PAIRS["n_test"]
 
 
 def test_an_effect_is_that_of_exact_patching(study):

@@ -22,7 +22,7 @@ from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.recovery import recovery
 from circuitprune.circuits.selection import select_sizes
 from circuitprune.cli import train_main
-from circuitprune.engine.evaluation import evaluate, evaluate_full, with_faithfulness
+from circuitprune.engine.evaluation import evaluate, evaluate_full
 from circuitprune.errors import CircuitPruneError, ConfigError, DataError, RunError
 from circuitprune.files import read_tensors, write_tensors
 from circuitprune.pipelines import train as run
@@ -153,12 +153,12 @@ def test_the_numbers_are_those_of_a_direct_evaluation(finished):
         assert circuit.n_edges == p["n_edges"] and circuit.graph == setup.gated.graph
         masks[str(p["size"])] = circuit.mask
     evidence = evaluate(setup.references, masks, batches, setup.task_metric)
-    assert frontier["full"] == pytest.approx(full, abs=1e-6)
-    assert frontier["empty"] == pytest.approx(evidence["empty"], abs=1e-6)
+    assert frontier["full"] == pytest.approx(full.to_json(), abs=1e-6)
+    assert frontier["empty"] == pytest.approx(evidence["empty"].to_json(), abs=1e-6)
     for p in frontier["points"]:
-        again = with_faithfulness(evidence[str(p["size"])], full, evidence["empty"])
+        again = evidence[str(p["size"])].against(full, evidence["empty"])
         for name in EVIDENCE:
-            assert p[name] == pytest.approx(again[name], abs=1e-4), (p["size"], name)
+            assert p[name] == pytest.approx(getattr(again, name), abs=1e-4), (p["size"], name)
 
 
 def test_pairs_hold_what_follows_by_the_model_and_by_the_chosen_circuit(finished):

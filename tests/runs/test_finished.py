@@ -7,6 +7,7 @@ import torch
 from tiny import quick_config
 
 from circuitprune.circuits.graph import Graph
+from circuitprune.metrics import Evidence
 from circuitprune.runs.finished import Found, load_run
 from circuitprune.runs.frontier import Frontier, Point, write_results
 from circuitprune.runs.settings import to_yaml
@@ -28,7 +29,7 @@ def run_of(folder: Path, selection: str, thresholds: dict[float, list[str]]) -> 
     for number, (threshold, names) in enumerate(thresholds.items()):
         kl = 0.01 if not number else 0.5
         evidence = dict.fromkeys(("metric", "accuracy", "exact_match", "faithfulness"), 0.5)
-        points.append(Point(threshold, circuit(names), {"kl": kl, "n": 1, **evidence}))
+        points.append(Point(threshold, circuit(names), Evidence(kl=kl, n=1, **evidence)))
         ranking[circuit(names)] = ranking[circuit(names)].clamp(min=threshold)
     about = {"selection": selection, "model_fingerprint": "f", "pairs_hash": "p"}
     about |= {"task": "t", "model": "m", "ablation": "patch", "split": "test", "metric": "x"}

@@ -12,13 +12,14 @@ from transformers import AutoModelForCausalLM
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import RunError
 from circuitprune.files import write_json
+from circuitprune.metrics import Evidence
 from circuitprune.runs.frontier import Frontier, Point, read_results, write_results
 from circuitprune.runs.identity import fingerprint
 from circuitprune.views.pages.summary import summary
 
 GRAPH = Graph(2, 4, 2)
-FULL = {"kl": 0.0, "metric": 2.0, "accuracy": 0.95, "exact_match": 1.0, "n": 40}
-EMPTY = {"kl": 3.0, "metric": -1.0, "accuracy": 0.1, "exact_match": 0.05, "n": 40}
+FULL = Evidence(kl=0.0, metric=2.0, accuracy=0.95, exact_match=1.0, n=40)
+EMPTY = Evidence(kl=3.0, metric=-1.0, accuracy=0.1, exact_match=0.05, n=40)
 ABOUT = {"model": "tiny", "task": "ioi", "ablation": "patch", "metric": "logit_diff"}
 ABOUT |= {"split": "test", "revision": None}
 
@@ -28,8 +29,8 @@ def point(size: float, n_edges: int, kl: float, seed: int = 0) -> Point:
     order = torch.randperm(GRAPH.n_edges, generator=torch.Generator().manual_seed(seed))
     mask = torch.zeros(GRAPH.n_edges, dtype=torch.bool)
     mask[order[:n_edges]] = True
-    evidence = {"kl": kl, "metric": 1.0, "accuracy": 0.75, "exact_match": 0.5, "n": 40}
-    return Point(size, mask, {**evidence, "faithfulness": 2 / 3})
+    evidence = Evidence(kl, 1.0, 0.75, 0.5, 40, 2 / 3)
+    return Point(size, mask, evidence)
 
 
 def frontier(*points: Point) -> Frontier:

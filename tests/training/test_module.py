@@ -400,7 +400,7 @@ def test_topk_finds_circuits_that_beat_every_random_one(references, mask):
         for i in range(10):
             scores = torch.rand(graph.n_edges, generator=generator)
             masks[f"random {i}"] = select(graph, scores, n_edges)
-        kl = {name: e["kl"] for name, e in evaluate(references, masks, [batch], logit_diff).items()}
+        kl = {name: e.kl for name, e in evaluate(references, masks, [batch], logit_diff).items()}
         learned = kl.pop("learned")
         assert learned < 0.8 * min(kl.values())
 

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from conftest import random_batch
+from torch import Tensor
 from torch.testing import assert_close
 
 from circuitprune.data.pairs import Batch
+from circuitprune.engine.references import References
 from circuitprune.errors import ConfigError, MetricError
 from circuitprune.metrics import (
     TASK_METRICS,
@@ -19,6 +21,16 @@ from circuitprune.metrics import (
 from circuitprune.training.objectives import OBJECTIVES, make_objective
 
 SPAN = -2.5
+
+
+class Full(References):
+    """A full model with given logits."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+    def full_logits(self, batch: Batch) -> Tensor:
+        return self.logits
 
 
 @pytest.fixture
@@ -38,19 +50,17 @@ def logits():
 
 DEFINITIONS = {
     "kl": lambda c, f, b: kl_divergence(f, c),
-    "logit_diff": lambda c, f, b: -logit_diff(c, b.answers, b.wrong),
-    "prob_diff": lambda c, f, b: -prob_diff(c, b.answers, b.wrong),
-    "cross_entropy": lambda c, f, b: cross_entropy(c, b.answers, b.wrong),
-    "faithfulness_gap": lambda c, f, b: (
-        ((answer_prob(c, b.answers, b.wrong) - answer_prob(f, b.answers, b.wrong)) / SPAN) ** 2
-    ),
+    "logit_diff": lambda c, f, b: -logit_diff(c, b),
+    "prob_diff": lambda c, f, b: -prob_diff(c, b),
+    "cross_entropy": lambda c, f, b: cross_entropy(c, b),
+    "faithfulness_gap": lambda c, f, b: ((answer_prob(c, b) - answer_prob(f, b)) / SPAN) ** 2,
 }
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_objective_is_its_definition(name, logits, batch):
     circuit, full = logits
-    loss = make_objective(name, answer_prob, SPAN)(circuit, full, batch)
+    loss = make_objective(name, Full(full), answer_prob, SPAN)(circuit, batch)
     assert_close(loss, DEFINITIONS[name](circuit, full, batch))
     assert loss.shape == (3,) and loss.std() > 0
 
@@ -60,19 +70,14 @@ def test_descending_an_objective_improves_what_it_stands_for(name, logits, batch
     """A step against the gradient; the answers get likelier, or the circuit nearer the model."""
     circuit, full = logits
     circuit = circuit.clone().requires_grad_()
-    objective = make_objective(name, logit_diff, SPAN)
-    (slope,) = torch.autograd.grad(objective(circuit, full, batch).mean(), circuit)
+    objective = make_objective(name, Full(full), logit_diff, SPAN)
+    (slope,) = torch.autograd.grad(objective(circuit, batch).mean(), circuit)
     better = circuit.detach() - 0.05 * slope
     judge = {
         "kl": lambda c: -kl_divergence(full, c),
-        "faithfulness_gap": lambda c: (
-            -(
-                logit_diff(c, batch.answers, batch.wrong)
-                - logit_diff(full, batch.answers, batch.wrong)
-            ).abs()
-        ),
-        "cross_entropy": lambda c: answer_prob(c, batch.answers, batch.wrong),
-    }.get(name, lambda c: TASK_METRICS[name](c, batch.answers, batch.wrong))
+        "faithfulness_gap": lambda c: -(logit_diff(c, batch) - logit_diff(full, batch)).abs(),
+        "cross_entropy": lambda c: answer_prob(c, batch),
+    }.get(name, lambda c: TASK_METRICS[name](c, batch))
     assert judge(better).mean() > judge(circuit.detach()).mean()
 
 
@@ -81,36 +86,38 @@ def test_the_gap_is_zero_at_faithfulness_1_and_one_at_0(task_metric, batch, logi
     """Over a single example, where the ratio of means is the ratio."""
     one = Batch(**{name: value[:1] for name, value in vars(batch).items()})
     empty, full = logits[0, :1], logits[1, :1]
-    values = [task_metric(x, one.answers, one.wrong).mean() for x in (full, empty)]
-    objective = make_objective("faithfulness_gap", task_metric, (values[0] - values[1]).item())
-    assert_close(objective(full, full, one), torch.zeros(1).double())
-    assert_close(objective(empty, full, one), torch.ones(1).double())
+    values = [task_metric(x, one).mean() for x in (full, empty)]
+    span = (values[0] - values[1]).item()
+    objective = make_objective("faithfulness_gap", Full(full), task_metric, span)
+    assert_close(objective(full, one), torch.zeros(1).double())
+    assert_close(objective(empty, one), torch.ones(1).double())
     between = (empty + full) / 2
-    reached = task_metric(between, one.answers, one.wrong).mean()
+    reached = task_metric(between, one).mean()
     expected = (faithfulness(reached, *values) - 1) ** 2
-    assert_close(objective(between, full, one), expected[None])
+    assert_close(objective(between, one), expected[None])
 
 
 def test_the_gap_also_charges_for_more_than_the_model(logits, batch):
     full = logits[1]
     more = full.clone()
     more[[0, 1, 1, 2, 2], [3, 5, 0, 1, 2]] += 4.0  # every right answer
-    loss = make_objective("faithfulness_gap", logit_diff, 2.0)(more, full, batch)
+    loss = make_objective("faithfulness_gap", Full(full), logit_diff, 2.0)(more, batch)
     assert (loss > 1).all()
-    shortcut = make_objective("logit_diff", logit_diff, 2.0)
-    assert (shortcut(more, full, batch) < shortcut(full, full, batch)).all()
+    shortcut = make_objective("logit_diff", Full(full), logit_diff, 2.0)
+    assert (shortcut(more, batch) < shortcut(full, batch)).all()
 
 
 @pytest.mark.parametrize("span", [0.0, 1e-7, -1e-7])
 def test_a_gap_over_no_span_is_an_error(span):
+    full = Full(torch.zeros(3, 11))
     with pytest.raises(MetricError, match=r"faithfulness_gap is undefined.*clean and corrupt"):
-        make_objective("faithfulness_gap", logit_diff, span)
-    make_objective("kl", logit_diff, span)  # nothing to divide by
+        make_objective("faithfulness_gap", full, logit_diff, span)
+    make_objective("kl", full, logit_diff, span)  # nothing to divide by
 
 
 def test_an_unknown_objective_names_the_known_ones():
     with pytest.raises(ConfigError) as error:
-        make_objective("mse", logit_diff, 1.0)
+        make_objective("mse", Full(torch.zeros(3, 11)), logit_diff, 1.0)
     assert "'mse'" in str(error.value)
     for name in OBJECTIVES:
         assert name in str(error.value)

@@ -1,9 +1,10 @@
 """A run on one page of Markdown."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from circuitprune.engine.evaluation import Evidence
 from circuitprune.files import table
+from circuitprune.metrics import Evidence
 from circuitprune.runs.frontier import Frontier
 
 HEAD = ("size", "edges", "KL (nats)", "faithfulness", "metric", "accuracy", "exact match")
@@ -21,11 +22,11 @@ def summary(frontier: Frontier, command: str, notes: Sequence[str] = ()) -> str:
         f"# {about['task']} in {about['model']}",
         "",
         f"The model has {counts}. Cut edges carry: {about['ablation']}. Verified exactly on "
-        f"{int(frontier.full['n'])} {about['split']} pairs, task metric {about['metric']}.",
+        f"{frontier.full.n} {about['split']} pairs, task metric {about['metric']}.",
         "",
-        f"**{n} edges ({n / graph.n_edges:.1%}) keep KL {evidence['kl']:.3g} nats, faithfulness "
-        f"{evidence['faithfulness']:.3f}, accuracy {evidence['accuracy']:.1%}** (full model "
-        f"{frontier.full['accuracy']:.1%}): `{frontier.file_of(chosen)}`.",
+        f"**{n} edges ({n / graph.n_edges:.1%}) keep KL {evidence.kl:.3g} nats, faithfulness "
+        f"{evidence.faithfulness:.3f}, accuracy {evidence.accuracy:.1%}** (full model "
+        f"{frontier.full.accuracy:.1%}): `{frontier.file_of(chosen)}`.",
         "",
         *table(HEAD, _rows(frontier)),
         "",
@@ -39,8 +40,8 @@ def summary(frontier: Frontier, command: str, notes: Sequence[str] = ()) -> str:
 def _rows(frontier: Frontier) -> list[tuple[str, ...]]:
     return [
         *(_row(f"{p.size:g}", int(p.mask.sum()), p.evidence) for p in frontier.points),
-        _row("full", frontier.graph.n_edges, {**frontier.full, "faithfulness": 1.0}),
-        _row("empty", 0, {**frontier.empty, "faithfulness": 0.0}),
+        _row("full", frontier.graph.n_edges, replace(frontier.full, faithfulness=1.0)),
+        _row("empty", 0, replace(frontier.empty, faithfulness=0.0)),
     ]
 
 
@@ -48,9 +49,9 @@ def _row(size: str, n_edges: int, evidence: Evidence) -> tuple[str, ...]:
     return (
         size,
         f"{n_edges:,}",
-        f"{evidence['kl']:.4g}",
-        f"{evidence['faithfulness']:.3f}",
-        f"{evidence['metric']:.3f}",
-        f"{evidence['accuracy']:.1%}",
-        f"{evidence['exact_match']:.1%}",
+        f"{evidence.kl:.4g}",
+        f"{evidence.faithfulness:.3f}",
+        f"{evidence.metric:.3f}",
+        f"{evidence.accuracy:.1%}",
+        f"{evidence.exact_match:.1%}",
     )

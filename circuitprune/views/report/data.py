@@ -69,7 +69,7 @@ def _run(folder: Path, frontier: Frontier) -> dict:
     return {
         "name": folder.resolve().name,
         "about": frontier.provenance,
-        "full": frontier.full,
+        "full": frontier.full.to_json(),
         "empty": frontier.empty,
         "points": frontier.to_json()["points"],
         "chosen": next(i for i, point in enumerate(frontier.points) if point is chosen),
