@@ -257,13 +257,17 @@ class CircuitEvaluation(torchmetrics.Metric):
         self.sums += torch.stack([each.sum() for each in values])
         self.count += len(circuit)
 
-    def compute(self) -> Evidence:
-        """The means.
+    def compute(self) -> Float[Tensor, "5"]:
+        """The means in the order of `EVIDENCE_NAMES`, then the number of examples, of all ranks.
 
         Raises:
             MetricError: no examples.
         """
         if int(self.count) == 0:
             raise MetricError("no examples were evaluated; the split is empty")
-        kl, metric, right, same = (self.sums / self.count).tolist()
-        return Evidence(kl, metric, right, same, int(self.count))
+        return torch.cat([self.sums / self.count, self.count[None].double()])
+
+    def evidence(self) -> Evidence:
+        """`compute`, typed: torchmetrics itself cannot pass a frozen dataclass on."""
+        kl, metric, right, same, n = self.compute().tolist()
+        return Evidence(kl, metric, right, same, int(n))

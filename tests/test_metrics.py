@@ -256,7 +256,7 @@ def evaluation_over(parts, task_metric=logit_diff, n=20):
 @pytest.mark.parametrize("task_metric", [logit_diff, prob_diff])
 def test_evaluation_is_the_mean_over_examples_however_they_are_batched(parts, task_metric):
     evaluation, (circuit, full, answers, wrong) = evaluation_over(parts, task_metric)
-    values = evaluation.compute().to_json()
+    values = evaluation.evidence().to_json()
     expected = {
         "kl": kl_divergence(full, circuit),
         "metric": task_metric(circuit, pairs(answers, wrong)),
@@ -277,7 +277,7 @@ def test_evaluations_of_two_ranks_add_up():
     for part, rows in zip(parts, (slice(0, 6), slice(6, 20)), strict=True):
         part.update(circuit[rows], full[rows], pairs(answers[rows], wrong[rows]))
     parts[0].merge_state(parts[1])
-    assert parts[0].compute().to_json() == pytest.approx(whole.compute().to_json(), rel=1e-12)
+    assert parts[0].evidence().to_json() == pytest.approx(whole.evidence().to_json(), rel=1e-12)
 
 
 def test_sums_are_in_float64():
@@ -286,7 +286,7 @@ def test_sums_are_in_float64():
     for value in (2.0**24, 1.0, 1.0, 2.0):
         logits = torch.tensor([[value, 0.0]])
         evaluation.update(logits, logits, pairs(torch.tensor([[1]]), torch.tensor([[0]])))
-    assert evaluation.compute().metric == (2**24 + 4) / 4
+    assert evaluation.evidence().metric == (2**24 + 4) / 4
 
 
 def test_evidence_says_its_numbers_and_no_faithfulness_before_it_is_compared():

@@ -40,7 +40,7 @@ def evaluate(
     evaluations = {name: CircuitEvaluation(metric) for name in masks}
     for name, logits, run in each_run(references.runs(batches), masks):
         evaluations[name].update(logits, run.full, run.batch)
-    return {name: evaluation.compute() for name, evaluation in evaluations.items()}
+    return {name: evaluation.evidence() for name, evaluation in evaluations.items()}
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def evaluate_full(references: References, batches: Sequence[Batch], metric: Metr
     for batch in batches:
         full = references.full_logits(batch.to(references.gated.device))
         evaluation.update(full, full, batch)
-    return evaluation.compute()
+    return evaluation.evidence()
 
 
 @dataclass(frozen=True)

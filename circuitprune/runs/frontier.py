@@ -140,7 +140,7 @@ def _circuit(
         frontier.graph,
         point.mask,
         initial if signed else None,
-        {**about, "size": point.size, "evidence": point.evidence},
+        {**about, "size": point.size, "evidence": point.evidence.to_json()},
         ranking=final,
         method=None if method is None else str(method),
     )

@@ -185,7 +185,7 @@ class MaskTraining(LightningModule):
         """Log KL and faithfulness of each size, gate histograms, densities and the frontier."""
         (full, empty), curve = self._reference_ends(), []
         for name, evaluation in self._evaluations.items():
-            evidence = evaluation.compute().against(full, empty)
+            evidence = evaluation.evidence().against(full, empty)
             self.log(f"val_kl/{name}", evidence.kl)
             assert evidence.faithfulness is not None
             self.log(f"val_faithfulness/{name}", evidence.faithfulness)

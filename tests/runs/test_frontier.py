@@ -78,7 +78,7 @@ def test_frontier_json_has_the_promised_keys_in_order():
     assert {"model", "task", "ablation"} <= set(value)
     assert value["n_edges_total"] == GRAPH.n_edges == 82
     assert value["n_edges_total_ungrouped"] == Graph(2, 4, 4).n_edges == 110
-    assert value["full"] == FULL and value["empty"] == EMPTY
+    assert value["full"] == FULL.to_json() and value["empty"] == EMPTY.to_json()
     first, last = value["points"]
     assert list(first)[:2] == ["size", "n_edges"]
     assert {"kl", "faithfulness", "metric", "accuracy", "exact_match"} <= set(first)
