@@ -1,41 +1,43 @@
-"""The command line: parse, call one function, print."""
+"""The command line: parse, call one function, print.
+
+A command imports what it runs only when it runs it: `--help`, a typo or a missing file answers
+before torch is loaded.
+"""
 
 import argparse
 import os
 import sys
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from circuitprune.config import RunConfig
 from circuitprune.errors import CircuitPruneError
-from circuitprune.pipelines.attribute import attribute, dry_run_attribute
-from circuitprune.pipelines.compare import compare
-from circuitprune.pipelines.compare_scores import comparison
-from circuitprune.pipelines.export import EXPORTS, export
-from circuitprune.pipelines.stability import stability
-from circuitprune.pipelines.train import discover, dry_run
-from circuitprune.pipelines.verify import verify_run
-from circuitprune.runs.settings import load_config
-from circuitprune.views.figures import FIGURES, Options, write_figure
-from circuitprune.views.pages.studies import compare_page
-from circuitprune.views.report import write_report
+from circuitprune.runs.settings import load_config, settings
 
 INTERRUPTED = 130
+ABOUT = "Finds circuits in language models: COMMAND --help says what each command takes."
+AsWritten = argparse.RawDescriptionHelpFormatter
 
 
 def main(arguments: list[str] | None = None) -> int:
     """`circuitprune COMMAND ...` of `COMMANDS`; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="circuitprune", description=__doc__)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="circuitprune", description=ABOUT)
+    parser.add_argument("--version", action="version", version=f"circuitprune {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (about, add) in COMMANDS.items():
-        add(commands.add_parser(name, help=about))
+        command = commands.add_parser(name, help=about, formatter_class=AsWritten)
+        if name in arguments:  # the others' arguments, some of which take imports, are not asked
+            add(command)
     return _run(_parse(parser, arguments))
 
 
 def script_main(name: str, arguments: list[str] | None = None) -> int:
     """`python scripts/<name>.py ...`: one command by itself; returns the exit code."""
     about, add = COMMANDS[name]
-    parser = argparse.ArgumentParser(description=f"{about[0].upper()}{about[1:]}.")
+    description = f"{about[0].upper()}{about[1:]}."
+    parser = argparse.ArgumentParser(description=description, formatter_class=AsWritten)
     add(parser)
     return _run(_parse(parser, arguments))
 
@@ -70,8 +72,7 @@ def add_attribute(parser: argparse.ArgumentParser) -> None:
 
 def add_stability(parser: argparse.ArgumentParser) -> None:
     """The arguments of `stability`."""
-    parser.add_argument("config", help="a yaml file, such as configs/ioi.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.steps=500")
+    _add_config(parser)
     parser.add_argument("--seeds", type=int, default=5, help="runs with other seeds (5)")
     parser.add_argument(
         "--bootstrap", type=int, default=0, help="attributions of resampled training pairs (0)"
@@ -130,6 +131,8 @@ def add_report(parser: argparse.ArgumentParser) -> None:
 
 def add_figure(parser: argparse.ArgumentParser) -> None:
     """The arguments of `figure`."""
+    from circuitprune.views.figures import FIGURES
+
     parser.epilog = "; ".join(f"{name}: {about}" for name, about in FIGURES.items())
     parser.add_argument("figure", choices=FIGURES, help="what to draw")
     parser.add_argument("sources", nargs="+", help="run folders or files, see below")
@@ -144,11 +147,22 @@ def add_figure(parser: argparse.ArgumentParser) -> None:
 
 def add_export(parser: argparse.ArgumentParser) -> None:
     """The arguments of `export`."""
+    from circuitprune.pipelines.export import EXPORTS
+
     parser.add_argument("circuit", help="a run folder, whose chosen circuit it is, or a file")
     parser.add_argument("-o", "--output", required=True, help="the file to write")
     parser.add_argument("--format", choices=EXPORTS, default="mib", help="what to write (mib)")
     parser.add_argument("--size", type=float, help="of a run: fraction of edges, such as 0.01")
     parser.set_defaults(command=_export, hint="nothing was written")
+
+
+def add_completion(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `completion`."""
+    parser.epilog = (
+        "bash:  circuitprune completion >> ~/.bashrc\n"
+        "zsh:   the same into ~/.zshrc, below `autoload -U bashcompinit; bashcompinit`"
+    )
+    parser.set_defaults(command=_completion, hint="nothing was written")
 
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
@@ -161,6 +175,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "report": ("write what runs found as one HTML file", add_report),
     "figure": ("draw one figure for a paper", add_figure),
     "export": ("write a circuit for MIB, Edge-Pruning, a spreadsheet or Graphviz", add_export),
+    "completion": ("print what makes a shell complete commands and settings", add_completion),
 }
 """Commands by name, with what they do and their arguments: one line for each.
 
@@ -170,11 +185,18 @@ which takes the parsed options and returns the exit code, and `hint`, what Ctrl-
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="a yaml file, such as configs/ioi.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.steps=500")
+    _add_config(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="describe model, pairs and memory, then stop"
     )
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    about = "a yaml file, or the name of a shipped one, such as ioi; the defaults without"
+    parser.add_argument("config", nargs="?", help=about)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.steps=500")
+    rows = (f"  {one.key}={one.default}\n      {one.meaning}" for one in settings())
+    parser.epilog = "settings, with their defaults:\n" + "\n".join(rows).replace("%", "%%")
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
@@ -185,6 +207,8 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argp
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if late:
         options.overrides += late
+    if "=" in (getattr(options, "config", None) or ""):  # no file was named
+        options.config, options.overrides = None, [options.config, *options.overrides]
     return options
 
 
@@ -202,6 +226,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
+    from circuitprune.pipelines.train import discover, dry_run
+
     if options.dry_run:
         print(dry_run(config))
         return 0
@@ -211,6 +237,8 @@ def _train(options: argparse.Namespace) -> int:
 
 def _attribute(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
+    from circuitprune.pipelines.attribute import attribute, dry_run_attribute
+
     if options.dry_run:
         print(dry_run_attribute(config))
         return 0
@@ -220,6 +248,8 @@ def _attribute(options: argparse.Namespace) -> int:
 
 def _stability(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
+    from circuitprune.pipelines.stability import stability
+
     stability(
         config, options.seeds, options.bootstrap, options.attribute, options.vary, options.size
     )
@@ -228,6 +258,9 @@ def _stability(options: argparse.Namespace) -> int:
 
 
 def _transfer(options: argparse.Namespace) -> int:
+    from circuitprune.pipelines.compare import compare
+    from circuitprune.views.pages.studies import compare_page
+
     folder = Path(options.output_dir)
     found = compare(options.circuits, options.transfer, options.size, options.random, folder)
     print(f"{compare_page(found)}\n\nwritten      {folder / 'compare.json'}")
@@ -235,6 +268,8 @@ def _transfer(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from circuitprune.pipelines.verify import verify_run
+
     verify_run(options.folder, options.overrides, options.circuit, options.minimise)
     folder = Path(options.folder)
     print((folder / "verification.md").read_text())
@@ -244,29 +279,51 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    from circuitprune.pipelines.compare_scores import comparison
+
     print(comparison(options.scores, options.top))
     return 0
 
 
 def _report(options: argparse.Namespace) -> int:
+    from circuitprune.views.report import write_report
+
     print(f"report       {write_report(options.runs, options.output)}")
     return 0
 
 
 def _figure(options: argparse.Namespace) -> int:
+    from circuitprune.views.figures import Options, write_figure
+
     about = Options(options.width, options.labels, options.size, options.nodes)
     print(f"figure       {write_figure(options.figure, options.sources, options.output, about)}")
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
+    from circuitprune.pipelines.export import export
+
     path = export(options.circuit, options.output, options.format, options.size)
     print(f"circuit      {path}")
     return 0
 
 
+def _completion(options: argparse.Namespace) -> int:
+    words = [*COMMANDS, *(f"{one.key}=" for one in settings())]
+    print(f"complete -o default -o nospace -W '{' '.join(words)}' circuitprune")
+    return 0
+
+
+def _version() -> str:
+    try:
+        return version("circuitprune")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
 def _typed(script: str, options: argparse.Namespace) -> str:
-    return " ".join([f"python scripts/{script}.py", options.config, *options.overrides])
+    named = [] if options.config is None else [options.config]
+    return " ".join([f"python scripts/{script}.py", *named, *options.overrides])
 
 
 def _show(config: RunConfig) -> int:
