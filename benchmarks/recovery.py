@@ -85,7 +85,7 @@ def learned(
                 f"attribution.method={init}",
             ]
             options += ["task.n_val=0", "train.progress=false", f"output_dir={out}", *others]
-            discover(load_config(None, options), say=lambda text: None)
+            discover(load_config(None, options), say=lambda _: None)
             tensors, _ = read_tensors(out / "gates.safetensors")
             yield f"learned: {learner}, from {init}", tensors["ranking"]
 

@@ -541,7 +541,7 @@ def exact_scores(
     base = metric(plain_logits(model, clean, mask)).mean().item()
     scores = {}
     for edge in edges:
-        gates = {name: 1.0 for name in graph.edges} | {edge: 0.0}
+        gates = dict.fromkeys(graph.edges, 1.0) | {edge: 0.0}
         cut = gated_logits(model, family, clean, mask, gates, ablated)
         scores[edge] = metric(cut).mean().item() - base
     return scores

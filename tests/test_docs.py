@@ -196,7 +196,7 @@ def check_one_by_one(method):
 
 
 @pytest.mark.parametrize(
-    "name, text",
+    ("name", "text"),
     [
         ("a.html", '<script src="https://cdn.example/x.js"></script>'),
         ("a.html", '<link rel="stylesheet" href="//fonts.example/a.css">'),

@@ -50,14 +50,14 @@ def test_writers_add_up_to_the_final_residual(model, family, batch, tolerance):
 
 @every_graph
 def test_open_gates_give_the_model(model, family, batch, graph, corrupt, plain, tolerance):
-    gates = {name: 1.0 for name in graph.edges}
+    gates = dict.fromkeys(graph.edges, 1.0)
     logits = gated(model, family, batch, gates, corrupt)
     assert_close(batch.real(logits), batch.real(plain), **tolerance)
 
 
 @every_graph
 def test_closed_gates_give_the_corrupt_run(model, family, batch, graph, corrupt, plain, tolerance):
-    gates = {name: 0.0 for name in graph.edges}
+    gates = dict.fromkeys(graph.edges, 0.0)
     logits = gated(model, family, batch, gates, corrupt)
     expected = reference.plain_logits(model, batch.corrupt, batch.mask)
     assert_close(batch.real(logits), batch.real(expected), **tolerance)

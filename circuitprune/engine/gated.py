@@ -202,7 +202,7 @@ class _GatedRun:
         return first_layer
 
     def _projection(self, layer: int, module: nn.Module) -> Forward:
-        def projection(hidden: Tensor) -> Tensor:
+        def projection(_hidden: Tensor) -> Tensor:
             if module not in self.pending:
                 outputs = self._read_attention(layer)
                 self.pending.update(zip(self.ports.layers[layer].projections, outputs, strict=True))

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 from circuitprune.errors import ModelError
 
 
-def _sequential(config: PretrainedConfig) -> bool:
+def _sequential(_config: PretrainedConfig) -> bool:
     return False
 
 

@@ -175,8 +175,9 @@ _GAINS: dict[str, Callable[[Tensor], Tensor]] = {
 def norm_scale(
     norm: nn.Module,
 ) -> Callable[[Float[Tensor, "*any d_model"]], Float[Tensor, "*any d_model"]]:
-    """`gain / sqrt(variance + eps)` of a norm, in float32 at least: what its centred input is
-    multiplied by. An RMSNorm does not centre.
+    """`gain / sqrt(variance + eps)` of a norm, in float32 at least.
+
+    What its centred input is multiplied by; an RMSNorm does not centre.
 
     Raises:
         ModelError: neither LayerNorm nor the RMSNorm of a declared family.

@@ -171,7 +171,7 @@ class PartialRun:
     def _skip(self, module: nn.Module) -> Changes:
         """A branch that adds nothing: none of its readers is reached."""
 
-        def nothing(*args: Any, **kwargs: Any) -> Any:
+        def nothing(*_args: Any, **_kwargs: Any) -> Any:
             return self._nothing(module)
 
         return [(module, "forward", nothing)]
@@ -205,7 +205,7 @@ class PartialRun:
         return branch
 
     def _projection(self, layer: int, module: nn.Module, norm: Any) -> Any:
-        def projection(hidden: Tensor) -> Tensor:
+        def projection(_hidden: Tensor) -> Tensor:
             if module not in self.pending:
                 joined = self.ports.join(self._heads(layer, norm))
                 for one, part in zip(self.ports.layers[layer].projections, joined, strict=True):
@@ -261,7 +261,7 @@ class PartialRun:
             ports.mlp_norm.forward,
         )
 
-        def mlp(hidden: Tensor) -> Any:
+        def mlp(_hidden: Tensor) -> Any:
             (inputs,) = self.read(block)
             result = forward(norm(inputs).view(self.n_batch, -1, self.graph.d_model))
             written = result
@@ -289,5 +289,5 @@ class PartialRun:
         into.view(self.n_batch, self.n_pos, -1)[rows, last] = written - known
 
 
-def _pass_on(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _pass_on(hidden: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
     return hidden

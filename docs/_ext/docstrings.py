@@ -9,7 +9,7 @@ VALUES = ("attribute", "data", "property")
 
 
 def as_written(
-    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+    _app: Sphinx, what: str, _name: str, _obj: object, _options: object, lines: list[str]
 ) -> None:
     """Mends, in place, what reStructuredText and napoleon would misread.
 

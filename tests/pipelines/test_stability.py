@@ -71,7 +71,7 @@ def test_seeds_count_up_and_resamples_keep_them(home):
 
 
 @pytest.mark.parametrize(
-    "seeds, bootstrap, attributes, vary, overrides, word",
+    ("seeds", "bootstrap", "attributes", "vary", "overrides", "word"),
     [
         (1, 0, False, "both", [], "at least 2"),
         (0, 0, False, "both", [], "at least 2"),

@@ -113,7 +113,7 @@ def test_the_folder_holds_what_is_promised(finished):
     events = {name for name in names if name.startswith("events.out.tfevents.")}
     assert names - events == PROMISED | {"hparams.yaml"}  # TensorBoard's own
     assert events
-    assert not [path for path in finished.rglob("*.tmp")]
+    assert not list(finished.rglob("*.tmp"))
 
 
 def test_frontier_json_has_the_promised_form(finished):

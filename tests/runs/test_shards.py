@@ -154,9 +154,14 @@ def test_a_bar_is_drawn_only_where_it_is_asked_for(tmp_path, capsys):
 
 def test_threads_are_set_and_given_back():
     before = torch.get_num_threads()
-    with pytest.raises(KeyError), threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-        raise KeyError
+
+    def fail():
+        with threads(before + 1):
+            assert torch.get_num_threads() == before + 1
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert torch.get_num_threads() == before
     with threads(None):
         assert torch.get_num_threads() == before

@@ -157,8 +157,11 @@ class Induction:
     corruptions = ("deranged",)
 
     def pairs(self, rng: Random, corruption: str = "") -> Iterator[Pair]:
-        """Endless pairs. A letter from the first position is never asked for: it has no previous
-        one, so `a0.h2` can only copy that letter itself."""
+        """Endless pairs.
+
+        A letter from the first position is never asked for: it has no previous one, so `a0.h2` can
+        only copy that letter itself.
+        """
         kind, number = choose_corruption(self, corruption), 0
         while True:
             clean = rng.sample(LETTERS, LENGTH - 1)

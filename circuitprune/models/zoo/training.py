@@ -122,6 +122,7 @@ class ZooTraining(LightningModule):
         self.weight_decay = weight_decay
 
     def training_step(self, batch: Sequence[Tensor], step: int) -> Float[Tensor, ""]:
+        """Cross entropy of all words plus that of the answers, which are few."""
         tokens, targets, answer_at = batch
         logits = self.model(input_ids=tokens).logits
         losses = cross_entropy(
@@ -134,6 +135,7 @@ class ZooTraining(LightningModule):
         return words + answers
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW, whose decay spares biases and norms, under a one-cycle schedule."""
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         vectors = [p for p in self.model.parameters() if p.ndim <= 1]
         optimizer = torch.optim.AdamW(

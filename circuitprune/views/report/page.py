@@ -84,12 +84,12 @@ def report_page(data: dict) -> str:
 
 
 def inert_json(data: object) -> str:
-    """JSON in ASCII that HTML finds no tag, comment or reference in; reads back the same.
+    r"""JSON in ASCII that HTML finds no tag, comment or reference in; reads back the same.
 
     Example:
         >>> from circuitprune.views.report.page import inert_json
         >>> print(inert_json("</script>"))
-        "\\u003c/script\\u003e"
+        "\u003c/script\u003e"
     """
     try:
         text = json.dumps(data, allow_nan=False, separators=(",", ":"))
