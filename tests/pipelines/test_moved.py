@@ -1,0 +1,99 @@
+"""What 0.1 could import can still be imported, with a warning that says where it is now."""
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import circuitprune
+from circuitprune.pipelines.moved import MOVED, keep_old_paths
+
+NAMES = {
+    module: names.split()
+    for module, names in json.loads(
+        Path(__file__).with_name("names_of_0_1.json").read_text()
+    ).items()
+}
+"""The public names of every module of 0.1 that has another place now."""
+RETIRED = {
+    "compare.LARGEST",
+    "compare.Pair",
+    "compare.Scores",
+    "explained.AT_CLEAN_RUN",
+    "formats.EMBEDDINGS",
+    "formats.SCHEMA",
+    "formats.embeddings_in",
+    "scoring.SHARDED",
+}
+"""Names whose thing is gone, not moved."""
+
+
+def old(module):
+    """An old module, imported afresh."""
+    name = f"circuitprune.{module}"
+    sys.modules.pop(name, None)
+    with pytest.warns(DeprecationWarning, match=f"{name} is now circuitprune"):
+        return import_module(name)
+
+
+def test_the_table_has_every_old_module():
+    assert set(NAMES) == set(MOVED)
+
+
+@pytest.mark.parametrize("module", MOVED)
+@pytest.mark.filterwarnings("ignore:circuitprune:DeprecationWarning")  # of the folder above
+def test_every_old_name_is_handed_on(module):
+    face = old(module)
+    lost = {name for name in NAMES[module] if not hasattr(face, name)}
+    assert {f"{module}.{name}" for name in lost} <= RETIRED
+
+
+def test_what_is_retired_is_gone():
+    for name in RETIRED:
+        module, _, attribute = name.rpartition(".")
+        places = [import_module(f"circuitprune.{place}") for place in MOVED[module].split()]
+        assert not any(hasattr(place, attribute) for place in places), name
+
+
+def test_no_old_name_hides_a_file():
+    for module in MOVED:
+        path = Path(circuitprune.__file__).parent / module.replace(".", "/")
+        assert not path.exists(), module
+        assert not path.with_suffix(".py").exists(), module
+
+
+def test_an_old_name_is_the_new_object():
+    from circuitprune.circuits.graph import Graph
+
+    assert old("graph").Graph is Graph
+    with pytest.raises(AttributeError, match=r"circuitprune\.graph.*no attribute 'Grpah'"):
+        old("graph").Grpah  # noqa: B018
+    assert old("tasks.ioi").Ioi is import_module("circuitprune.data.tasks.ioi").Ioi
+
+
+def test_an_unknown_module_stays_unknown():
+    assert find_spec("circuitprune.grpah") is None
+    with pytest.raises(ModuleNotFoundError, match=r"circuitprune\.grpah"):
+        import_module("circuitprune.grpah")
+
+
+def test_the_finder_stands_there_once_and_last():
+    before = list(sys.meta_path)
+    keep_old_paths()
+    assert sys.meta_path == before
+
+
+def test_an_import_warns_on_its_own_line_and_loads_nothing_yet(tmp_path):
+    script = tmp_path / "mine.py"
+    new = "circuitprune.views.figures.transfer"
+    lines = ("import sys", "import circuitprune.figures.transfer", f"print({new!r} in sys.modules)")
+    script.write_text("\n".join(lines))
+    run = [sys.executable, "-W", "default::DeprecationWarning:__main__", str(script)]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert f"{script}:2: DeprecationWarning" in done.stderr
+    assert f"circuitprune.figures.transfer is now {new}" in done.stderr
