@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from circuitprune.pipelines.moved import keep_old_paths
+
 if TYPE_CHECKING:
     from circuitprune.circuits.circuit import Circuit
     from circuitprune.circuits.graph import Graph
@@ -57,3 +59,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+keep_old_paths()

@@ -98,8 +98,11 @@ def scores_in(folder: Path) -> torch.Tensor:
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """What must be the same to the byte: everything but the config, which holds the folder's name,
-    the summary and the report, which hold the command, and what has the time of day in it."""
+    """What must be the same to the byte.
+
+    Everything but the config, which holds the folder's name, the summary and the report, which hold
+    the command, and what has the time of day in it.
+    """
     other = (
         "config.yaml",
         "hparams.yaml",

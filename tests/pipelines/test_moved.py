@@ -22,11 +22,11 @@ NAMES = {
 RETIRED = {
     "compare.LARGEST",
     "compare.Pair",
-    "compare.Scores",
     "explained.AT_CLEAN_RUN",
-    "formats.EMBEDDINGS",
-    "formats.SCHEMA",
-    "formats.embeddings_in",
+    "figures.sources.chosen_of",
+    "figures.sources.read_points",
+    "report.data.COMMAND",
+    "results.versions",
     "scoring.SHARDED",
 }
 """Names whose thing is gone, not moved."""
