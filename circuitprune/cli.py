@@ -308,7 +308,7 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _completion(options: argparse.Namespace) -> int:
+def _completion(_: argparse.Namespace) -> int:
     words = [*COMMANDS, *(f"{one.key}=" for one in settings())]
     print(f"complete -o default -o nospace -W '{' '.join(words)}' circuitprune")
     return 0
