@@ -20,7 +20,7 @@ MOVED = {
     "acdc": "patching.acdc",
     "acdc_state": "patching.acdc_state",
     "agreement": "circuits.agreement",
-    "answers": "engine.answers",
+    "answers": "engine.positions",
     "attribute": "pipelines.attribute pipelines.describe",
     "batches": "data.batches",
     "board": "views.tensorboard.board",

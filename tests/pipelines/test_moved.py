@@ -20,14 +20,19 @@ NAMES = {
 }
 """The public names of every module of 0.1 that has another place now."""
 RETIRED = {
+    "answers.Answers",
     "compare.LARGEST",
     "compare.Pair",
+    "evidence.examples.full_examples",
+    "evidence.examples.per_example",
     "explained.AT_CLEAN_RUN",
     "figures.sources.chosen_of",
     "figures.sources.read_points",
+    "objectives.Objective",
     "report.data.COMMAND",
     "results.versions",
     "scoring.SHARDED",
+    "verification.with_faithfulness",
 }
 """Names whose thing is gone, not moved."""
 

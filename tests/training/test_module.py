@@ -291,8 +291,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_examples(home, tmp_p
     module = module_of(setup)
     honest = module.objective
 
-    def spoilt(circuit: Tensor, full: Tensor, batch: Batch) -> Tensor:
-        loss = honest(circuit, full, batch)
+    def spoilt(circuit: Tensor, batch: Batch) -> Tensor:
+        loss = honest(circuit, batch)
         return loss * bad if module.global_step == 3 else loss
 
     module.objective = spoilt
@@ -305,7 +305,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_examples(home, tmp_p
 def test_a_gradient_that_is_not_finite_stops_and_names_the_parameter(home, tmp_path):
     setup = new_setup(home, "topk")
     module = module_of(setup)
-    module.objective = lambda circuit, full, batch: (circuit - circuit).abs().sqrt().sum(1)
+    module.objective = lambda circuit, batch: (circuit - circuit).abs().sqrt().sum(1)
     with pytest.raises(NonFiniteError, match=r"learner\.scores.*step 0"):
         fit(module, setup, tmp_path)
     assert bool(torch.isfinite(module.learner.ranking()).all())
@@ -323,16 +323,16 @@ def descend(
     objective: str = "kl",
 ) -> list[float]:
     """The module's learner and optimiser in a plain loop; the loss of each step."""
-    loss_of = make_objective(objective, logit_diff, 1.0)
+    loss_of = make_objective(objective, references, logit_diff, 1.0)
     module = MaskTraining(learner, references, loss_of, logit_diff, [0.1], steps=steps, lr=lr)
     chosen = module.configure_optimizers()
     optimizer, rates = chosen["optimizer"], chosen["lr_scheduler"]["scheduler"]
-    ablated, full = references.ablated(batch), references.full_logits(batch)
+    ablated = references.ablated(batch)
     losses = []
     for step in range(steps):
         gates = learner.sample(0, step)
         circuit = references.gated(gates, batch.clean, batch.mask, ablated, batch.last)
-        loss = loss_of(circuit, full, batch).mean()
+        loss = loss_of(circuit, batch).mean()
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
@@ -382,9 +382,9 @@ def test_every_objective_falls(references, objective):
     assert sum(losses[-10:]) < sum(losses[:10])
 
 
-def test_an_unknown_objective_lists_the_known():
+def test_an_unknown_objective_lists_the_known(references):
     with pytest.raises(ConfigError, match="cross_entropy"):
-        make_objective("guess", logit_diff, 1.0)
+        make_objective("guess", references, logit_diff, 1.0)
 
 
 @pytest.mark.parametrize("mask", ["mixed", "straight_through", "sigmoid"])

@@ -70,7 +70,7 @@ def _run(folder: Path, frontier: Frontier) -> dict:
         "name": folder.resolve().name,
         "about": frontier.provenance,
         "full": frontier.full.to_json(),
-        "empty": frontier.empty,
+        "empty": frontier.empty.to_json(),
         "points": frontier.to_json()["points"],
         "chosen": next(i for i, point in enumerate(frontier.points) if point is chosen),
     }
