@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.files import write_tensors
+from circuitprune.metrics import Evidence
 from circuitprune.runs.frontier import Frontier, Point, write_results
 from circuitprune.views.report import write_report
 
@@ -64,7 +65,7 @@ def synthetic(folder: Path, name: str, graph: Graph) -> Path:
     for n in sorted({*sizes, chosen}):
         mask = ranking >= ranking.sort(descending=True).values[n - 1]
         kl = 0.01 if n >= chosen else 1.0
-        points.append(Point(n / graph.n_edges, mask, {"kl": kl, "n": 64, **MEASURED}))
+        points.append(Point(n / graph.n_edges, mask, Evidence(kl=kl, n=64, **MEASURED)))
     about: dict[str, str | int | float | None] = {
         "model": name,
         "task": "ioi",
@@ -72,7 +73,7 @@ def synthetic(folder: Path, name: str, graph: Graph) -> Path:
         "metric": "logit_diff",
     }
     about |= {"split": "test", "init": "eap", "learner": None}
-    full, empty = ({"kl": kl, "n": 64, **MEASURED} for kl in (0.0, 2.0))
+    full, empty = (Evidence(kl=kl, n=64, **MEASURED) for kl in (0.0, 2.0))
     write_results(run, Frontier(graph, about, full, empty, points), scores, ranking, "made up")
     write_tensors(run / "scores.safetensors", {"scores": scores})
     return write_report([run])

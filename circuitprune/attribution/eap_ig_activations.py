@@ -14,6 +14,7 @@ from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
 from circuitprune.engine.tapped import TappedRun, pass_over
 from circuitprune.metrics import Metric
+from circuitprune.models.ports import Change
 from circuitprune.patching.recorded import RecordedRun
 
 
@@ -93,7 +94,7 @@ class _GroupRun(TappedRun):
         end = ports.mlp if ports.mlp_post_norm is None else ports.mlp_post_norm
         return end, "forward", lambda _: value
 
-    def changes(self) -> list[tuple[nn.Module, str, Any]]:
+    def changes(self) -> list[Change]:
         """As every tapped run's, and the branch that is given."""
         return [*super().changes(), self.fixed]
 
@@ -107,7 +108,7 @@ class _UpstreamRun(TappedRun):
         super().__init__(gated, difference, recorded.streams[0], batch)
         self.entered: dict[int, Tensor] = {}
 
-    def changes(self) -> list[tuple[nn.Module, str, Any]]:
+    def changes(self) -> list[Change]:
         """As every tapped run's, and each layer's input is remembered."""
         blocks = self.ports.blocks
         inner = range(1, len(blocks) - 1)

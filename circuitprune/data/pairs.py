@@ -229,11 +229,17 @@ def _drawn(
         if len(encoder.examples) < total:
             raise DataError(_too_few(name, total, encoder))
         try:
-            return encoder, split(encoder.examples, *wanted, seed, by)
+            return encoder, split(encoder.examples, *_three(wanted), seed, by)
         except DataError:
             if len(encoder.examples) < needed or needed >= 8 * total:
                 raise
             needed *= 2
+
+
+def _three(sizes: Sequence[int]) -> tuple[int, int, int]:
+    """Sizes of `train`, `val` and `test`, as many as there are."""
+    n_train, n_val, n_test = sizes
+    return n_train, n_val, n_test
 
 
 def _shared_out(examples: list[Example], wanted: Sequence[Size], seed: int, by: str) -> Sides:
@@ -241,7 +247,7 @@ def _shared_out(examples: list[Example], wanted: Sequence[Size], seed: int, by: 
     spare = [0, *(2**power for power in range(len(examples).bit_length()))]
     for left_out in spare:
         try:
-            return split(examples, *counts(wanted, len(examples) - left_out), seed, by)
+            return split(examples, *_three(counts(wanted, len(examples) - left_out)), seed, by)
         except DataError as error:
             problem = error
     raise problem

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from circuitprune.models.ports import Ports, narrow
+from circuitprune.models.ports import Change, Ports, narrow
 
 
 @torch.no_grad()
@@ -41,14 +41,14 @@ def empty_writers(
 
 def recorders(
     ports: Ports, written: Float[Tensor, "writer batch pos d_model"], subtract: bool = False
-) -> list[tuple[nn.Module, str, Any]]:
+) -> list[Change]:
     """Interceptions under which a run, otherwise untouched, fills `written`.
 
     With `subtract`, it is subtracted from what is there.
     """
     into = written.flatten(1, 2)
     first = ports.first_layer
-    changes = [(first, "forward", _record_input(first.forward, written[0], subtract))]
+    changes: list[Change] = [(first, "forward", _record_input(first.forward, written[0], subtract))]
     for layer, modules in enumerate(ports.layers):
         output, mlp, heads = modules.output, modules.mlp, into[ports.graph.heads(layer)]
         chunk = written[ports.graph.mlp_writer(layer)]

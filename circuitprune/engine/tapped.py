@@ -19,6 +19,7 @@ from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.recording import recorders
 from circuitprune.metrics import Metric
 from circuitprune.models.norms import ClosedNorm, closed_form, pull_back
+from circuitprune.models.ports import Change
 
 
 def edge_scores(
@@ -108,9 +109,9 @@ class TappedRun:
         self.streams.clear()  # they hold the graph, which holds this run
         return self.scores
 
-    def changes(self) -> list[tuple[nn.Module, str, Any]]:
+    def changes(self) -> list[Change]:
         """The forwards to replace: all call Hugging Face's own and listen to its gradients."""
-        changes: list[tuple[nn.Module, str, Any]] = [*self.ports.ungrouping()]
+        changes: list[Change] = [*self.ports.ungrouping()]
         for layer, ports in enumerate(self.ports.layers):
             for norm in {ports.attention_norm, ports.mlp_norm}:  # one module in some families
                 changes.append((norm, "forward", self._remember(norm, norm.forward)))

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from circuitprune.circuits.graph import Block, Graph
 from circuitprune.data.pairs import Batch
-from circuitprune.models.ports import Ports
+from circuitprune.models.ports import Change, Ports
 
-Changes = list[tuple[nn.Module, str, Any]]
+Changes = list[Change]
 
 
 @dataclass(frozen=True)

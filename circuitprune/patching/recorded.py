@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.recording import empty_writers, recorders
+from circuitprune.models.ports import Change
 
 LOGITS_PER_PASS = 8_000_000
 """Logits of one unembedding; 32 MB in float32."""
@@ -64,7 +65,7 @@ class RecordedRun:
     # ---------------------------------------------------------------- recording
 
     def _listening(self) -> Any:
-        changes: list[tuple[nn.Module, str, Any]] = []
+        changes: list[Change] = []
         for layer, modules in enumerate(self.ports.layers):
             norm, attention, output = modules.attention_norm, modules.attention, modules.output
             changes.append((norm, "forward", self._keep_stream(layer, norm.forward)))
@@ -179,7 +180,7 @@ class RecordedRun:
     ) -> Float[Tensor, "change batch pos width"]:
         """All heads' values, side by side, of Hugging Face's attention on these projections."""
         modules = self.ports.layers[layer]
-        changes: list[tuple[nn.Module, str, Any]] = [*self.ports.ungrouping()]
+        changes: list[Change] = [*self.ports.ungrouping()]
         for module, output in zip(modules.projections, projected, strict=True):
             changes.append((module, "forward", lambda _, output=output: output))
         changes.append((modules.output, "forward", lambda values: values))

@@ -46,6 +46,7 @@ def pairs_source(task: str | Path | Sequence[Pair] | Task) -> tuple[Task | None,
     if isinstance(task, str | Path):
         return _from_text(task)
     if isinstance(task, Sequence):
+        assert not isinstance(task, str)  # went above
         return GivenPairs(task), f"{len(task)} pairs in memory"
     return task, task.name
 
@@ -63,7 +64,8 @@ def pair_counts(
 ) -> tuple[int, int]:
     """How many pairs to draw: 64 and 64, or, of pairs that are given, half and half."""
     if not isinstance(source, GivenPairs):
-        return n_train or 64, 64 if n_test is None else n_test
+        return 64 if n_train is None else n_train, 64 if n_test is None else n_test
     left = len(source.all_pairs) - n_val
-    n_train = n_train or (left // 2 if n_test is None else left - n_test)
+    if n_train is None:
+        n_train = left // 2 if n_test is None else left - n_test
     return n_train, left - n_train if n_test is None else n_test

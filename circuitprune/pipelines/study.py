@@ -101,11 +101,11 @@ class Study:
                 n_test=n_test,
                 seed=seed,
                 corruption=corruption,
-                metric=metric,  # type: ignore[arg-type]
+                metric=metric,
                 min_accuracy=min_accuracy,
             ),
             ablation=ablation,  # type: ignore[arg-type]
-            train=replace(default.train, batch_size=batch_size, seed=seed, device=device),
+            train=replace(default.train, batch_size=batch_size, seed=seed, device=device),  # type: ignore[arg-type]
         )
         self.setup = make_setup(config, loaded, source)
 

@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from itertools import pairwise
 from operator import add
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -67,7 +67,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
     chosen = OmegaConf.create() if path is None else _read(_found(path))
     typed = _typed(overrides)
     preset = typed.get("preset", chosen.get("preset", "none"))
-    merged = OmegaConf.merge(OmegaConf.structured(RunConfig), PRESETS.get(preset, {}))
+    merged: Any = OmegaConf.merge(OmegaConf.structured(RunConfig), PRESETS.get(preset, {}))
     for source, part in ((where, chosen), (TYPED, typed)):
         try:
             merged = OmegaConf.merge(merged, part)
@@ -104,7 +104,7 @@ def settings() -> list[Setting]:
     return list(_settings(RunConfig, ""))
 
 
-def _settings(section: type, prefix: str) -> Iterator[Setting]:
+def _settings(section: Any, prefix: str) -> Iterator[Setting]:
     kinds, meanings = get_type_hints(section), _meanings(section)
     for one in fields(section):
         kind, key = kinds[one.name], f"{prefix}{one.name}"
@@ -118,11 +118,16 @@ def _settings(section: type, prefix: str) -> Iterator[Setting]:
 
 def _meanings(section: type) -> dict[str, str]:
     """Field -> the string that stands below it in the source, on one line."""
-    body = ast.parse(inspect.getsource(section)).body[0].body
+    defined = ast.parse(inspect.getsource(section)).body[0]
+    assert isinstance(defined, ast.ClassDef)
+    body = defined.body
     return {
-        field.target.id: " ".join(ast.literal_eval(text.value).split())
+        field.target.id: " ".join(str(text.value.value).split())
         for field, text in pairwise(body)
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
     }
 
 
@@ -132,15 +137,18 @@ def _spelled(value: object) -> str:
 
 def _built(merged: DictConfig, where: str, typed: Set[str]) -> RunConfig:
     """The dataclasses of a tree; all their problems are told at once, each with its source."""
-    values, problems = OmegaConf.to_container(merged), list[str]()
-    for one, kind in get_type_hints(RunConfig).items():
+    values: Any = OmegaConf.to_container(merged)
+    problems: list[str] = []
+    kinds: dict[str, Any] = get_type_hints(RunConfig)
+    for one, kind in kinds.items():
         if is_dataclass(kind):
+            section: Any = kind
             try:
-                values[one] = kind(**values[one])
+                values[one] = section(**values[one])
             except ConfigError as error:
                 problems += str(error).splitlines()
     if problems:
-        keys = [re.match(r"[\w.]*", problem)[0] for problem in problems]
+        keys = [re.split(r"[^\w.]", problem, maxsplit=1)[0] for problem in problems]
         told = [f"{TYPED if key in typed else where}: " for key in keys]
         raise ConfigError("\n".join(map(add, told, problems)))
     return RunConfig(**values)
@@ -200,11 +208,11 @@ def _cleaned(config: DictConfig, spelled: Mapping[str, str], where: str) -> Dict
     for old, new in RENAMED.items():
         if old in config:
             print(f"note: {where}: `{old}` is called `{new}` now", file=sys.stderr)
-            config = OmegaConf.merge({new: config.pop(old)}, config)
+            config = cast(DictConfig, OmegaConf.merge({new: config.pop(old)}, config))
     return config
 
 
-def _text_keys(section: type = RunConfig, prefix: str = "") -> Iterator[str]:
+def _text_keys(section: Any = RunConfig, prefix: str = "") -> Iterator[str]:
     """Settings declared as text: they take what was typed, `2024_01_01` and `no` too."""
     for name, kind in get_type_hints(section).items():
         if is_dataclass(kind):

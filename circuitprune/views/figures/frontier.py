@@ -42,14 +42,14 @@ def _curve(axes: Axes, run: Series, measure: str, name: str, number: int) -> Non
     colour, mark = COLOURS[number % len(COLOURS)], MARKS[number % len(MARKS)]
     style: dict[str, Any] = {"color": colour, "zorder": 3 + 1 / (1 + number)}
     edges = [dot.n_edges for dot in run.points]
-    values = [_shown(dot.evidence[measure], measure) for dot in run.points]
+    values = [_shown(getattr(dot.evidence, measure), measure) for dot in run.points]
     axes.plot(edges, values, mark, linestyle="-", label=plain(name), **style)
     for dot in run.points:
         found = dot.intervals.get(measure)
         if found and found["low"] is not None and found["high"] is not None:
             ends = [_shown(found["low"], measure), _shown(found["high"], measure)]
             axes.plot([dot.n_edges] * 2, ends, "-", linewidth=0.8, **style)
-    at = run.chosen.n_edges, _shown(run.chosen.evidence[measure], measure)
+    at = run.chosen.n_edges, _shown(getattr(run.chosen.evidence, measure), measure)
     axes.plot(*at, "o", markersize=8, markerfacecolor="none", markeredgewidth=0.8, **style)
 
 
@@ -57,7 +57,7 @@ def _finish(kl: Axes, faithfulness: Axes, dots: Sequence[Dot]) -> None:
     """Names of the axes, and the model's own place."""
     kl.set_yscale("log")
     kl.set_ylabel("KL from the model (nats)")
-    if any(dot.evidence["kl"] <= _FLOOR for dot in dots):
+    if any(dot.evidence.kl <= _FLOOR for dot in dots):
         ticks = [10.0**power for power in range(-5, 3)]
         low, high = kl.get_ylim()
         shown = [tick for tick in ticks if low <= tick <= high]

@@ -78,7 +78,7 @@ def read_series(folder: Path) -> Series:
 
     def dot(point: Point) -> Dot:
         n_edges = int(point.mask.sum())
-        return Dot(n_edges, point.evidence.to_json(), found.get((n_edges, point.size), {}))
+        return Dot(n_edges, point.evidence, found.get((n_edges, point.size), {}))
 
     dots = sorted(map(dot, frontier.points), key=lambda dot: dot.n_edges)
     return Series([one for one in dots if one.n_edges], dot(frontier.chosen()))
