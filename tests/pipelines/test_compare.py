@@ -193,7 +193,10 @@ def test_every_cell_of_the_matrix_is_an_exact_verification_on_unseen_pairs(home,
             cell = cells[path, names[on]]
             assert cell["n"] == len(unseen)
             for key in ("kl", "metric", "accuracy"):
-                assert cell[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-5), (name, on)
+                assert cell[key] == pytest.approx(getattr(expected, key), rel=1e-3, abs=1e-5), (
+                    name,
+                    on,
+                )
             assert cell["faithfulness"]["value"] == pytest.approx(
                 expected.faithfulness, rel=1e-3, abs=1e-5
             )

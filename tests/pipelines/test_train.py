@@ -178,6 +178,7 @@ def test_pairs_hold_what_follows_by_the_model_and_by_the_chosen_circuit(finished
 
 def test_circuits_reload_and_are_the_selection_of_the_trained_ranking(finished):
     tensors, notes = read_tensors(finished / "gates.safetensors", finite=True)
+    assert json.loads(notes.pop("graph"))["n_layers"] == 2
     assert notes == {"learner": "topk", "objective": "kl"}
     assert set(tensors) == {"scores", "ranking"}
     graph = Graph(2, 4, 4, d_model=32)
