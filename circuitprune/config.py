@@ -63,7 +63,7 @@ class TaskConfig:
     """Which pairs, how many, and how they are split."""
 
     name: str = "ioi"
-    """`ioi`, `greater_than`, `sva`, `pronoun`, `jsonl` for your own pairs, or `FILE.py:Task`."""
+    """`ioi`, `greater_than`, `sva`, `pronoun`, `jsonl` for your own pairs, or FILE.py:YourTask."""
     path: str | None = None
     """File of `jsonl`, absolute or relative to where the command runs."""
     n_train: int | float | Literal["auto"] = 256
