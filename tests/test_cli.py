@@ -17,6 +17,7 @@ from transformers import BertConfig, BertModel, OPTConfig, OPTForCausalLM
 
 from circuitprune.cli import attribute_main, compare_main, main, train_main
 from circuitprune.pipelines import scoring
+from circuitprune.runs.settings import settings as settings_of_config
 from circuitprune.training.module import MaskTraining
 
 ROOT = Path(__file__).parents[1]
@@ -400,3 +401,68 @@ def test_a_rank_says_which_it_is_when_it_fails(attribution, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     _, out, err = attribution("attribution.method=none")
     assert out == "" and err.startswith("error on rank 1: ")
+
+
+# ---------------------------------------------------------------- at once
+
+HEAVY = {"torch", "lightning", "transformers"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--help",
+        "--version",
+        "train --help",
+        "trian",
+        "train nowhere.yaml",
+        "train ioi attribution.method=epa",
+        "train ioi trian.steps=3",
+        "train task.name=iio",
+        "completion",
+    ],
+)
+def test_what_needs_no_model_loads_no_torch(arguments):
+    """Seconds are not measured: what takes them is not imported."""
+    script = (
+        "import sys\nfrom circuitprune.cli import main\n"
+        "try:\n    code = main(sys.argv[1:])\nexcept SystemExit as stop:\n    code = stop.code\n"
+        f"print('heavy:', sorted({HEAVY!r} & sys.modules.keys()), code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments.split()], capture_output=True, text=True
+    )
+    wanted = 0 if "help" in arguments or arguments in ("--version", "completion") else 2
+    assert done.stdout.splitlines()[-1] == f"heavy: [] {wanted}", done.stderr
+
+
+def test_the_help_of_train_lists_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = capsys.readouterr().out
+    for one in settings_of_config():
+        assert f"{one.key}={one.default}" in shown
+
+
+def test_completion_knows_commands_and_settings(capsys):
+    assert main(["completion"]) == 0
+    shown = capsys.readouterr().out
+    assert "compare-scores" in shown and "train.steps=" in shown
+
+
+def test_a_config_is_optional_or_known_by_name(monkeypatch):
+    seen = []
+    monkeypatch.setattr("circuitprune.pipelines.train.dry_run", lambda c: seen.append(c) or "")
+    assert main(["train", "sva", "--dry-run", "train.steps=3"]) == 0
+    assert main(["train", "task.name=sva", "train.steps=3", "--dry-run"]) == 0
+    assert main(["train", "--dry-run"]) == 0
+    named, without, default = seen
+    assert named.task.name == without.task.name == "sva" and default.task.name == "ioi"
+    assert named.train.steps == without.train.steps == 3
+
+
+def test_the_package_is_a_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "circuitprune", "--version"], capture_output=True, text=True
+    )
+    assert done.stdout.startswith("circuitprune ") and done.returncode == 0
