@@ -178,7 +178,7 @@ def test_elected_circuits_are_verified_on_pairs_that_no_run_was_trained_on(study
     expected = evidence["circuit"].against(full, evidence["empty"])
     measured = group["measured"]["consensus"]
     for key in ("kl", "metric", "accuracy", "exact_match", "n"):
-        assert measured[key] == pytest.approx(expected[key], rel=1e-4)
+        assert measured[key] == pytest.approx(getattr(expected, key), rel=1e-4)
     assert measured["faithfulness"]["value"] == pytest.approx(expected.faithfulness, rel=1e-4)
     assert measured["faithfulness"]["low"] < measured["faithfulness"]["high"]
     assert circuit.provenance["evidence"] == json.loads(json.dumps(measured))
