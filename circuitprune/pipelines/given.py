@@ -48,7 +48,9 @@ def pairs_source(task: str | Path | Sequence[Pair] | Task) -> tuple[Task | None,
     if isinstance(task, Sequence):
         assert not isinstance(task, str)  # went above
         return GivenPairs(task), f"{len(task)} pairs in memory"
-    return task, task.name
+    if not isinstance(task, Task):
+        raise DataError(f"a task is a name, a file, a list of Pair or a Task, got {task!r}")
+    return task, None if task.name in TASKS else task.name
 
 
 def _from_text(task: str | Path) -> tuple[Task | None, str | None]:
@@ -57,6 +59,11 @@ def _from_text(task: str | Path) -> tuple[Task | None, str | None]:
     if isinstance(task, Path):
         raise DataError(f"no file of pairs {str(task)!r}")
     return get_task(task), None  # refuses what is neither
+
+
+def task_name(task: object) -> str:
+    """What a config calls a generated task."""
+    return task.name if isinstance(task, Task) else str(task)
 
 
 def pair_counts(

@@ -26,7 +26,13 @@ from circuitprune.errors import ConfigError, GraphError
 from circuitprune.metrics import Evidence
 from circuitprune.patching.effects import node_effects
 from circuitprune.patching.paths import path_effects
-from circuitprune.pipelines.given import loaded_model, model_name, pair_counts, pairs_source
+from circuitprune.pipelines.given import (
+    loaded_model,
+    model_name,
+    pair_counts,
+    pairs_source,
+    task_name,
+)
 from circuitprune.pipelines.learned import Learned, provenance_of
 from circuitprune.pipelines.learning import fit
 from circuitprune.pipelines.metric import metric_name
@@ -94,7 +100,7 @@ class Study:
         config = RunConfig(
             model=ModelConfig(model_name(model), dtype, kv_readers),  # type: ignore[arg-type]
             task=TaskConfig(
-                name="jsonl" if path else str(task),
+                name="jsonl" if path else task_name(task),
                 path=path,
                 n_train=n_train,
                 n_val=n_val,

@@ -139,6 +139,7 @@ def test_pairs_come_from_a_list_a_file_or_a_task(study, tmp_path):
         read = Study("zoo/small", source)
         assert read.setup.identity.pairs == listed.setup.identity.pairs
     own = Study("zoo/small", get_task("ioi"), **PAIRS)
+    assert own.setup.config.task.name == "ioi"
     assert own.setup.identity.pairs == study.setup.identity.pairs
 
 
