@@ -6,6 +6,7 @@ import re
 import sys
 from importlib import import_module
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -167,7 +168,9 @@ def test_the_examples_of_extending_run(monkeypatch, tmp_path):
     assert next(pairs).clean.endswith("and lives in")
     logits = torch.tensor([[1.0, 5.0, 2.0]])
     answers = torch.tensor([[0, 2, -1]])
-    assert found["answer_logit"](logits, answers, answers).tolist() == [2.0]
+    assert found["answer_logit"](
+        logits, SimpleNamespace(answers=answers, wrong=answers)
+    ).tolist() == [2.0]
     check_one_by_one(found["one_by_one"])
 
 

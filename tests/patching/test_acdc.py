@@ -234,7 +234,7 @@ def test_what_cannot_be_searched_is_refused():
     with pytest.raises(DataError, match="no batches"):
         acdc(references, [], 0.1)
     with pytest.raises(NonFiniteError, match="NaN or infinite"):
-        acdc(references, [pairs()], 0.1, lambda logits, answers, wrong: logits[:, 0] / 0)
+        acdc(references, [pairs()], 0.1, lambda logits, batch: logits[:, 0] / 0)
     state = AcdcState.start(references.gated.graph, 0.2, "kl")
     with pytest.raises(RunError, match="another search"):
         acdc(references, [pairs()], 0.1, state=state)
