@@ -110,7 +110,7 @@ def test_the_head_says_what_was_tested(run):
     evidence = frontier.chosen().evidence
     measured = found["sections"]["faithfulness"]["circuit"]
     for name in ("kl", "metric", "accuracy", "exact_match", "faithfulness"):
-        assert measured[name]["value"] == pytest.approx(evidence[name], rel=1e-5, abs=1e-6)
+        assert measured[name]["value"] == pytest.approx(getattr(evidence, name), rel=1e-5, abs=1e-6)
 
 
 def test_a_trained_run_is_verified_by_its_learned_ranking(home, tmp_path, monkeypatch):
