@@ -37,7 +37,7 @@ def interval(value, half=0.01):
 
 
 def around(kl):
-    names = {**measured(kl), "mean_of_ratios": 1 - kl}
+    names = {**measured(kl).to_json(), "mean_of_ratios": 1 - kl}
     return {name: interval(value) for name, value in names.items() if name != "n"}
 
 
@@ -81,7 +81,7 @@ def completeness(circuit):
 def random_circuits():
     family = {"n_same": 0, "kl_of_each": [1.0 - i / 50 for i in range(20)]}
     both = {"uniform": family, "matched": family}
-    return {"verdict": "pass", "n_random": 20, "circuit": measured(0.05), "families": both}
+    return {"verdict": "pass", "n_random": 20, "circuit": measured(0.05).to_json(), "families": both}
 
 
 def function(circuit, tokens):
