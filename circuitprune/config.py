@@ -29,7 +29,7 @@ _NOT_NEGATIVE = _Range("be >= 0", lambda number: number >= 0)
 _COUNT = _Range("lie in 1 to a billion", lambda number: 1 <= number <= 1e9)
 _COUNT_OR_0 = _Range("lie in 0 to a billion", lambda number: 0 <= number <= 1e9)
 _SIZE = _Range(
-    "be a whole number up to a billion, a fraction below 1 or auto",
+    "be a whole number up to a billion, a fraction up to 1.0 or auto",
     lambda number: number == "auto" or 0 <= number < 1 or (1 <= number <= 1e9 and number % 1 == 0),
 )
 _SHARE = _Range("lie in [0, 1]", lambda number: 0 <= number <= 1)
@@ -67,8 +67,8 @@ class TaskConfig:
     path: str | None = None
     """File of `jsonl`, absolute or relative to where the command runs."""
     n_train: int | float | Literal["auto"] = 256
-    """Pairs to attribute and train on: a number, a fraction of the file, or `auto`, a share of what
-    the others leave."""
+    """Pairs to attribute and train on: a number, a fraction of the file (1.0 is all of it), or
+    `auto`, a share of what the others leave."""
     n_val: int | float | Literal["auto"] = 64
     """Pairs for curves during training; 0 draws none."""
     n_test: int | float | Literal["auto"] = 256

@@ -81,7 +81,12 @@ def completeness(circuit):
 def random_circuits():
     family = {"n_same": 0, "kl_of_each": [1.0 - i / 50 for i in range(20)]}
     both = {"uniform": family, "matched": family}
-    return {"verdict": "pass", "n_random": 20, "circuit": measured(0.05).to_json(), "families": both}
+    return {
+        "verdict": "pass",
+        "n_random": 20,
+        "circuit": measured(0.05).to_json(),
+        "families": both,
+    }
 
 
 def function(circuit, tokens):

@@ -7,6 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
@@ -63,6 +64,15 @@ def _special(tokenizer: PreTrainedTokenizerBase, name: str) -> int | None:
     return getattr(tokenizer, f"{name}_token_id")
 
 
+NO_ANSWER = "no answer is a single known token after its prompt"
+NO_WRONG = "no wrong answer is a single known token after its prompt"
+SHARED = "answer and wrong answer share a token"
+OF_ANSWERS = {NO_ANSWER: ("answers",), NO_WRONG: ("wrong",), SHARED: ("answers", "wrong")}
+"""Reasons that lie in the answers, and in which; all others lie in the prompts."""
+SHOWN = 3
+"""Pairs dropped for one reason that are kept to be shown."""
+
+
 @dataclass
 class Encoder:
     """Turns pairs into examples and keeps the account of those it had to drop."""
@@ -72,8 +82,10 @@ class Encoder:
     max_length: int | None
     examples: list[Example] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)
-    """Reason -> the first pair dropped for it, with its tokens."""
+    shown: dict[str, list[str]] = field(default_factory=dict)
+    """Reason -> the first pairs dropped for it, with the tokens of what does not fit."""
+    left_out: int = 0
+    """Answers of the examples that are not among their tokens."""
     _seen: set[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=set)
 
     def add(self, pair: Pair) -> None:
@@ -83,14 +95,13 @@ class Encoder:
         if isinstance(outcome, Example):
             self.examples.append(outcome)
             self._seen.add((outcome.clean, outcome.corrupt))
+            self.left_out += len({*pair.answers}) + len({*pair.wrong})
+            self.left_out -= len(outcome.answers) + len(outcome.wrong)
             return
         self.dropped[outcome] += 1
-        if outcome not in self.first:
-            self.first[outcome] = (
-                f"{pair.id}\n    clean    {pair.clean!r} -> {self._words(clean)}"
-                f"\n    corrupt  {pair.corrupt!r} -> {self._words(corrupt)}"
-                f"\n    answers  {list(pair.answers)[:5]}, wrong {list(pair.wrong)[:5]}"
-            )
+        shown = self.shown.setdefault(outcome, [])
+        if len(shown) < SHOWN:
+            shown.append(self._explained(pair, outcome, clean, corrupt))
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -122,21 +133,55 @@ class Encoder:
         answers = self._continuations(pair.clean, clean, pair.answers)
         wrong = self._continuations(pair.clean, clean, pair.wrong)
         if not answers:
-            return "no answer is a single known token after its prompt"
+            return NO_ANSWER
         if not wrong:
-            return "no wrong answer is a single known token after its prompt"
+            return NO_WRONG
         if set(answers) & set(wrong):
-            return "answer and wrong answer share a token"
+            return SHARED
         return Example(pair, *prompts, answers, wrong)
 
     def _continuations(
         self, prompt: str, tokens: list[int], answers: Sequence[str]
     ) -> tuple[int, ...]:
         """Ids of the answers that add exactly one token to the prompt and change none of it."""
-        special = {*self.tokenizer.all_special_ids, _special(self.tokenizer, "unk")}
         whole = self._tokens([prompt + answer for answer in answers])
-        ids = [ids[-1] for ids in whole if ids[:-1] == tokens and ids[-1] not in special]
+        ids = [ids[-1] for ids in whole if ids[:-1] == tokens and ids[-1] not in self._special_ids]
         return tuple(dict.fromkeys(ids))
+
+    @cached_property
+    def _special_ids(self) -> set[int | None]:
+        return {*self.tokenizer.all_special_ids, _special(self.tokenizer, "unk")}
+
+    def _explained(self, pair: Pair, reason: str, clean: list[int], corrupt: list[int]) -> str:
+        """A dropped pair with the tokens of what does not fit: its prompts, or its answers."""
+        if reason not in OF_ANSWERS:
+            return (
+                f"{pair.id}\n    clean    {pair.clean!r} -> {self._words(clean)}"
+                f"\n    corrupt  {pair.corrupt!r} -> {self._words(corrupt)}"
+            )
+        lines = [
+            f"    {part:8} {self._continued(pair.clean, clean, answer)}"
+            for part in OF_ANSWERS[reason]
+            for answer in getattr(pair, part)[:5]
+        ]
+        return "\n".join([f"{pair.id}, after {pair.clean!r}", *lines])
+
+    def _continued(self, prompt: str, tokens: list[int], answer: str) -> str:
+        """An answer, the tokens that it adds to its prompt, and what is wrong with them."""
+        (whole,) = self._tokens([prompt + answer])
+        same = _n_same(whole, tokens)
+        added, text = whole[same:], f"{answer!r} -> {self._words(whole[same:])}"
+        if same < len(tokens):
+            return f"{text} in place of {self._words(tokens[same:])} at the end of the prompt"
+        if len(added) != 1:
+            return f"{text}, {len(added)} tokens"
+        return f"{text}, a special or unknown token" if added[0] in self._special_ids else text
+
+
+def _n_same(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens at the start that are the same."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def encode_until(

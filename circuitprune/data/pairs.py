@@ -49,8 +49,8 @@ class Report:
     kept: dict[str, int]
     dropped: Counter[str]
     """Reason -> pairs dropped for it."""
-    first: dict[str, str] = field(default_factory=dict)
-    """Reason -> the first pair dropped for it, with its tokens."""
+    shown: dict[str, list[str]] = field(default_factory=dict)
+    """Reason -> the first pairs dropped for it, with the tokens of what does not fit."""
 
     def summary(self) -> str:
         """One line for the sides, one for each reason."""
@@ -188,8 +188,9 @@ def prepare(
     Args:
         task: One of `TASKS`, a `JsonlTask`, or any object of that shape.
         tokenizer: The model's own.
-        n_train, n_val, n_test: Size of each side, in pairs, as a fraction of those that fit, or
-            `auto`, a share of what the others leave; any may be 0, not all.
+        n_train, n_val, n_test: Size of each side: a whole number of pairs; a decimal in (0, 1], the
+            fraction of those that fit, so that 1.0 is all of them and 1 is one; or `auto`, a share
+            of what the others leave. Any may be 0, not all.
         seed: Which pairs are drawn, which side they go to, and the order of training batches.
         corruption: One of `task.corruptions`; `""` is the first.
         split_by: `pair`, or `group` to keep each template or entity on one side.
@@ -213,7 +214,7 @@ def prepare(
         encoder = encoded(_length(task))
         splits = _shared_out(encoder.examples, wanted, seed, split_by)
     report = Report(
-        {name: len(side) for name, side in splits.items()}, encoder.dropped, encoder.first
+        {name: len(side) for name, side in splits.items()}, encoder.dropped, encoder.shown
     )
     return PairData(splits, batch_size, pad_token(tokenizer), seed, report)
 
@@ -243,7 +244,17 @@ def _three(sizes: Sequence[int]) -> tuple[int, int, int]:
 
 
 def _shared_out(examples: list[Example], wanted: Sequence[Size], seed: int, by: str) -> Sides:
-    """All pairs, or a few less where inseparable sets do not fill the sides exactly."""
+    """All pairs, or a few less where inseparable sets do not fill the sides exactly.
+
+    Raises:
+        DataError: the sides together want more than there is.
+    """
+    asked = counts(wanted, len(examples))
+    if sum(asked) > len(examples):
+        raise DataError(
+            f"n_train, n_val and n_test want {' + '.join(map(str, asked))} pairs, but "
+            f"{len(examples)} fit; 1.0 is all of them, and `auto` what the others leave"
+        )
     spare = [0, *(2**power for power in range(len(examples).bit_length()))]
     for left_out in spare:
         try:
@@ -275,6 +286,8 @@ def _too_few(name: str, total: int, encoder: Encoder) -> str:
         *_reasons(encoder.dropped),
     ]
     for reason, _ in encoder.dropped.most_common(1):
-        lines.append(f"  for example, {encoder.first[reason]}")
+        lines.append(f"  for example, {encoder.shown[reason][0]}")
     lines.append("  ask for fewer pairs, or use names and words that this tokenizer keeps whole")
+    if name == "jsonl":
+        lines.append("  `circuitprune check FILE MODEL` shows more of the pairs that do not fit")
     return "\n".join(lines)

@@ -69,13 +69,14 @@ def sizes(n_train: int, n_val: int, n_test: int) -> dict[str, int]:
 
 
 Size = int | float | Literal["auto"]
-"""Of a side: a number of pairs, a fraction of all, or a share of what the other sides leave."""
+"""Of a side: pairs, `100`; a fraction of all, `0.5` or `1.0`; `auto`, a share of what is left."""
 
 
 def counts(wanted: Sequence[Size], n_pairs: int) -> list[int]:
     """Pairs of each side, where `wanted` may be fractions of `n_pairs` and `auto`.
 
-    Several `auto` sides share equally what numbers and fractions leave, the first ones one more.
+    A decimal up to 1 is a fraction, so 1.0 is all pairs; 1 is one. Several `auto` sides share
+    equally what numbers and fractions leave, the first ones one more.
 
     Example:
         >>> counts(["auto", 0.2, "auto"], 61)
@@ -89,14 +90,14 @@ def counts(wanted: Sequence[Size], n_pairs: int) -> list[int]:
 
 
 def is_count(size: Size) -> bool:
-    """Whether a size is a number of pairs, whatever the task holds."""
-    return size != "auto" and size == int(size)
+    """Whether a size is a number of pairs, whatever the task holds; 1.0 is a fraction."""
+    return size != "auto" and (isinstance(size, int) or size == 0 or size > 1)
 
 
 def _fixed(size: Size, n_pairs: int) -> int | None:
     if size == "auto":
         return None
-    return int(size) if is_count(size) else int(size * n_pairs)
+    return int(size) if is_count(size) else int(size * n_pairs + 1e-9)
 
 
 def _units(examples: Sequence[Example], by: str) -> list[list[Example]]:

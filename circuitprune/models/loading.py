@@ -2,6 +2,8 @@
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -12,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -42,24 +45,64 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise ModelError(f"model.dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    source = _source(name)
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()  # no report of weights: see _refuse
-    hub: dict[str, Any] = {"revision": revision} if revision else {}
-    hub["local_files_only"] = not Path(source).is_dir() and not _hub_reachable()
-    try:
+    source, hub = _where(name, revision)
+    with _explained(name, source):
         model = _load(name, source, DTYPES[dtype], hub)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, ModelError):
-            raise
+    _check_tokenizer(name, tokenizer)
+    return model.eval(), tokenizer
+
+
+def load_tokenizer(
+    name: str, revision: str | None = None
+) -> tuple[PreTrainedTokenizerBase, int | None]:
+    """The tokenizer of a model, and the longest prompt that it takes; no weights are read.
+
+    Args:
+        name, revision: As of `load_model`.
+
+    Raises:
+        ModelError: no such model, or no tokenizer.
+    """
+    source, hub = _where(name, revision)
+    with _explained(name, source):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub)
+    _check_tokenizer(name, tokenizer)
+    return tokenizer, longest_prompt(config)
+
+
+def longest_prompt(config: PretrainedConfig) -> int | None:
+    """Positions of a model, in tokens, BOS included; None if its config does not say."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def _where(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
+    """Where a model is read from, and what the hub is asked."""
+    source = _source(name)
+    hub: dict[str, Any] = {"revision": revision} if revision else {}
+    return source, hub | {"local_files_only": not Path(source).is_dir() and not _hub_reachable()}
+
+
+@contextmanager
+def _explained(name: str, source: str) -> Iterator[None]:
+    """Turn whatever transformers raises while loading into one message."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(_explain(name, source, error)) from error
+
+
+def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     if not tokenizer("a b", add_special_tokens=False)["input_ids"]:
         raise ModelError(
             f"model {name!r} has no usable tokenizer: it encodes 'a b' to nothing, as one without "
             "a vocabulary does; add the model's own tokenizer.json"
         )
-    return model.eval(), tokenizer
 
 
 def _load(name: str, source: str, dtype: torch.dtype, hub: dict[str, Any]) -> PreTrainedModel:

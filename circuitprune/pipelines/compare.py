@@ -19,7 +19,8 @@ from circuitprune.evidence.controls import FAMILIES, Controls, Masks, against, d
 from circuitprune.files import write_json
 from circuitprune.models import load_model
 from circuitprune.patching.across_models import cross_patched
-from circuitprune.pipelines.setup import Print, Setup, make_pairs
+from circuitprune.pipelines.pairs import make_pairs
+from circuitprune.pipelines.setup import Print, Setup
 from circuitprune.pipelines.study import Study
 from circuitprune.pipelines.unseen import Texts, check_source, texts_of, unseen_batches
 from circuitprune.runs.finished import Found, load_found, same_graph

@@ -88,7 +88,7 @@ MOVED = {
     "tasks": "data.tasks",
     "tasks.greater_than": "data.tasks.greater_than",
     "tasks.ioi": "data.tasks.ioi",
-    "tasks.jsonl": "data.tasks.jsonl data.tasks.given",
+    "tasks.jsonl": "data.tasks.jsonl data.tasks.given data.tasks.rows",
     "tasks.lexicon": "data.tasks.lexicon",
     "tasks.pair": "data.tasks.pair",
     "tasks.pronoun": "data.tasks.pronoun",

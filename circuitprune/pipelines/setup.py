@@ -11,9 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.config import RunConfig
 from circuitprune.data.batches import few_pairs
-from circuitprune.data.pairs import SPLITS, Batch, PairData, prepare
-from circuitprune.data.splits import resampled
-from circuitprune.data.tasks import Task, get_task
+from circuitprune.data.pairs import SPLITS, Batch, PairData
+from circuitprune.data.tasks import Task
 from circuitprune.engine.ablation import Ablation, make_ablation
 from circuitprune.engine.evaluation import evaluate_full
 from circuitprune.engine.gated import GatedModel
@@ -23,6 +22,7 @@ from circuitprune.errors import ConfigError, DataError, GraphError
 from circuitprune.lens.predictions import predictions
 from circuitprune.metrics import TASK_METRICS, Evidence, Metric
 from circuitprune.models import load_model
+from circuitprune.pipelines.pairs import make_pairs
 from circuitprune.runs.identity import Identity
 
 
@@ -118,37 +118,6 @@ def _loaded(config: RunConfig) -> Loaded:
     model, tokenizer = load_model(config.model.name, config.model.dtype, config.model.revision)
     model.to(device)  # type: ignore[arg-type]  # transformers wraps it in an untyped decorator
     return model, tokenizer
-
-
-def make_pairs(
-    config: RunConfig,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    source: Task | None = None,
-) -> PairData:
-    """The pairs of a run, split; the training pairs resampled if the config says so.
-
-    Raises:
-        DataError: too few pairs that this tokenizer and model can use.
-    """
-    task = config.task
-    data = prepare(
-        source or get_task(task.name, task.path),
-        tokenizer,
-        n_train=task.n_train,
-        n_val=task.n_val,
-        n_test=task.n_test,
-        seed=task.seed,
-        corruption=task.corruption,
-        split_by=task.split_by,
-        batch_size=config.train.batch_size,
-        bos=task.bos,
-        max_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
-    )
-    if task.resample is not None:
-        data.splits["train"] = resampled(data.splits["train"], task.resample)
-    data.seed = config.train.seed
-    return data
 
 
 def _references(

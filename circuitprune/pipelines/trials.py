@@ -10,7 +10,8 @@ from circuitprune.config import RunConfig
 from circuitprune.errors import ConfigError, RunError
 from circuitprune.models import load_model
 from circuitprune.pipelines.attribute import attribute
-from circuitprune.pipelines.setup import Print, make_pairs
+from circuitprune.pipelines.pairs import make_pairs
+from circuitprune.pipelines.setup import Print
 from circuitprune.pipelines.train import discover
 from circuitprune.pipelines.unseen import check_source
 from circuitprune.runs.finished import load_run

@@ -8,7 +8,8 @@ from circuitprune.data.batches import Batch, collate
 from circuitprune.data.encoding import Example
 from circuitprune.data.pairs import PairData, pairs_hash
 from circuitprune.errors import RunError
-from circuitprune.pipelines.setup import Setup, make_pairs
+from circuitprune.pipelines.pairs import make_pairs
+from circuitprune.pipelines.setup import Setup
 from circuitprune.runs.finished import Found
 
 

@@ -6,7 +6,7 @@ from itertools import count, product
 import pytest
 from pairs import TOKENIZER, WORDS, ids, make_tokenizer, pair
 
-from circuitprune.data.encoding import bos_tokens, encode, pad_token
+from circuitprune.data.encoding import bos_tokens, encode, encode_until, pad_token
 from circuitprune.errors import DataError
 
 
@@ -56,6 +56,26 @@ def test_a_repeated_pair_is_dropped_but_a_repeated_prompt_is_not():
 def test_members_of_a_set_that_are_not_one_token_are_left_out():
     (example,), _ = encode([pair(answers=(" she", " she her", " zz", " her"))], TOKENIZER, 1)
     assert example.answers == ids("she her")
+
+
+@pytest.mark.parametrize(
+    ("bad", "lines"),
+    [
+        (
+            pair(clean="a b Mary"),
+            ["clean    'a b Mary' -> ['a', 'b', 'Mary']", "corrupt  "],
+        ),
+        (pair(answers=(" a b",)), ["answers  ' a b' -> ['a', 'b'], 2 tokens"]),
+        (pair(answers=("a",)), ["'a' -> ['<unk>'] in place of ['Mary'] at the end of the prompt"]),
+        (pair(answers=("",)), ["answers  '' -> [], 0 tokens"]),
+        (pair(wrong=(" zz", " </s>")), ["' zz' -> ['<unk>'], a special", "' </s>' -> ['</s>'], a"]),
+        (pair(wrong=("  she",)), ["answers  ' she' -> ['she']\n", "wrong    '  she' -> ['she']"]),
+    ],
+)
+def test_a_dropped_pair_shows_the_tokens_of_what_does_not_fit(bad, lines):
+    (shown,) = encode_until([bad], TOKENIZER, 1, "auto", None).shown.values()
+    assert all(line in shown[0] for line in lines), shown
+    assert ("corrupt" in shown[0]) == ("corrupt" in "".join(lines))
 
 
 def test_max_length_counts_the_bos_token():

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 from circuitprune.data.pairs import PairData, encode, pairs_hash, prepare
 from circuitprune.data.tasks import JsonlTask
+from circuitprune.data.tasks.given import GivenPairs
 from circuitprune.errors import DataError
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -216,6 +217,17 @@ def test_too_few_pairs_left_is_an_error_that_shows_one():
     assert "'a a b' -> ['a', 'a', 'b']" in message and "'a o' -> ['a', 'o']" in message
 
 
+def test_too_few_answers_are_an_error_that_shows_their_tokens():
+    class Long(Letters):
+        def pairs(self, rng, corruption=""):
+            yield pair(answers=(" she her",))
+
+    with pytest.raises(DataError) as caught:
+        prepare(Long(), TOKENIZER, n_train=1, n_val=0, n_test=0, seed=0)
+    assert "answers  ' she her' -> ['she', 'her'], 2 tokens" in str(caught.value)
+    assert "corrupt" not in str(caught.value)
+
+
 def test_prepare_draws_more_when_inseparable_pairs_leave_a_side_short():
     class Tied(Letters):
         def pairs(self, rng, corruption=""):
@@ -225,6 +237,49 @@ def test_prepare_draws_more_when_inseparable_pairs_leave_a_side_short():
 
     data = prepare(Tied(), TOKENIZER, n_train=3, n_val=3, n_test=3, seed=0)
     assert sizes_of(data) == {"train": 3, "val": 3, "test": 3}
+
+
+SIZES = ("n_train", "n_val", "n_test")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ((1.0, 0, 0), (63, 0, 0)),
+        ((1, 0, 0), (1, 0, 0)),
+        ((0.5, 0, 0.25), (31, 0, 15)),
+        (("auto", 0, "auto"), (32, 0, 31)),
+        (("auto", 3, 0.5), (29, 3, 31)),
+        ((20.0, 0.0, "auto"), (20, 0, 43)),
+    ],
+)
+def test_prepare_takes_fractions_and_shares_of_the_pairs_that_fit(wanted, expected):
+    given = [pair(f"{a} {b} Mary", f"{a} {b} John") for a, b in product(WORDS[:8], WORDS[:8])]
+    given[5] = pair("a b c d Mary", "a John")  # dropped: no fraction counts it
+    data = prepare(GivenPairs(given), TOKENIZER, **dict(zip(SIZES, wanted, strict=True)), seed=0)
+    assert tuple(sizes_of(data).values()) == expected
+    assert data.report.dropped.total() == 1 or wanted == (1, 0, 0)  # which stops at the first
+
+
+def test_a_fraction_of_tied_pairs_leaves_out_as_few_as_need_be():
+    both = [(f"{a} {b} Mary", f"{a} {b} John") for a, b in product(WORDS[:5], WORDS[:5])]
+    tied = [pair(*texts) for one in both for texts in (one, one[::-1])]
+    sides = sizes_of(
+        prepare(GivenPairs(tied), TOKENIZER, n_train="auto", n_val=0, n_test="auto", seed=0)
+    )
+    assert sides["train"] + sides["test"] >= 48 and abs(sides["train"] - sides["test"]) <= 2
+
+
+@pytest.mark.parametrize("sizes", [(1.0, 0, 0), ("auto", 0, 4), (4, 0, 0.5)])
+def test_an_endless_task_has_no_fractions(sizes):
+    with pytest.raises(DataError, match=r"without end.*give numbers for n_train"):
+        prepare(Letters(), TOKENIZER, **dict(zip(SIZES, sizes, strict=True)), seed=0)
+
+
+def test_sides_that_want_more_than_all_are_refused():
+    given = [pair(f"{a} Mary", f"{a} John") for a in WORDS[:8]]
+    with pytest.raises(DataError, match=r"want 8 \+ 0 \+ 2 pairs, but 8 fit"):
+        prepare(GivenPairs(given), TOKENIZER, n_train=1.0, n_val=0, n_test=2, seed=0)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/models/stories260k and its pairs")

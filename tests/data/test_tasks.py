@@ -297,6 +297,15 @@ def test_the_manual_shows_a_true_pair(name, kind):
     assert f"| `{name}` | `{kind}` | {pair.clean}<br>{pair.corrupt} | `{pair.answers[0]}`" in MANUAL
 
 
+def test_the_table_in_the_manual_can_be_read(tmp_path):
+    (table,) = re.findall(r"```csv\n(.*?)```", MANUAL, re.DOTALL)
+    path = tmp_path / "pairs.csv"
+    path.write_text(table)
+    first, second = JsonlTask(path).all_pairs
+    assert (first.answers, first.meta) == ((" Paris",), {"source": "atlas"})
+    assert second.clean == "In Nice, the sea is" and second.wrong == (" near", " far")
+
+
 def test_the_line_in_the_manual_can_be_read(tmp_path):
     (line,) = re.findall(r"```json\n(.*)\n```", MANUAL)
     (pair,) = JsonlTask(write(tmp_path, line.encode())).all_pairs

@@ -1,0 +1,72 @@
+"""One row of a file of pairs, whatever the file's form, as a `Pair`."""
+
+import json
+from collections.abc import Mapping
+
+from circuitprune.data.tasks.pair import Pair
+from circuitprune.errors import DataError
+
+REQUIRED = ("clean", "corrupt", "answers", "wrong")
+OPTIONAL = ("id", "kind", "group", "meta")
+
+
+def pair_of(row: Mapping[str, object], line: int) -> Pair:
+    """The pair of a row.
+
+    Args:
+        row: Values by the names of `REQUIRED` and `OPTIONAL`.
+        line: Where it stands; names a pair that has no `id`.
+
+    Raises:
+        DataError: a value that is missing, unknown, empty or of the wrong type.
+    """
+    missing = [name for name in REQUIRED if name not in row]
+    unknown = [name for name in row if name not in REQUIRED + OPTIONAL]
+    if missing:
+        raise DataError(f"missing {', '.join(missing)}; each line needs {', '.join(REQUIRED)}")
+    if unknown:
+        raise DataError(
+            f"unknown field {', '.join(map(repr, unknown))}; "
+            f"known are {', '.join(REQUIRED + OPTIONAL)}, and anything else belongs under 'meta'"
+        )
+    return Pair(
+        id=_text(row, "id", f"line-{line:06d}"),
+        clean=_text(row, "clean"),
+        corrupt=_text(row, "corrupt"),
+        answers=_texts(row, "answers"),
+        wrong=_texts(row, "wrong"),
+        kind=_text(row, "kind", ""),
+        group=_text(row, "group", ""),
+        meta=_meta(row),
+    )
+
+
+def described(value: object) -> str:
+    """A value as JSON spells it, cut short."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _text(row: Mapping[str, object], name: str, default: str | None = None) -> str:
+    value = row.get(name, default)
+    if not isinstance(value, str):
+        raise DataError(f"{name!r} must be a string, got {described(value)}")
+    if not value and default is None:
+        raise DataError(f"{name!r} is empty")
+    return value
+
+
+def _texts(row: Mapping[str, object], name: str) -> tuple[str, ...]:
+    value = row[name]
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise DataError(f"{name!r} must be a list of strings, got {described(value)}")
+    if not value or "" in value:
+        raise DataError(f"{name!r} must hold at least one string and no empty ones, got {value}")
+    return tuple(dict.fromkeys(value))
+
+
+def _meta(row: Mapping[str, object]) -> dict[str, str]:
+    value = row.get("meta", {})
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise DataError(f"'meta' must map names to strings, got {described(value)}")
+    return value

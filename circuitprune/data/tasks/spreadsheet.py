@@ -1,0 +1,84 @@
+"""Rows of a CSV file of pairs: the fields of JSONL as columns, several answers between bars."""
+
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from circuitprune.data.tasks.rows import OPTIONAL, REQUIRED
+from circuitprune.errors import DataError
+
+BAR = "|"
+"""Stands between the answers of one cell. An answer that holds a bar itself needs JSONL."""
+COLUMNS = (*REQUIRED, *(name for name in OPTIONAL if name != "meta"))
+"""Known columns; any `meta.NAME` besides."""
+
+
+def csv_rows(text: str) -> Iterator[tuple[int, dict[str, object]]]:
+    """Line and fields of each row below the header; rows without a word in them are skipped.
+
+    Cells are taken as they stand, leading spaces too. Empty cells of optional columns are no
+    values.
+
+    Raises:
+        DataError: a column that is unknown, missing or repeated, a row of another number of cells,
+            or text that is not CSV; the message begins with the line.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    columns: list[str] | None = None
+    while True:
+        line = reader.line_num + 1
+        with _on(line):
+            cells = next(reader, None)
+            if cells is None:
+                return
+            if not any(cell.strip() for cell in cells):
+                continue
+            if columns is None:
+                columns = _header(cells)
+                continue
+            row = _row(columns, cells)
+        yield line, row
+
+
+@contextmanager
+def _on(line: int) -> Iterator[None]:
+    """Say where the file is wrong."""
+    try:
+        yield
+    except (csv.Error, DataError) as error:
+        raise DataError(f"line {line}: {error}") from None
+
+
+def _header(cells: list[str]) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    missing = [name for name in REQUIRED if name not in names]
+    unknown = [n for n in names if n not in COLUMNS and not n.startswith("meta.")]
+    if repeated:
+        raise DataError(f"column {', '.join(map(repr, repeated))} stands there more than once")
+    if missing:
+        hint = "; columns are parted by commas" if ";" in cells[0] else ""
+        raise DataError(
+            f"missing column {', '.join(missing)}; the first line names the columns, "
+            f"{', '.join(REQUIRED)} at least{hint}"
+        )
+    if unknown:
+        raise DataError(
+            f"unknown column {', '.join(map(repr, unknown))}; known are {', '.join(COLUMNS)}, and "
+            "anything else is called meta.NAME"
+        )
+    return names
+
+
+def _row(columns: list[str], cells: list[str]) -> dict[str, object]:
+    if len(cells) != len(columns):
+        raise DataError(
+            f"{len(cells)} cells under {len(columns)} columns; a cell with a comma in it stands "
+            'between double quotes, such as "So, the"'
+        )
+    filled = {n: cell for n, cell in zip(columns, cells, strict=True) if cell or n in REQUIRED}
+    meta = {n.removeprefix("meta."): c for n, c in filled.items() if n.startswith("meta.")}
+    row: dict[str, object] = {n: c for n, c in filled.items() if not n.startswith("meta.")}
+    row |= {name: filled[name].split(BAR) for name in ("answers", "wrong")}
+    return row | ({"meta": meta} if meta else {})

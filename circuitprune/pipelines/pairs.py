@@ -1,0 +1,60 @@
+"""The pairs that a config describes, in tokens and split."""
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from circuitprune.config import RunConfig
+from circuitprune.data.pairs import PairData, prepare
+from circuitprune.data.splits import resampled
+from circuitprune.data.tasks import Task, get_task
+from circuitprune.models.loading import longest_prompt
+
+
+def make_pairs(
+    config: RunConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: Task | None = None,
+) -> PairData:
+    """The pairs of a run, split; the training pairs resampled if the config says so.
+
+    Raises:
+        DataError: too few pairs that this tokenizer and model can use.
+    """
+    data = split_pairs(config, tokenizer, longest_prompt(model.config), source)
+    if config.task.resample is not None:
+        data.splits["train"] = resampled(data.splits["train"], config.task.resample)
+    data.seed = config.train.seed
+    return data
+
+
+def split_pairs(
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    source: Task | None = None,
+) -> PairData:
+    """The same before any resampling, without the model.
+
+    Args:
+        config: All settings.
+        tokenizer: The model's own.
+        max_length: Longest prompt in tokens, BOS included.
+        source: Of pairs, in place of the one that `config.task` names.
+
+    Raises:
+        DataError: as `make_pairs`.
+    """
+    task = config.task
+    return prepare(
+        source or get_task(task.name, task.path),
+        tokenizer,
+        n_train=task.n_train,
+        n_val=task.n_val,
+        n_test=task.n_test,
+        seed=task.seed,
+        corruption=task.corruption,
+        split_by=task.split_by,
+        batch_size=config.train.batch_size,
+        bos=task.bos,
+        max_length=max_length,
+    )
