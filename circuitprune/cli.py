@@ -5,17 +5,19 @@ before torch is loaded.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
 
 from circuitprune.config import RunConfig
-from circuitprune.errors import CircuitPruneError
-from circuitprune.runs.settings import load_config, settings
+from circuitprune.data.own import is_own, user_object
+from circuitprune.data.tasks import JsonlTask, get_task
+from circuitprune.errors import DataError
+from circuitprune.runs.settings import load_config
+from circuitprune.views.failure import installed_version, told
+from circuitprune.views.settings import HOW_TO_COMPLETE, completion, settings_text
 
-INTERRUPTED = 130
 ABOUT = "Finds circuits in language models: COMMAND --help says what each command takes."
 AsWritten = argparse.RawDescriptionHelpFormatter
 
@@ -24,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     """`circuitprune COMMAND ...` of `COMMANDS`; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="circuitprune", description=ABOUT)
-    parser.add_argument("--version", action="version", version=f"circuitprune {_version()}")
+    version = f"circuitprune {installed_version()}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (about, add) in COMMANDS.items():
         command = commands.add_parser(name, help=about, formatter_class=AsWritten)
@@ -42,32 +45,30 @@ def script_main(name: str, arguments: list[str] | None = None) -> int:
     return _run(_parse(parser, arguments))
 
 
-def train_main(arguments: list[str] | None = None) -> int:
-    """`python scripts/train_mask.py CONFIG [key=value ...] [--dry-run]`."""
-    return script_main("train", arguments)
-
-
-def attribute_main(arguments: list[str] | None = None) -> int:
-    """`python scripts/attribute.py CONFIG [key=value ...] [--dry-run]`."""
-    return script_main("attribute", arguments)
-
-
-def compare_main(arguments: list[str] | None = None) -> int:
-    """`python scripts/compare_scores.py A B [more ...] [--top 0.05]`."""
-    return script_main("compare-scores", arguments)
+train_main = partial(script_main, "train")
+attribute_main = partial(script_main, "attribute")
+compare_main = partial(script_main, "compare-scores")
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
     """The arguments of `train`."""
     _add_run(parser)
-    hint = "continue with train.resume=<checkpoints/last.ckpt>"
-    parser.set_defaults(command=_train, hint=hint)
+    parser.set_defaults(command=_train, hint="continue with train.resume=<checkpoints/last.ckpt>")
 
 
 def add_attribute(parser: argparse.ArgumentParser) -> None:
     """The arguments of `attribute`."""
     _add_run(parser)
     parser.set_defaults(command=_attribute, hint="the same command goes on from here")
+
+
+def add_check(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `check`."""
+    parser.add_argument("pairs", help="a .jsonl or .csv file of pairs, see docs/data.md")
+    parser.add_argument("model", nargs="?", help="whose tokenizer it is for (zoo/small)")
+    about = "such as task.n_train=0.5; half to train on and half held out without"
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=about)
+    parser.set_defaults(command=_check, hint="nothing was written")
 
 
 def add_stability(parser: argparse.ArgumentParser) -> None:
@@ -158,14 +159,12 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def add_completion(parser: argparse.ArgumentParser) -> None:
     """The arguments of `completion`."""
-    parser.epilog = (
-        "bash:  circuitprune completion >> ~/.bashrc\n"
-        "zsh:   the same into ~/.zshrc, below `autoload -U bashcompinit; bashcompinit`"
-    )
+    parser.epilog = HOW_TO_COMPLETE
     parser.set_defaults(command=_completion, hint="nothing was written")
 
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "check": ("say what becomes of a file of pairs, without running a model", add_check),
     "train": ("learn, verify and export a circuit", add_train),
     "attribute": ("score the edges, verify and export circuits of the best", add_attribute),
     "stability": ("run with several seeds and pairs, and compare the circuits", add_stability),
@@ -195,8 +194,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     about = "a yaml file, or the name of a shipped one, such as ioi; the defaults without"
     parser.add_argument("config", nargs="?", help=about)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.steps=500")
-    rows = (f"  {one.key}={one.default}\n      {one.meaning}" for one in settings())
-    parser.epilog = "settings, with their defaults:\n" + "\n".join(rows).replace("%", "%%")
+    parser.epilog = settings_text()
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
@@ -207,25 +205,36 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argp
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if late:
         options.overrides += late
-    if "=" in (getattr(options, "config", None) or ""):  # no file was named
-        options.config, options.overrides = None, [options.config, *options.overrides]
+    for name in ("config", "model"):
+        first = getattr(options, name, None)
+        if first is not None and "=" in first:  # it was left out, and this is a setting
+            setattr(options, name, None)
+            options.overrides = [first, *options.overrides]
     return options
 
 
 def _run(options: argparse.Namespace) -> int:
+    """The command, and the one place where whatever ends it becomes words and an exit code."""
     try:
         return options.command(options)
-    except CircuitPruneError as error:
-        rank = os.environ.get("RANK", "0")
-        print("error:" if rank == "0" else f"error on rank {rank}:", error, file=sys.stderr)
-        return error.exit_code
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns both signals into a SystemExit
-        print(f"interrupted; {options.hint}", file=sys.stderr)
-        return INTERRUPTED
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        code, message = told(error, options.hint)
+        print(message, file=sys.stderr)
+        return code
+
+
+def _config(options: argparse.Namespace) -> RunConfig:
+    """The settings, once the user's own files that they name are read, before torch is."""
+    config = load_config(options.config, options.overrides)
+    if config.task.path is not None or is_own(config.task.name):
+        get_task(config.task.name, config.task.path)
+    for name in filter(is_own, (config.task.metric, config.attribution.method)):
+        user_object(name)
+    return config
 
 
 def _train(options: argparse.Namespace) -> int:
-    config = load_config(options.config, options.overrides)
+    config = _config(options)
     from circuitprune.pipelines.train import discover, dry_run
 
     if options.dry_run:
@@ -236,7 +245,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _attribute(options: argparse.Namespace) -> int:
-    config = load_config(options.config, options.overrides)
+    config = _config(options)
     from circuitprune.pipelines.attribute import attribute, dry_run_attribute
 
     if options.dry_run:
@@ -246,8 +255,18 @@ def _attribute(options: argparse.Namespace) -> int:
     return 0 if frontier is None else _show(config)
 
 
+def _check(options: argparse.Namespace) -> int:
+    named = [] if options.model is None else [f"model.name={options.model}"]
+    config, pairs = load_config(None, [*named, *options.overrides]), JsonlTask(options.pairs)
+    from circuitprune.pipelines.check import check
+
+    found = check(config, pairs, options.overrides)
+    print(found.page())
+    return 0 if found.kept is not None else DataError.exit_code
+
+
 def _stability(options: argparse.Namespace) -> int:
-    config = load_config(options.config, options.overrides)
+    config = _config(options)
     from circuitprune.pipelines.stability import stability
 
     stability(
@@ -309,16 +328,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _completion(_: argparse.Namespace) -> int:
-    words = [*COMMANDS, *(f"{one.key}=" for one in settings())]
-    print(f"complete -o default -o nospace -W '{' '.join(words)}' circuitprune")
+    print(completion(COMMANDS))
     return 0
-
-
-def _version() -> str:
-    try:
-        return version("circuitprune")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def _typed(script: str, options: argparse.Namespace) -> str:

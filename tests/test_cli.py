@@ -419,6 +419,12 @@ HEAVY = {"torch", "lightning", "transformers"}
         "train ioi attribution.method=epa",
         "train ioi trian.steps=3",
         "train task.name=iio",
+        "train task.name=jsonl task.path=nowhere.jsonl",
+        "train task.metric=nowhere.py:mine",
+        "attribute attribution.method=nowhere.py:mine",
+        "check --help",
+        "check nowhere.jsonl",
+        "check nowhere.csv task.n_tran=3",
         "completion",
     ],
 )
@@ -432,7 +438,8 @@ def test_what_needs_no_model_loads_no_torch(arguments):
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments.split()], capture_output=True, text=True
     )
-    wanted = 0 if "help" in arguments or arguments in ("--version", "completion") else 2
+    answers = "help" in arguments or arguments in ("--version", "completion")
+    wanted = FINISHED if answers else DATA if "nowhere.jsonl" in arguments else CONFIG
     assert done.stdout.splitlines()[-1] == f"heavy: [] {wanted}", done.stderr
 
 
