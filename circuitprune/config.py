@@ -3,39 +3,31 @@
 `runs/settings.py` reads them from yaml and `key=value`, and lists them.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from importlib import import_module
-from math import isfinite
-from types import UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Literal
 
 from circuitprune.attribution.methods import METHODS, names_with
-from circuitprune.data.own import is_own
-from circuitprune.data.tasks import TASKS
-from circuitprune.errors import ConfigError
-
-
-class _Range(NamedTuple):
-    """Where a number must lie, in words and as a test."""
-
-    words: str
-    holds: Callable[[float], bool]
-
-
-_POSITIVE = _Range("be > 0", lambda number: number > 0)
-_NOT_NEGATIVE = _Range("be >= 0", lambda number: number >= 0)
-_COUNT = _Range("lie in 1 to a billion", lambda number: 1 <= number <= 1e9)
-_COUNT_OR_0 = _Range("lie in 0 to a billion", lambda number: 0 <= number <= 1e9)
-_SIZE = _Range(
-    "be a whole number up to a billion, a fraction up to 1.0 or auto",
-    lambda number: number == "auto" or 0 <= number < 1 or (1 <= number <= 1e9 and number % 1 == 0),
+from circuitprune.data.checks import (
+    COUNT,
+    COUNT_OR_0,
+    FEW,
+    INSIDE,
+    MANY,
+    NOT_NEGATIVE,
+    PAIRS,
+    PART,
+    POSITIVE,
+    SEED,
+    SHARE,
+    broken,
+    is_known,
+    misfits,
+    refuse,
+    unknown,
 )
-_SHARE = _Range("lie in [0, 1]", lambda number: 0 <= number <= 1)
-_PART = _Range("lie in (0, 1]", lambda number: 0 < number <= 1)
-_INSIDE = _Range("lie in (0, 1)", lambda number: 0 < number < 1)
-
+from circuitprune.data.tasks import TASKS
+from circuitprune.training.trainer import TrainerConfig
 
 METRICS = ("auto", "logit_diff", "prob_diff", "answer_prob")
 """What `task.metric` takes by name."""
@@ -55,7 +47,12 @@ class ModelConfig:
     """Commit or tag of a hub id."""
 
     def __post_init__(self) -> None:
-        _refuse(_misfits(self))
+        refuse(
+            misfits(self, "model.")
+            or broken(
+                (bool(self.name), "model.name is empty; it takes zoo/small, a folder or a hub id")
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -91,12 +88,14 @@ class TaskConfig:
 
     def __post_init__(self) -> None:
         known = (*TASKS, "jsonl")
-        _refuse(
-            _misfits(self, n_train=_SIZE, n_val=_SIZE, n_test=_SIZE, min_accuracy=_SHARE)
-            or _broken(
+        sizes = dict.fromkeys(("n_train", "n_val", "n_test"), PAIRS)
+        seeds = dict.fromkeys(("seed", "resample"), SEED)
+        refuse(
+            misfits(self, "task.", min_accuracy=SHARE, **sizes, **seeds)
+            or broken(
                 (self.n_train != 0, "task.n_train must be > 0, got 0"),
-                (_is_known(self.name, known), f"task.name={_unknown(self.name, known)}"),
-                (self.metric in METRICS, f"task.metric={_unknown(self.metric, METRICS)}"),
+                (is_known(self.name, known), f"task.name={unknown(self.name, known)}"),
+                (self.metric in METRICS, f"task.metric={unknown(self.metric, METRICS)}"),
                 (
                     self.name != "jsonl" or self.path is not None,
                     "task.path must name the file with your pairs if task.name=jsonl",
@@ -140,14 +139,17 @@ class AttributionConfig:
     """acdc: what must not grow: the KL to the full model, or minus the task metric."""
 
     def __post_init__(self) -> None:
-        counts = dict.fromkeys(("steps", "doublings", "shard_edges", "threads"), _COUNT)
-        _refuse(_misfits(self, **counts, acdc_thresholds=_POSITIVE) or _broken(*self._rules()))
+        counts = {"shard_edges": COUNT, "steps": MANY, "doublings": FEW, "threads": FEW}
+        refuse(
+            misfits(self, "attribution.", **counts, acdc_thresholds=POSITIVE)
+            or broken(*self._rules())
+        )
 
     def _rules(self) -> list[tuple[bool, str]]:
         known, method, thresholds = (*METHODS, "none"), self.method, self.acdc_thresholds
         stepped, directed = names_with("steps"), names_with("directed")
         return [
-            (method in known, f"attribution.method={_unknown(method, known)}"),
+            (method in known, f"attribution.method={unknown(method, known)}"),
             (
                 bool(thresholds) and len(set(thresholds)) == len(thresholds),
                 f"attribution.acdc_thresholds must be different numbers > 0, got {thresholds}",
@@ -200,11 +202,11 @@ class GatesConfig:
 
     def __post_init__(self) -> None:
         ranges = {
-            **dict.fromkeys(("temperature", "k_min"), _POSITIVE),
-            **dict.fromkeys(("penalty_weight", "penalty_lr"), _NOT_NEGATIVE),
-            **dict.fromkeys(("init_density", "target_density"), _INSIDE),
+            **dict.fromkeys(("temperature", "k_min"), POSITIVE),
+            **dict.fromkeys(("penalty_weight", "penalty_lr"), NOT_NEGATIVE),
+            **dict.fromkeys(("init_density", "target_density"), INSIDE),
         }
-        _refuse(_misfits(self, k_max=_PART, warmup=_SHARE, **ranges))
+        refuse(misfits(self, "gates.", k_max=PART, warmup=SHARE, **ranges))
 
 
 @dataclass(frozen=True)
@@ -233,22 +235,12 @@ class TrainConfig:
     """Steps between checkpoints."""
     progress: bool = True
     """Show a progress bar."""
-    trainer: dict[str, Any] = field(default_factory=dict)
-    """Further options of Lightning's Trainer, passed through."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def __post_init__(self) -> None:
-        counts = dict.fromkeys(("batch_size", "val_every", "checkpoint_every"), _COUNT)
-        counts |= {"steps": _COUNT_OR_0, "lr_warmup": _COUNT_OR_0}
-        _refuse(
-            _misfits(self, lr=_POSITIVE, lr_end=_NOT_NEGATIVE, **counts)
-            or _broken(
-                (
-                    "precision" not in self.trainer,
-                    "train.trainer.precision is not taken: model.dtype decides, and gates stay in "
-                    "float32",
-                )
-            )
-        )
+        counts = dict.fromkeys(("batch_size", "val_every", "checkpoint_every"), COUNT)
+        counts |= {"steps": COUNT_OR_0, "lr_warmup": COUNT_OR_0, "seed": SEED}
+        refuse(misfits(self, "train.", lr=POSITIVE, lr_end=NOT_NEGATIVE, **counts))
 
 
 @dataclass(frozen=True)
@@ -271,9 +263,9 @@ class VerifyConfig:
     """Circuit file; TensorBoard shows how well the ranking finds its edges."""
 
     def __post_init__(self) -> None:
-        _refuse(
-            _misfits(self, sizes=_PART, batch_size=_COUNT)
-            or _broken(
+        refuse(
+            misfits(self, "verify.", sizes=PART, batch_size=COUNT)
+            or broken(
                 (bool(self.sizes), "verify.sizes must name at least one size"),
                 (
                     (self.selection == "threshold") == bool(self.thresholds),
@@ -291,7 +283,7 @@ class CacheConfig:
     """Budget in GB (1e9 bytes); what does not fit is computed again."""
 
     def __post_init__(self) -> None:
-        _refuse(_misfits(self, max_gb=_NOT_NEGATIVE))
+        refuse(misfits(self, "cache.", max_gb=NOT_NEGATIVE))
 
 
 @dataclass(frozen=True)
@@ -315,80 +307,8 @@ class RunConfig:
     """A published recipe under the file's own settings."""
 
     def __post_init__(self) -> None:
-        _refuse(_misfits(self))
-
-
-def _refuse(problems: Sequence[str]) -> None:
-    if problems:
-        raise ConfigError("\n".join(problems))
-
-
-def _misfits(section: object, **ranges: _Range) -> list[str]:
-    """A sentence for every setting of the wrong type, of no known choice, or out of its range."""
-    problems, declared = [], get_type_hints(type(section))
-    for name in (one.name for one in fields(section)):  # type: ignore[arg-type]
-        value, key = getattr(section, name), _key(section, name)
-        if not _fits(value, declared[name]):
-            problems.append(f"{key}={value!r} is not {_asked(value, declared[name])}")
-        elif name in ranges and not _holds(value, ranges[name]):
-            problems.append(f"{key} must {ranges[name].words}, got {value}")
-    return problems
-
-
-def _key(section: object, name: str) -> str:
-    """`section.name`, as files and the command line spell it."""
-    prefix = type(section).__name__.removesuffix("Config").lower()
-    return name if prefix == "run" else f"{prefix}.{name}"
-
-
-def _fits(value: object, kind: Any) -> bool:
-    """Whether a value is of a declared type; NaN and the infinities are no numbers."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return value in inner
-    if origin in (Union, UnionType):
-        return any(_fits(value, one) for one in inner)
-    if kind in (int, float):
-        number = isinstance(value, int | kind) and not isinstance(value, bool)
-        return number and isfinite(value)  # type: ignore[arg-type]
-    if origin is list:
-        return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
-    return isinstance(value, origin or kind)
-
-
-def _holds(value: Any, allowed: _Range) -> bool:
-    """Whether a number, or each of a list, lies where it must; None is no number, so it does."""
-    numbers = value if isinstance(value, list) else [value]
-    return all(number is None or allowed.holds(number) for number in numbers)
-
-
-def _asked(value: object, kind: Any) -> str:
-    """What a declared type allows, in words."""
-    if get_origin(kind) is Literal:
-        return f"known; {_nearest(value, get_args(kind))}"
-    names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
-    return names.get(kind, f"a value of type {str(kind).replace('typing.', '')}")
-
-
-def _is_known(name: str, known: Sequence[str]) -> bool:
-    """Whether a name is known, or says where the user's own object stands: `FILE.py:NAME`."""
-    return name in known or is_own(name)
-
-
-def _unknown(name: str, known: Sequence[str]) -> str:
-    return f"{name!r} is unknown; {_nearest(name, known)}"
-
-
-def _nearest(value: object, known: Sequence[str]) -> str:
-    """`did you mean ...?`, if one of the known names is near, and all of them."""
-    near = get_close_matches(str(value), known, 1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}Known: {', '.join(known)}"
-
-
-def _broken(*rules: tuple[bool, str]) -> list[str]:
-    """What to say of each rule between settings that does not hold."""
-    return [words for holds, words in rules if not holds]
+        named = (bool(self.output_dir), "output_dir is empty; it takes the folder of the results")
+        refuse(misfits(self) or broken(named))
 
 
 def __getattr__(name: str) -> object:

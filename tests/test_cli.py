@@ -1,5 +1,6 @@
 """The command line: one clear message, the right exit code, and nothing written on bad input."""
 
+import copy
 import json
 import os
 import re
@@ -153,6 +154,22 @@ def test_a_folder_without_weights(command, tmp_path):
     folder = save_model(tmp_path / "model")
     (folder / "model.safetensors").unlink()
     assert_refused(command(f"model.name={folder}"), MODEL, str(folder), "model.safetensors")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tokenizer_that_knows_more_than_the_model(command, tmp_path):
+    """Tokens were added, the embedding was not resized: an id beyond its rows."""
+    folder = save_model(tmp_path / "model")
+    larger = copy.deepcopy(tokenizer())
+    larger.add_tokens([" zebra"])
+    larger.add_special_tokens({"pad_token": "<pad>"})
+    larger.save_pretrained(folder)
+    chosen = f"model.name={folder}"
+    assert command(chosen, flags=("--dry-run",))[0] == FINISHED  # nothing of it is used
+    rows = [{**row, "wrong": [" zebra"]} for row in pair_rows()]
+    path = write_rows(tmp_path / "pairs.jsonl", rows)
+    result = command(chosen, f"task.path={path}")
+    assert_refused(result, MODEL, "' zebra' token", "the model has embeddings for 0 to")
     assert not (tmp_path / "run").exists()
 
 

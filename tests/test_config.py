@@ -1,18 +1,24 @@
 """Configs: precedence, what is refused and in which words, round trips, the shipped files."""
 
+import inspect
 import re
+import sys
+from collections.abc import Iterator
 from copy import copy
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
-from omegaconf import OmegaConf
+from lightning.pytorch import Trainer
 
 from circuitprune.attribution.methods import METHODS, names_with
 from circuitprune.config import AttributionConfig, GatesConfig, RunConfig, TaskConfig, TrainConfig
 from circuitprune.errors import ConfigError
-from circuitprune.runs.settings import PRESETS, flatten, load_config, to_yaml
+from circuitprune.pipelines.verify_config import EvidenceConfig, load_options
+from circuitprune.runs.settings import PRESETS, flatten, load_config, placed, settings, to_yaml
+from circuitprune.training.trainer import INSTEAD, TrainerConfig
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -82,15 +88,15 @@ def test_every_preset_loads_and_changes_only_what_it_names(name):
     for section in fields(RunConfig):
         if section.name not in PRESETS[name] and section.name != "preset":
             assert getattr(config, section.name) == getattr(default, section.name)
-    for section, settings in PRESETS[name].items():
-        expected = replace(getattr(default, section), **settings)
+    for section, recipe in PRESETS[name].items():
+        expected = replace(getattr(default, section), **recipe)
         assert getattr(config, section) == expected
 
 
 def test_trainer_options_pass_through(write):
     path = write("train:\n  trainer: {gradient_clip_val: 0.5}\n")
-    config = load_config(path, ["train.trainer.accumulate_grad_batches=2"])
-    assert config.train.trainer == {"gradient_clip_val": 0.5, "accumulate_grad_batches": 2}
+    config = load_config(path, ["train.trainer.log_every_n_steps=2"])
+    assert config.train.trainer == TrainerConfig(gradient_clip_val=0.5, log_every_n_steps=2)
 
 
 def test_a_config_cannot_be_changed():
@@ -132,7 +138,8 @@ def test_wrong_type_is_refused_with_its_key(override):
 
 
 def test_a_value_in_place_of_a_section_is_refused():
-    assert "TrainConfig" in refusal(None, ["train=5"])
+    assert "train holds settings: write train.steps" in refusal(None, ["train=5"])
+    assert "train.steps is one value, so it has no 'x'" in refusal(None, ["train.steps.x=5"])
 
 
 @pytest.mark.parametrize(
@@ -287,7 +294,7 @@ def test_an_override_is_an_assignment(item):
 
 
 def test_a_value_that_is_no_yaml_is_refused():
-    with pytest.raises(ConfigError, match="the command line: while parsing a flow sequence"):
+    with pytest.raises(ConfigError, match=r"line: verify\.sizes: while parsing a flow seq"):
         load_config(None, ["verify.sizes=[0.01"])
 
 
@@ -377,16 +384,10 @@ def test_the_saved_form_reads_back_equal(write):
 
 
 def test_flatten_has_one_plain_value_per_leaf():
-    flat = flatten(load_config(None, ["train.trainer.max_time=x"]))
-    assert flat["train.steps"] == 1000 and flat["train.trainer.max_time"] == "x"
+    flat = flatten(load_config(None, ["train.trainer.profiler=simple"]))
+    assert flat["train.steps"] == 1000 and flat["train.trainer.profiler"] == "simple"
     assert all(isinstance(value, str | int | float | bool) for value in flat.values())
-    expected = sum(
-        len(fields(getattr(RunConfig(), section.name)))
-        if hasattr(getattr(RunConfig(), section.name), "__dataclass_fields__")
-        else 1
-        for section in fields(RunConfig)
-    )
-    assert len(flat) == expected  # `trainer` counts once, for its one option
+    assert list(flat) == [one.key for one in settings()]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -411,13 +412,10 @@ def test_configs_are_shipped_for_every_task_and_model():
 def test_the_table_of_settings_is_complete_and_has_the_defaults():
     text = (SHIPPED[0].parents[1] / "docs" / "running.md").read_text()
     rows = dict(re.findall(r"^\| `([a-z_.]+)` \| `(.*?)` \|", text, re.MULTILINE))
-    default = OmegaConf.to_container(OmegaConf.structured(RunConfig))
-    for section, value in default.items():
-        settings = value if isinstance(value, dict) else {"": value}
-        for name, expected in settings.items():
-            shown = yaml.safe_load(rows.pop(f"{section}.{name}".rstrip(".")))
-            assert shown == expected, f"{section}.{name}"
-    assert not [key for key in rows if key.split(".")[0] in default]
+    for one in settings():
+        assert yaml.safe_load(rows.pop(one.key)) == yaml.safe_load(one.default), one.key
+    sections = {one.key.partition(".")[0] for one in settings()}
+    assert not [key for key in rows if key.split(".")[0] in sections]
 
 
 @pytest.mark.parametrize(
@@ -436,19 +434,213 @@ def test_a_section_made_in_python_checks_itself(section, name, value, words):
         made.__post_init__()
 
 
-def test_text_keeps_what_was_typed(write):
-    typed = ["output_dir=2024_01_01", "task.corruption=no", "model.revision=5e12345"]
-    config = load_config(None, typed)
-    asked = (config.output_dir, config.task.corruption, config.model.revision)
-    assert asked == ("2024_01_01", "no", "5e12345")
-    assert load_config(write("output_dir: 2024_01_01\n")).output_dir == "2024_01_01"
+# ---------------------------------------------------------------- as the fields are declared
 
 
-def test_an_escaped_interpolation_is_refused(write):
-    assert "interpolation" in refusal(write('output_dir: "\\x24{oc.env:HOME}"\n'))
+def declared(kind: object, of: type = RunConfig) -> list[str]:
+    """Keys of all settings whose declared type is, or may be, this one."""
+
+    def walk(section: type, prefix: str) -> Iterator[str]:
+        for name, hint in get_type_hints(section).items():
+            if is_dataclass(hint):
+                yield from walk(hint, f"{prefix}{name}.")
+            elif hint is kind or kind in get_args(hint):
+                yield f"{prefix}{name}"
+
+    return list(walk(of, ""))
+
+
+def said_of(config: RunConfig, key: str) -> object:
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+TEXT = [key for key in declared(str) if key != "task.metric"]
+ODD = ["2024_01_01", "010", "12:30:45", "5e12345", "0123456", "1e10", "no", "a #1", "a: b", "[a"]
+ODD += ["null and void", "{x}", "=", "~x", "!a", "*a", "&a", " spaced ", "0x10", "2024-01-01"]
+BESIDE = {"task.path": "task: {name: jsonl}\n"}
+"""What else must be set."""
+
+
+def test_every_setting_declared_as_text_is_tried():
+    known = {"model.name", "model.revision", "task.corruption", "output_dir", "train.resume"}
+    assert known | {"task.path", "attribution.edges", "verify.reference"} <= set(TEXT)
+
+
+@pytest.mark.parametrize("value", ODD)
+@pytest.mark.parametrize("key", [k for k in TEXT if k not in ("task.name", "attribution.method")])
+def test_text_keeps_what_was_typed_on_the_command_line(write, key, value):
+    config = load_config(write(BESIDE.get(key, "")), [f"{key}={value}"])
+    assert said_of(config, key) == value
+    assert load_config(write(to_yaml(config))) == config
+
+
+@pytest.mark.parametrize(
+    "value", [one for one in ODD if one[0] not in " [{!*&=" and ":" not in one]
+)
+@pytest.mark.parametrize("key", ["model.revision", "task.corruption", "output_dir"])
+def test_text_keeps_what_was_typed_in_a_file(write, key, value):
+    section, _, name = key.rpartition(".")
+    text = f"{section}: {{{name}: {value}}}\n" if section else f"{name}: {value}\n"
+    if "#" not in value:  # a comment in yaml, also without us
+        assert said_of(load_config(write(text)), key) == value
+
+
+def test_nothing_is_null_and_quoted_null_is_text(write):
+    assert load_config(None, ["model.revision=null"]).model.revision is None
+    assert load_config(write("model: {revision: null}")).model.revision is None
+    assert load_config(write("model: {revision: 'null'}")).model.revision == "null"
+    assert load_config(None, ["model.revision='null'"]).model.revision == "null"
+    assert load_config(write("model: {revision: 12}"), ["model.revision="]).model.revision is None
+
+
+@pytest.mark.parametrize("key", ["model.name", "output_dir"])
+def test_names_are_not_empty(key):
+    assert f"{key} is empty" in refusal(None, [f"{key}="])
+
+
+@pytest.mark.parametrize("text", ['"a\\0b"', '"\\ud800"'])
+def test_text_that_no_file_can_hold_is_refused(write, text):
+    assert "output_dir" in refusal(write(f"output_dir: {text}\n"))
+
+
+FLOATS = [*declared(float), "verify.sizes", "verify.thresholds", "attribution.acdc_thresholds"]
+
+
+def test_every_number_is_tried():
+    assert {"gates.k_min", "train.lr", "train.trainer.gradient_clip_val"} <= set(FLOATS)
+    assert {"cache.max_gb", "task.min_accuracy", "task.n_train"} <= set(FLOATS)
+
+
+@pytest.mark.parametrize(
+    "value", ["inf", "-inf", ".inf", "-.inf", "nan", ".NaN", "1e999", "infinity"]
+)
+@pytest.mark.parametrize("key", FLOATS)
+def test_no_number_is_infinite_or_not_a_number(write, key, value):
+    kind = get_type_hints(type(said_of(RunConfig(), key.rpartition(".")[0])))[key.split(".")[-1]]
+    shown = f"[{value}]" if get_origin(kind) is list else value
+    assert f"{key}=" in refusal(None, [f"{key}={shown}"])
+    *sections, name = key.split(".")
+    text = f"{name}: {shown}"
+    for section in reversed(sections):
+        text = f"{section}: {{{text}}}"
+    assert f"{key}=" in refusal(write(text))
+
+
+@pytest.mark.parametrize("value", ["inf", "-.inf", "nan", "1e999", "-1"])
+@pytest.mark.parametrize("key", declared(float, EvidenceConfig))
+def test_no_number_of_the_evidence_is(key, value):
+    with pytest.raises(ConfigError, match=rf"^the command line: {key}"):
+        load_options([f"{key}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("task.n_train=100000000000", "task.n_train must be a whole number up to a million"),
+        ("task.n_train=10.5", "task.n_train must be a whole number"),
+        ("task.min_accuracy=1.01", r"task.min_accuracy must lie in [0, 1]"),
+        ("gates.penalty_lr=-1", "gates.penalty_lr must be >= 0"),
+        ("train.lr=-1", "train.lr must be > 0"),
+        ("task.seed=-1", "task.seed must lie in 0 to 10^15"),
+        ("train.seed=1" + "0" * 40, "train.seed must lie in 0 to 10^15"),
+        ("attribution.doublings=1000000", "attribution.doublings must lie in 1 to 1,000"),
+        ("train.trainer.gradient_clip_val=0", "train.trainer.gradient_clip_val must be > 0"),
+        ("train.steps=1" + "0" * 200, "train.steps="),
+        ("train.steps=500.5", "train.steps='500.5' is not a whole number"),
+    ],
+)
+def test_numbers_beyond_reason_are_refused(override, words):
+    assert words in refusal(None, [override])
+
+
+def test_numbers_are_read_as_people_write_them():
+    typed = ["train.lr=1e-5", "train.steps=1_000", "task.seed=010", "task.n_train=0.5"]
+    config = load_config(None, [*typed, "train.progress=No", "task.n_val=auto"])
+    assert (config.train.lr, config.train.steps, config.task.seed) == (1e-5, 1000, 10)
+    assert (config.task.n_train, config.task.n_val, config.train.progress) == (0.5, "auto", False)
+
+
+def test_options_of_the_trainer_are_taken_or_say_what_to_set():
+    """A new option of Lightning's is one that nobody has thought about: it fails here."""
+    options = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
+    taken = {one.name for one in fields(TrainerConfig)}
+    instead = {key.removeprefix("train.trainer.") for key in INSTEAD}
+    assert options <= taken | instead and taken <= options and not taken & instead
+    for key, sentence in INSTEAD.items():
+        assert refusal(None, [f"{key}=2"]) == f"the command line: {key} is not taken: {sentence}"
+    assert "did you mean 'profiler'?" in refusal(None, ["train.trainer.profilr=simple"])
+
+
+# ---------------------------------------------------------------- nothing is followed
+
+
+def test_no_resolver_is_there_to_read_anything(write, monkeypatch):
+    """Whatever spells `${...}` is refused, and nothing in the package could follow it."""
+    monkeypatch.setenv("SECRET", "hush")
+    spellings = ['"\\x24{oc.env:SECRET}"', '"$\\x7boc.env:SECRET}"', "${oc.env:SECRET}"]
+    for key in TEXT:
+        section, _, name = key.rpartition(".")
+        for value in spellings:
+            text = f"{section}: {{{name}: {value!s}}}" if section else f"{name}: {value}"
+            text = text if value[0] == '"' else text.replace(value, f"'{value}'")
+            message = refusal(write(text))
+            assert "interpolations" in message and "hush" not in message
+    assert "interpolations" in refusal(write("verify: {sizes: ['${oc.env:SECRET}']}"))
+    assert "omegaconf" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("output_dir: &a x\ntask: {corruption: *a}\n", "line 1: anchors"),
+        ("a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "anchors"),
+        ("train: &a {steps: 1, <<: *a}\n", "anchors"),
+        ("output_dir: !!python/name:os.system\n", "the tag 'tag:yaml.org,2002:python/name"),
+        ("output_dir: !mine x\n", "the tag '!mine'"),
+        ("train: {steps: 1, steps: 2}\n", "the key 'steps' stands here for the second time"),
+        ("? [a]\n: 1\n", "a key is a name"),
+        ("a: " + "[" * 5000, "not readable as yaml"),
+        ("a: 1\n---\nb: 2\n", "not readable as yaml"),
+    ],
+)
+def test_yaml_that_is_more_than_plain_values_is_refused(write, text, words):
+    path = write(text)
+    message = refusal(path)
+    assert words in message and str(path) in message
+
+
+# ---------------------------------------------------------------- where things lie
+
+
+def test_a_saved_config_finds_its_files_from_every_folder(write, tmp_path, monkeypatch):
+    (tmp_path / "m" / "model").mkdir(parents=True)
+    (tmp_path / "pairs.jsonl").touch()
+    monkeypatch.chdir(tmp_path)
+    typed = ["model.name=m/model", "task.name=jsonl", "task.path=pairs.jsonl"]
+    typed += ["attribution.edges=a.json", "verify.reference=../b.json", "output_dir=run"]
+    config = placed(load_config(None, typed))
+    assert config.model.name == str(tmp_path / "m" / "model")
+    assert config.task.path == str(tmp_path / "pairs.jsonl")
+    assert config.attribution.edges == str(tmp_path / "a.json")
+    assert Path(config.verify.reference).is_absolute() and config.output_dir == "run"
+    assert placed(config) == config
+    own = placed(load_config(None, ["task.name=mine.py:Capital"]))
+    assert own.task.name == f"{tmp_path / 'mine.py'}:Capital"
+    for name in ("zoo/small", "gpt2", "org/model"):
+        assert placed(load_config(None, [f"model.name={name}"])).model.name == name
+
+
+# ---------------------------------------------------------------- who is blamed
 
 
 def test_a_typo_is_blamed_on_where_it_stands(write):
     path = write("train: {steps: 3}\n")
     assert refusal(path, ["train.stepz=3"]).startswith("the command line: ")
     assert refusal(path, ["train.steps=-3"]).startswith("the command line: ")
+    assert refusal(path, ["task.name=jsonl"]).startswith("the command line: task.path")
+    assert refusal(path, ["verify.selection=threshold"]).startswith("the command line: ")
+    assert refusal(write("gates: {k_max: 3}"), ["train.steps=3"]).startswith(str(path))
+    both = refusal(write("gates: {k_max: 3}"), ["train.steps=-3"]).splitlines()
+    assert sorted(line.split(":")[0] for line in both) == sorted([str(path), "the command line"])

@@ -13,6 +13,7 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 
 ORDER = [
     "errors",
+    "limits",
     "files",
     "data",
     "metrics",
@@ -37,7 +38,6 @@ ORDER = [
 LONG_FILES = {
     "circuit.py": 350,
     "cli.py": 350,
-    "config.py": 400,
     "gated.py": 450,
     "graph.py": 350,
 }

@@ -12,7 +12,7 @@ from functools import cached_property
 from transformers import PreTrainedTokenizerBase
 
 from circuitprune.data.tasks.pair import Pair
-from circuitprune.errors import DataError
+from circuitprune.errors import DataError, ModelError
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,34 @@ def bos_tokens(tokenizer: PreTrainedTokenizerBase, bos: str = "auto") -> tuple[i
     return () if bos == "never" else own
 
 
-def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token to pad with: the tokenizer's own, else its EOS, else 0."""
+def pad_token(tokenizer: PreTrainedTokenizerBase, n_tokens: int | None = None) -> int:
+    """The token to pad with: the tokenizer's own, else its EOS, else 0.
+
+    One that the model has no embedding for, of `n_tokens`, is passed over: nothing looks at it.
+    """
     candidates = (_special(tokenizer, "pad"), _special(tokenizer, "eos"), 0)
-    return next(token for token in candidates if token is not None)
+    known = (token for token in candidates if token is not None)
+    return next(token for token in known if n_tokens is None or token < n_tokens)
+
+
+def refuse_beyond(
+    examples: Iterable["Example"], tokenizer: PreTrainedTokenizerBase, n_tokens: int
+) -> None:
+    """Nothing, if the model has an embedding for every token of the examples.
+
+    Raises:
+        ModelError: the first that it has none for.
+    """
+    for example in examples:
+        used = {*example.clean, *example.corrupt, *example.answers, *example.wrong}
+        if max(used) >= n_tokens:
+            token = max(used)
+            raise ModelError(
+                f"the tokenizer calls {tokenizer.convert_ids_to_tokens([token])[0]!r} token "
+                f"{token}, but the model has embeddings for 0 to {n_tokens - 1} alone, and pair "
+                f"{example.pair.id!r} has that token. Use the tokenizer that the model was trained "
+                "with; where tokens were added, the model's embeddings must be resized and trained"
+            )
 
 
 def _special(tokenizer: PreTrainedTokenizerBase, name: str) -> int | None:

@@ -15,7 +15,15 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from circuitprune.data.batches import NO_TOKEN, Batch, TrainOrder, collate, draw
-from circuitprune.data.encoding import Encoder, Example, bos_tokens, encode, encode_until, pad_token
+from circuitprune.data.encoding import (
+    Encoder,
+    Example,
+    bos_tokens,
+    encode,
+    encode_until,
+    pad_token,
+    refuse_beyond,
+)
 from circuitprune.data.splits import SPLITS, Size, counts, is_count, sizes, split
 from circuitprune.data.tasks.pair import Task
 from circuitprune.errors import DataError
@@ -182,6 +190,7 @@ def prepare(
     batch_size: int = 32,
     bos: str = "auto",
     max_length: int | None = None,
+    n_tokens: int | None = None,
 ) -> PairData:
     """Pairs of a task, checked, split and ready in batches.
 
@@ -197,8 +206,10 @@ def prepare(
         batch_size: Pairs in a batch.
         bos: See `bos_tokens`.
         max_length: Longest prompt in tokens, BOS included; the model's number of positions.
+        n_tokens: Tokens that the model has embeddings for; None asks nothing.
 
     Raises:
+        ModelError: a pair has a token that the model has no embedding for.
         DataError: too few pairs are left after the checks, with the table of reasons and the first
             pair that was dropped; or they cannot be split as asked.
     """
@@ -216,7 +227,9 @@ def prepare(
     report = Report(
         {name: len(side) for name, side in splits.items()}, encoder.dropped, encoder.shown
     )
-    return PairData(splits, batch_size, pad_token(tokenizer), seed, report)
+    if n_tokens is not None:
+        refuse_beyond(itertools.chain(*splits.values()), tokenizer, n_tokens)
+    return PairData(splits, batch_size, pad_token(tokenizer, n_tokens), seed, report)
 
 
 def _drawn(

@@ -1,6 +1,7 @@
 """A model and its tokenizer by name: the shipped one, a local folder, or a hub id."""
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,23 +10,26 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    PretrainedConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as hf_logging
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from circuitprune.errors import ModelError
 from circuitprune.models.families import family_of
 from circuitprune.models.zoo import zoo_path
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+_BUFFERS = re.compile(r"(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$")
+"""Constants that old files hold beside the weights, and that models now make themselves."""
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 def load_model(
@@ -39,9 +43,10 @@ def load_model(
         revision: Commit or tag of a hub id.
 
     Raises:
-        ModelError: no such model, not a causal language model, an undeclared family, weights
-            that are incomplete or only available as pickle, or no tokenizer. The message says
-            what to download and where to.
+        ModelError: no such model, not a causal language model, an undeclared family, quantised,
+            with an adapter beside it, weights that are missing, of another shape, without a place
+            in the config or only available as pickle, or no tokenizer. The message says what to
+            do, or what to download and where to.
     """
     if dtype not in DTYPES:
         raise ModelError(f"model.dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -49,6 +54,7 @@ def load_model(
     hf_logging.set_verbosity_error()  # no report of weights: see _refuse
     source, hub = _where(name, revision)
     with _explained(name, source):
+        _refuse_adapter(name, source, hub)
         model = _load(name, source, DTYPES[dtype], hub)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub)
     _check_tokenizer(name, tokenizer)
@@ -74,7 +80,7 @@ def load_tokenizer(
     return tokenizer, longest_prompt(config)
 
 
-def longest_prompt(config: PretrainedConfig) -> int | None:
+def longest_prompt(config: PreTrainedConfig) -> int | None:
     """Positions of a model, in tokens, BOS included; None if its config does not say."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
@@ -91,9 +97,9 @@ def _explained(name: str, source: str) -> Iterator[None]:
     """Turn whatever transformers raises while loading into one message."""
     try:
         yield
-    except ModelError:
+    except (ModelError, MemoryError, torch.OutOfMemoryError):
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except Exception as error:  # whatever a damaged file leads transformers and tokenizers to
         raise ModelError(_explain(name, source, error)) from error
 
 
@@ -108,6 +114,7 @@ def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
 def _load(name: str, source: str, dtype: torch.dtype, hub: dict[str, Any]) -> PreTrainedModel:
     """The causal language model of a source, every weight of it from there."""
     config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
+    _refuse_quantised(name, config)
     family = family_of(config.get_text_config().model_type)
     if config.architectures and not set(config.architectures) & _causal():
         raise ModelError(
@@ -127,9 +134,36 @@ def _load(name: str, source: str, dtype: torch.dtype, hub: dict[str, Any]) -> Pr
     )
     model, report = loaded
     mismatched = [key for key, *_ in report["mismatched_keys"]]
+    homeless = [key for key in report["unexpected_keys"] if not _BUFFERS.search(key)]
     _refuse(name, sorted(report["missing_keys"]), "missing from its weights")
     _refuse(name, sorted(mismatched), "of another shape than its config.json says")
+    _refuse(name, sorted(homeless), "in its weights, but config.json has no place for")
     return model
+
+
+def _refuse_adapter(name: str, source: str, hub: dict[str, Any]) -> None:
+    """An adapter would be left out, or loaded, by whether `peft` is installed."""
+    if find_adapter_config_file(source, **hub) is not None:
+        raise ModelError(
+            f"model {name!r} has an adapter beside it (adapter_config.json), which changes its "
+            "weights. Merge it first, in Python: AutoPeftModelForCausalLM.from_pretrained("
+            f"{name!r}).merge_and_unload().save_pretrained('merged'), copy the tokenizer there and "
+            "set model.name=merged; for the model without it, take away adapter_config.json"
+        )
+
+
+def _refuse_quantised(name: str, config: PreTrainedConfig) -> None:
+    """Quantised weights are no numbers that gates and gradients could work on."""
+    found = getattr(config, "quantization_config", None)
+    found = found or getattr(config.get_text_config(), "quantization_config", None)
+    if found is None:
+        return
+    method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
+    raise ModelError(
+        f"model {name!r} is quantised ({method}, quantization_config of its config.json), and "
+        "circuits are of full weights. Take the model that it was made from, or save it "
+        "dequantised: model.dequantize().save_pretrained('full'), model.name=full"
+    )
 
 
 def _causal() -> set[str]:
@@ -141,18 +175,18 @@ def _causal() -> set[str]:
 
 
 def _refuse(name: str, keys: list[str], what: str) -> None:
-    """Hugging Face fills such weights with random numbers, so every result would be noise."""
+    """Hugging Face fills gaps with random numbers and drops the rest, so all would be noise."""
     if keys:
         shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
         raise ModelError(
-            f"model {name!r} is incomplete: {shown} {'is' if len(keys) == 1 else 'are'} {what}; "
+            f"model {name!r} is not whole: {shown} {'is' if len(keys) == 1 else 'are'} {what}; "
             "expected config.json and model.safetensors of one model: fetch both again"
         )
 
 
 def _hub_reachable() -> bool:
     """Whether the hub's name resolves: without this, each file is retried for half a minute."""
-    if os.environ.get("HF_HUB_OFFLINE"):
+    if _offline():
         return False
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         return True  # the proxy resolves names
@@ -164,12 +198,21 @@ def _hub_reachable() -> bool:
     return True
 
 
+def _offline() -> str | None:
+    """The variable by which the network is not to be used, if one says so, as the hub reads it."""
+    said = (
+        one for one in _OFFLINE if os.environ.get(one, "").upper() in ("1", "ON", "YES", "TRUE")
+    )
+    return next(said, None)
+
+
 def _source(name: str) -> str:
     """A local path where there is one, else the name as a hub id."""
     if name.startswith("zoo/"):
         return str(zoo_path(name))
     path = Path(name).expanduser()
     if path.is_dir():
+        _refuse_adapter(name, str(path), {})
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"folder {name!r} has no config.json; expected a Hugging Face model folder with "
@@ -189,9 +232,11 @@ def _explain(name: str, source: str, error: Exception) -> str:
             f"folder {name!r} could not be loaded as a causal language model: {reason} Expected "
             "config.json of a causal language model, model.safetensors and tokenizer.json."
         )
-    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+    offline = f" ({_offline()} is set)" if _offline() else ""
     return (
-        f"hub model {name!r} is neither cached nor reachable{offline}: {reason} On a machine with "
-        f"a network run `hf download {name} --include '*.json' '*.safetensors' '*.txt' "
+        f"there is no folder {name!r} in {str(Path.cwd())!r}, and hub model {name!r} is neither "
+        f"cached nor reachable{offline}: {reason} A folder elsewhere goes by its whole path, "
+        f"model.name=/path/to/{Path(name).name}. For the hub's, on a machine with a network run "
+        f"`hf download {name} --include '*.json' '*.safetensors' '*.txt' "
         f"--local-dir models/{name}`, copy that folder here and set model.name=models/{name}."
     )

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,9 @@ from jaxtyping import Float
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from circuitprune.config import RunConfig
-from circuitprune.errors import ConfigError
 from circuitprune.pipelines.frontier import _empty
 from circuitprune.pipelines.logs import log_texts
 from circuitprune.pipelines.setup import Print, Setup, reference_edges
@@ -110,23 +109,11 @@ def fit(setup: Setup, initial: Float[Tensor, " edge"] | None) -> MaskTraining:
 
 
 def make_trainer(setup: Setup, folder: Path, logger: TensorBoardLogger) -> Trainer:
-    """A Trainer for `train.steps` steps; `train.trainer` overrides any of its options.
-
-    Raises:
-        ConfigError: options that Lightning does not know or cannot follow.
-    """
+    """A Trainer for `train.steps` steps."""
     _quiet()
     options = _trainer_options(setup) | {"logger": logger}
     options["callbacks"] = [_checkpoints(setup, folder), Pictures(), *options["callbacks"]]
-    try:
-        return Trainer(**{**options, **setup.config.train.trainer})
-    except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
-        if not setup.config.train.trainer:
-            raise
-        raise ConfigError(
-            f"train.trainer={setup.config.train.trainer} is not what Lightning's Trainer takes: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
+    return Trainer(**options)
 
 
 def _checkpoints(setup: Setup, folder: Path) -> ModelCheckpoint:
@@ -151,11 +138,11 @@ def _trainer_options(setup: Setup) -> dict[str, Any]:
         "check_val_every_n_epoch": None if validates else 1,
         "limit_val_batches": 1.0 if validates else 0,
         "num_sanity_val_steps": 0,
-        "log_every_n_steps": 10,
         "callbacks": callbacks,
         "enable_progress_bar": train.progress,
         "enable_model_summary": False,
         "use_distributed_sampler": False,
+        **asdict(train.trainer),
     }
 
 

@@ -19,8 +19,11 @@ def make_pairs(
 
     Raises:
         DataError: too few pairs that this tokenizer and model can use.
+        ModelError: a tokenizer with more tokens than the model, one of which would be used.
     """
-    data = split_pairs(config, tokenizer, longest_prompt(model.config), source)
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    n_tokens = min(len(end.get_parameter("weight")) for end in ends)
+    data = split_pairs(config, tokenizer, longest_prompt(model.config), source, n_tokens)
     if config.task.resample is not None:
         data.splits["train"] = resampled(data.splits["train"], config.task.resample)
     data.seed = config.train.seed
@@ -32,6 +35,7 @@ def split_pairs(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None,
     source: Task | None = None,
+    n_tokens: int | None = None,
 ) -> PairData:
     """The same before any resampling, without the model.
 
@@ -40,9 +44,10 @@ def split_pairs(
         tokenizer: The model's own.
         max_length: Longest prompt in tokens, BOS included.
         source: Of pairs, in place of the one that `config.task` names.
+        n_tokens: Tokens that the model has embeddings for.
 
     Raises:
-        DataError: as `make_pairs`.
+        DataError, ModelError: as `make_pairs`.
     """
     task = config.task
     return prepare(
@@ -57,4 +62,5 @@ def split_pairs(
         batch_size=config.train.batch_size,
         bos=task.bos,
         max_length=max_length,
+        n_tokens=n_tokens,
     )

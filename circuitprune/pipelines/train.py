@@ -28,7 +28,8 @@ from circuitprune.runs.folder import (
     write_command,
 )
 from circuitprune.runs.frontier import Frontier, write_results
-from circuitprune.runs.settings import to_yaml
+from circuitprune.runs.settings import placed, to_yaml
+from circuitprune.training.gates import check_budgets
 from circuitprune.views.pages.summary import summary
 
 
@@ -44,7 +45,7 @@ def discover(config: RunConfig, say: Print = print, command: str = "") -> Fronti
     folder = Path(config.output_dir)
     setup, trainer, logger = _prepare(config)
     say(describe(setup))
-    create(folder, to_yaml(config), setup.identity.versions)
+    create(folder, to_yaml(placed(config)), setup.identity.versions)
     initial = initial_scores(setup, folder / "scores.safetensors", say)
     module = train(setup, initial, trainer, logger, say)
     final = module.learner.ranking().float().cpu()
@@ -85,6 +86,9 @@ def _prepare(config: RunConfig) -> tuple[Setup, Trainer, TensorBoardLogger]:
         raise unusable(folder, error) from None
     checkpoint = None if resume is None else read_checkpoint(Path(resume))
     setup = Study.from_config(config).setup
+    if config.gates.learner == "topk":
+        n_edges = setup.gated.graph.n_edges
+        check_budgets(config.gates.k_min, config.gates.k_max * n_edges, n_edges)
     logger = make_logger(folder)
     trainer = make_trainer(setup, folder, logger)
     reference_edges(setup)

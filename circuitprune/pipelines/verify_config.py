@@ -2,17 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from circuitprune.config import RunConfig
+from circuitprune.data.checks import FEW, MANY, NOT_NEGATIVE, SEED, misfits, nearest, refuse
 from circuitprune.errors import ConfigError
 from circuitprune.evidence import EVIDENCE
-from circuitprune.runs.settings import load_config
+from circuitprune.runs.assignments import Assignments
+from circuitprune.runs.settings import TYPED, load_config
 
 MOVABLE = ("model.name", "task.path", "train.device", "verify.batch_size", "cache.max_gb")
 """Settings of the run that may differ now: where things lie, and what this machine can hold."""
@@ -39,6 +36,14 @@ class EvidenceConfig:
     progress: bool = True
     """Show a progress bar."""
 
+    def __post_init__(self) -> None:
+        counts = dict.fromkeys(("n_bootstrap", "n_random", "n_knockouts"), MANY)
+        strange = [name for name in self.sections if name not in EVIDENCE]
+        refuse(
+            misfits(self, "", threads=FEW, tolerance=NOT_NEGATIVE, seed=SEED, **counts)
+            or [f"no section {name!r}; {nearest(name, list(EVIDENCE))}" for name in strange]
+        )
+
 
 def load_options(overrides: Sequence[str]) -> tuple[EvidenceConfig, list[str]]:
     """The options among `key=value` settings, checked, and those that are of the run's config.
@@ -47,25 +52,20 @@ def load_options(overrides: Sequence[str]) -> tuple[EvidenceConfig, list[str]]:
         ConfigError: unknown key, wrong type, value out of range, or a setting of the run that
             would make it another run.
     """
-    own: list[str] = []
+    found = Assignments(EvidenceConfig)
     of_run: list[str] = []
     for item in overrides:
-        key, equals, _ = item.partition("=")
-        if not equals or not key or "${" in item:
-            raise ConfigError(f"an option is written key=value, got {item!r}")
-        (of_run if "." in key else own).append(item)
-        if "." in key and key not in MOVABLE:
+        key = item.partition("=")[0]
+        if "." not in key:
+            found.read_typed(item, TYPED)
+            continue
+        of_run.append(item)
+        if key not in MOVABLE:
             raise ConfigError(
                 f"{key} is a setting of the run that is verified and cannot change; "
                 f"those that can: {', '.join(MOVABLE)}"
             )
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(EvidenceConfig), OmegaConf.from_dotlist(own))
-        options = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, YAMLError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"the command line: {str(error).splitlines()[0]}") from None
-    assert isinstance(options, EvidenceConfig)
-    _check(options)
+    options = found.build(TYPED)
     return replace(options, sections=_in_order(options.sections)), of_run
 
 
@@ -82,23 +82,6 @@ def run_config(folder: Path, overrides: Sequence[str]) -> RunConfig:
             "output_dir of `circuitprune train` or `circuitprune attribute`"
         )
     return load_config(path, overrides)
-
-
-def _check(options: EvidenceConfig) -> None:
-    """All values out of range at once."""
-    least = {"n_bootstrap": 1, "n_random": 1, "n_knockouts": 1, "tolerance": 0, "threads": 1}
-    problems = [
-        f"{name} must be at least {bound}, got {getattr(options, name)}"
-        for name, bound in least.items()
-        if not getattr(options, name) >= bound
-    ]
-    for name in options.sections:
-        if name not in EVIDENCE:
-            near = get_close_matches(name, EVIDENCE, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            problems.append(f"no section {name!r}; {hint}known: {', '.join(EVIDENCE)}")
-    if problems:
-        raise ConfigError("\n".join(problems))
 
 
 def _in_order(sections: Sequence[str]) -> list[str]:

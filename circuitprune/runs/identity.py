@@ -19,7 +19,6 @@ PACKAGES = (
     "tokenizers",
     "torchmetrics",
     "tensorboard",
-    "omegaconf",
     "safetensors",
 )
 

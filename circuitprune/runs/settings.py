@@ -5,21 +5,19 @@ Precedence: the defaults of `config.py`, then the preset, then the file, then th
 
 import ast
 import inspect
-import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from itertools import pairwise
-from operator import add
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from circuitprune.config import RunConfig
 from circuitprune.errors import ConfigError
+from circuitprune.limits import read_bytes
+from circuitprune.runs.assignments import Assignments
+from circuitprune.training.trainer import INSTEAD
 
 _HERE = Path(__file__).parent
 SHIPPED = next(
@@ -63,28 +61,53 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
         ConfigError: missing or broken file, unknown key (with the nearest known one), wrong type
             or a value out of range; the message names the file or the command line, and the key.
     """
+    found = Assignments(RunConfig, RENAMED, INSTEAD)
     where = TYPED if path is None else str(path)
-    chosen = OmegaConf.create() if path is None else _read(_found(path))
-    typed = _typed(overrides)
-    preset = typed.get("preset", chosen.get("preset", "none"))
-    merged: Any = OmegaConf.merge(OmegaConf.structured(RunConfig), PRESETS.get(preset, {}))
-    for source, part in ((where, chosen), (TYPED, typed)):
-        try:
-            merged = OmegaConf.merge(merged, part)
-        except (OmegaConfBaseException, TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"{source}: {_message(error)}") from None
-    return _built(merged, where, {key for key, _ in _leaves(OmegaConf.to_container(typed))})
+    if path is not None:
+        found.read_yaml(_text(_found(path)), where)
+    for item in sorted(overrides, key=lambda item: item.split(".")[0] not in RENAMED):
+        found.read_typed(item, TYPED)
+    found.fill(PRESETS.get(str(found.values.get("preset")), {}))
+    return found.build(where)
 
 
 def to_yaml(config: RunConfig) -> str:
     """The resolved config as yaml that `load_config` reads back."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True, width=1_000_000)
 
 
 def flatten(config: RunConfig) -> dict[str, str | int | float | bool]:
     """`section.key` to plain values, for TensorBoard's hparams."""
-    plain = _leaves(OmegaConf.to_container(OmegaConf.structured(config)))
+    plain = _leaves(asdict(config))
     return {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in plain}
+
+
+def placed(config: RunConfig) -> RunConfig:
+    """The same, with absolute paths: what it names is found from every folder.
+
+    A model that is no folder here keeps its name: it is a shipped one or a hub id.
+    """
+    model, task, train = config.model, config.task, config.train
+    if not model.name.startswith("zoo/") and Path(model.name).expanduser().is_dir():
+        model = replace(model, name=_absolute(model.name))
+    file, colon, inside = task.name.rpartition(":")
+    if file.endswith(".py"):
+        task = replace(task, name=f"{_absolute(file)}{colon}{inside}")
+    if task.path is not None and Path(task.path).exists():
+        task = replace(task, path=_absolute(task.path))
+    edges, reference = config.attribution.edges, config.verify.reference
+    attribution, verify = config.attribution, config.verify
+    if edges is not None:
+        attribution = replace(attribution, edges=_absolute(edges))
+    if reference is not None:
+        verify = replace(verify, reference=_absolute(reference))
+    return replace(
+        config, model=model, task=task, train=train, attribution=attribution, verify=verify
+    )
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 @dataclass(frozen=True)
@@ -135,25 +158,6 @@ def _spelled(value: object) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
 
 
-def _built(merged: DictConfig, where: str, typed: Set[str]) -> RunConfig:
-    """The dataclasses of a tree; all their problems are told at once, each with its source."""
-    values: Any = OmegaConf.to_container(merged)
-    problems: list[str] = []
-    kinds: dict[str, Any] = get_type_hints(RunConfig)
-    for one, kind in kinds.items():
-        if is_dataclass(kind):
-            section: Any = kind
-            try:
-                values[one] = section(**values[one])
-            except ConfigError as error:
-                problems += str(error).splitlines()
-    if problems:
-        keys = [re.split(r"[^\w.]", problem, maxsplit=1)[0] for problem in problems]
-        told = [f"{TYPED if key in typed else where}: " for key in keys]
-        raise ConfigError("\n".join(map(add, told, problems)))
-    return RunConfig(**values)
-
-
 def _found(path: str | Path) -> Path:
     """The file itself, or the shipped config of that name."""
     shipped = SHIPPED / f"{path}.yaml"
@@ -165,75 +169,16 @@ def _found(path: str | Path) -> Path:
     return Path(path)
 
 
-def _read(path: Path) -> DictConfig:
-    """A yaml file as a tree, without any of it being carried out."""
-    if path.stat().st_size > 1_000_000:
-        raise ConfigError(f"{path} has {path.stat().st_size:,} bytes; a config is a few lines")
+def _text(path: Path) -> str:
+    """What a file says.
+
+    Raises:
+        ConfigError: too large, or no UTF-8.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        config = OmegaConf.create(text)
-        spelled = dict(_scalars(yaml.compose(text, yaml.SafeLoader)))
-    except AssertionError:  # OmegaConf's own, on a file that holds one number
-        config, spelled = None, {}
-    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        return read_bytes(path, "config", error=ConfigError).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not readable as yaml: {error}") from None
-    if not isinstance(config, DictConfig):
-        raise ConfigError(f"{path}: expected `key: value` lines at the top")
-    return _cleaned(config, spelled, str(path))
-
-
-def _typed(overrides: Sequence[str]) -> DictConfig:
-    """The `key=value` of a command line as a tree."""
-    for item in overrides:
-        key, equals, _ = item.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"an override is written key=value, got {item!r}")
-    try:
-        typed = OmegaConf.from_dotlist(list(overrides))
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{TYPED}: {_message(error)}") from None
-    return _cleaned(typed, dict(item.split("=", 1) for item in overrides), TYPED)
-
-
-def _cleaned(config: DictConfig, spelled: Mapping[str, str], where: str) -> DictConfig:
-    """The same under today's keys, text as it was spelled, and no interpolation in it."""
-    text = set(_text_keys())
-    for key, value in list(_leaves(OmegaConf.to_container(config))):
-        if "${" in f"{key}{value}":
-            raise ConfigError(
-                f"{where}: {key}: interpolations '${{...}}' are not read; write the value"
-            )
-        if key in text & spelled.keys() and not isinstance(value, str | None):
-            OmegaConf.update(config, key, spelled[key])
-    for old, new in RENAMED.items():
-        if old in config:
-            print(f"note: {where}: `{old}` is called `{new}` now", file=sys.stderr)
-            config = cast(DictConfig, OmegaConf.merge({new: config.pop(old)}, config))
-    return config
-
-
-def _text_keys(section: Any = RunConfig, prefix: str = "") -> Iterator[str]:
-    """Settings declared as text: they take what was typed, `2024_01_01` and `no` too."""
-    for name, kind in get_type_hints(section).items():
-        if is_dataclass(kind):
-            yield from _text_keys(kind, f"{name}.")
-        elif kind in (str, str | None):
-            yield f"{prefix}{name}"
-
-
-def _scalars(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """`section.key` and the spelling of every plain value in a yaml tree."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield from _scalars(value, f"{prefix}.{key.value}".removeprefix("."))
-    elif isinstance(node, yaml.ScalarNode):
-        yield prefix, node.value
-
-
-def _message(error: Exception) -> str:
-    """OmegaConf's own first lines, which hold the key and the nearest known one."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(line for line in lines if not line.startswith(("object_type", "reference")))
 
 
 def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

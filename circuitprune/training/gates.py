@@ -33,6 +33,19 @@ def noise_generator(seed: int, step: int) -> torch.Generator:
 # ---------------------------------------------------------------- top-k of one score vector
 
 
+def check_budgets(k_min: float, k_max: float, n_edges: int) -> None:
+    """Refuse budgets, in edges, that no step can keep.
+
+    Raises:
+        ConfigError: the smallest is 0, above the largest, or the largest above all edges.
+    """
+    if not 0 < k_min <= k_max <= n_edges:
+        raise ConfigError(
+            f"budgets must satisfy 0 < gates.k_min <= gates.k_max <= {n_edges:,} edges, got "
+            f"{k_min:g} and {k_max:g}; k_min counts edges, k_max is a fraction of all"
+        )
+
+
 def soft_top_k(scores: Edges, k: float, temperature: float) -> Edges:
     """Gates `sigmoid((scores - tau) / temperature)` with tau such that they sum to k.
 
@@ -78,7 +91,7 @@ class TopK(nn.Module):
 
     Args:
         scores: Initial scores, larger is kept earlier.
-        k_min: Smallest budget, in edges.
+        k_min: Smallest budget, in edges; default 8, or `k_max` if that is less.
         k_max: Largest budget, in edges; default all.
         temperature: Of `soft_top_k`.
         mask: `mixed`, `straight_through` or `sigmoid`.
@@ -90,19 +103,16 @@ class TopK(nn.Module):
     def __init__(
         self,
         scores: Edges,
-        k_min: float = 8,
+        k_min: float | None = None,
         k_max: float | None = None,
         temperature: float = 0.5,
         mask: str = "mixed",
     ) -> None:
         super().__init__()
         n_edges = len(scores)
-        k_max = n_edges if k_max is None else k_max
-        k_min = min(k_min, k_max)
-        if not 0 < k_min <= k_max <= n_edges:
-            raise ConfigError(
-                f"budgets must satisfy 0 < k_min <= k_max <= {n_edges} edges, got {k_min}, {k_max}"
-            )
+        k_max = float(n_edges if k_max is None else k_max)
+        k_min = min(8.0, k_max) if k_min is None else k_min
+        check_budgets(k_min, k_max, n_edges)
         if temperature <= 0:
             raise ConfigError(f"gates.temperature must be positive, got {temperature}")
         self.scores = nn.Parameter(scores.clone())

@@ -78,10 +78,6 @@ KINDS: dict[str, tuple[int, Say]] = {
     "torch.OutOfMemoryError": (RunError.exit_code, lambda _: MEMORY),
     "safetensors.SafetensorError": (ModelError.exit_code, _tensors),
     "safetensors_rust.SafetensorError": (ModelError.exit_code, _tensors),  # of versions before 0.6
-    "omegaconf.OmegaConfBaseException": (
-        ConfigError.exit_code,
-        lambda error: f"a setting cannot be used: {_first_line(error)}",
-    ),
     "yaml.YAMLError": (
         ConfigError.exit_code,
         lambda error: f"a setting is not yaml: {_first_line(error)}",

@@ -6,8 +6,14 @@ from itertools import count, product
 import pytest
 from pairs import TOKENIZER, WORDS, ids, make_tokenizer, pair
 
-from circuitprune.data.encoding import bos_tokens, encode, encode_until, pad_token
-from circuitprune.errors import DataError
+from circuitprune.data.encoding import (
+    bos_tokens,
+    encode,
+    encode_until,
+    pad_token,
+    refuse_beyond,
+)
+from circuitprune.errors import DataError, ModelError
 
 
 def reasons(*pairs, tokenizer=TOKENIZER, **options):
@@ -126,3 +132,18 @@ def test_padding_uses_the_pad_token_else_eos():
     assert pad_token(tokenizer) == 2
     tokenizer.pad_token = "o"
     assert pad_token(tokenizer) == ids("o")[0]
+
+
+def test_a_token_beyond_the_embedding_is_refused_by_name():
+    examples, _ = encode([pair()], TOKENIZER, 1)
+    used = max(*examples[0].clean, *examples[0].corrupt, *examples[0].answers, *examples[0].wrong)
+    refuse_beyond(examples, TOKENIZER, used + 1)
+    with pytest.raises(ModelError, match=f"token {used}, but .* embeddings for 0 to {used - 1} al"):
+        refuse_beyond(examples, TOKENIZER, used)
+
+
+def test_padding_never_takes_a_token_that_the_model_does_not_have():
+    """Tokenizers are often given a [PAD] of their own, and the model is not resized for it."""
+    own = pad_token(TOKENIZER)
+    assert pad_token(TOKENIZER, own + 1) == own
+    assert 0 <= pad_token(TOKENIZER, 1) < 1

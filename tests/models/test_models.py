@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import time
+from contextlib import suppress
 from dataclasses import replace
 from string import ascii_letters
 
@@ -24,7 +25,7 @@ from transformers import (
 )
 
 from circuitprune.errors import ModelError
-from circuitprune.models import FAMILIES, KV_READERS, Ports, load_model
+from circuitprune.models import FAMILIES, KV_READERS, Ports, load_model, loading
 from circuitprune.models.families import family_of
 
 
@@ -176,6 +177,103 @@ def test_weights_that_lack_a_layer_are_a_model_error(gpt2_copy):
     assert "and 9 more are missing from its weights" in message
 
 
+def edited(folder, **settings):
+    """A folder whose config.json says something else than its weights."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return folder
+
+
+def rewritten(folder, change):
+    """A folder with other weights."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture
+def llama_copy(saved, tmp_path):
+    return shutil.copytree(saved("llama")[0], tmp_path / "llama")
+
+
+def test_biases_that_the_config_has_no_place_for_are_named(llama_copy):
+    message = message_of(edited(llama_copy, attention_bias=False, mlp_bias=False))
+    assert "model.layers.0.mlp.down_proj.bias" in message and "and 18 more are in its" in message
+    assert "config.json has no place for" in message
+
+
+def test_layers_that_the_config_has_no_place_for_are_named(llama_copy):
+    message = message_of(edited(llama_copy, num_hidden_layers=2))
+    assert "model.layers.2.input_layernorm.weight" in message and "no place for" in message
+
+
+def test_scales_of_fp8_weights_are_named(llama_copy):
+    def quantise(weights):
+        for key in [key for key in weights if "proj.weight" in key]:
+            scale = weights[key].abs().max() / 448
+            weights[key] = (weights[key] / scale).to(torch.float8_e4m3fn)
+            weights[f"{key}_scale_inv"] = scale.view(1, 1)
+
+    message = message_of(rewritten(llama_copy, quantise))
+    assert "model.layers.0.mlp.down_proj.weight_scale_inv" in message and "no place for" in message
+
+
+def test_constants_of_old_files_are_no_weights(gpt2_copy):
+    def old(weights):
+        weights["transformer.h.0.attn.bias"] = torch.ones(1, 1, 32, 32)
+        weights["transformer.h.0.attn.masked_bias"] = torch.tensor(-1e4)
+
+    load_model(str(rewritten(gpt2_copy, old)))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_adapter_beside_a_model_is_refused(llama_copy, whole):
+    """With peft it would be loaded, without it left out: one name for two models."""
+    (llama_copy / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    if not whole:  # the adapter alone, as peft saves it
+        (llama_copy / "config.json").unlink()
+    message = message_of(llama_copy)
+    assert "adapter_config.json" in message and "Merge it first" in message
+    assert "merge_and_unload" in message
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "compressed-tensors", "fp8"])
+def test_a_quantised_model_is_refused_in_a_sentence(llama_copy, method):
+    kind = {"quant_method": method, "bits": 4}
+    message = message_of(edited(llama_copy, quantization_config=kind))
+    assert f"is quantised ({method}" in message and "dequantize" in message
+
+
+SPOILT = {
+    "config.json": [
+        '{"model_type": "gpt2", "n_head": 0}',
+        '{"model_type": "gpt2", "n_layer": "x"}',
+        '{"model_type": "gpt2", "vocab_size": -3}',
+        '{"model_type": ["gpt2"]}',
+        '{"model_type": "gpt2", "quantization_config": 5}',
+        "[]",
+        "",
+        "\udcff",
+    ],
+    "tokenizer.json": ["{}", "[]", '{"model": {"type": "BPE"}}', "", '{"version": 7}'],
+    "tokenizer_config.json": ["[]", "{", '{"tokenizer_class": 7}', '{"eos_token": {}}'],
+    "generation_config.json": ["[]", "{"],
+    "model.safetensors": ["", "x" * 100, "\x08\0\0\0\0\0\0\0{}      "],
+}
+
+
+@pytest.mark.parametrize("file", SPOILT)
+def test_whatever_is_damaged_is_a_model_error(gpt2_copy, file):
+    good = (gpt2_copy / file).read_bytes()
+    for text in SPOILT[file]:
+        (gpt2_copy / file).write_bytes(text.encode(errors="surrogateescape"))
+        with suppress(ModelError):  # some damage does no harm
+            load_model(str(gpt2_copy))
+    (gpt2_copy / file).write_bytes(good)
+    load_model(str(gpt2_copy))
+
+
 def test_an_embedding_that_is_not_tied_must_be_there(saved, tmp_path):
     folder = shutil.copytree(saved("llama")[0], tmp_path / "llama")
     weights = load_file(folder / "model.safetensors")
@@ -253,6 +351,22 @@ def test_a_hub_id_offline_says_what_to_download_and_where_to_put_it(offline, nap
 def test_offline_by_choice_is_said(offline, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "(HF_HUB_OFFLINE is set)" in message_of("nobody/no-such-model-here")
+
+
+@pytest.mark.parametrize("value", ["0", "false", "", "no"])
+def test_offline_that_is_switched_off_is_not_offline(offline, monkeypatch, value):
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: [])
+    assert loading._hub_reachable()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "true")
+    assert not loading._hub_reachable()
+
+
+def test_a_folder_that_is_not_here_is_thought_of_before_the_hub(offline, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = message_of("m/model")
+    assert message.startswith(f"there is no folder 'm/model' in '{tmp_path}'")
+    assert "model.name=/path/to/model" in message
 
 
 def test_a_folder_loads_offline(offline, saved):

@@ -710,14 +710,22 @@ def test_a_checkpoint_of_another_program_is_refused(gpt2_home, tmp_path):
     ("options", "message"),
     [
         ("{max_stepz: 3}", "max_stepz"),
-        ("{accelerator: abacus}", "abacus"),
-        ("{devices: -7}", "-7"),
-        ("{precision: 16-mixed}", "model.dtype decides"),
+        ("{devices: 2}", "train.device"),
+        ("{max_steps: 3}", "train.steps"),
+        ("{accumulate_grad_batches: 2}", "train.batch_size"),
+        ("{precision: 16-mixed}", "model.dtype"),
     ],
 )
-def test_trainer_options_that_lightning_refuses_are_named(gpt2_home, tmp_path, options, message):
-    with pytest.raises(ConfigError, match=rf"train\.trainer.*{message}"):
+def test_options_that_would_change_the_run_are_refused(gpt2_home, tmp_path, options, message):
+    with pytest.raises(ConfigError, match=rf"train\.trainer.*{message}|{message}.*train\.trainer"):
         discover(gpt2_home, f"train.trainer={options}", f"output_dir={tmp_path / 'run'}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_budgets_that_no_step_can_keep_are_refused_before_anything_is_made(gpt2_home, tmp_path):
+    chosen = ["gates.k_min=50", "gates.k_max=0.1", f"output_dir={tmp_path / 'run'}"]
+    with pytest.raises(ConfigError, match=r"gates\.k_min.*got 50 and 11"):
+        discover(gpt2_home, *chosen)
     assert not (tmp_path / "run").exists()
 
 

@@ -416,9 +416,12 @@ def test_equal_importance_is_ranked_in_the_order_of_the_edges():
 # ------------------------------------------------------------------ errors
 
 
-@pytest.mark.parametrize(("k_min", "k_max"), [(0.0, None), (-1.0, 5.0), (3.0, 21.0), (3.0, 0.0)])
+BUDGETS = [(0.0, None), (-1.0, 5.0), (3.0, 21.0), (3.0, 0.0), (8.0, 7.0)]
+
+
+@pytest.mark.parametrize(("k_min", "k_max"), BUDGETS)
 def test_budgets_that_no_graph_has_are_errors(k_min, k_max):
-    with pytest.raises(ConfigError, match=r"0 < k_min <= k_max <= 20 edges, got"):
+    with pytest.raises(ConfigError, match=r"0 < gates\.k_min <= gates\.k_max <= 20 edges, got"):
         TopK(random_scores(20), k_min, k_max)
 
 

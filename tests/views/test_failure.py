@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from omegaconf import OmegaConf
 from safetensors.torch import load as load_tensors
 
 from circuitprune.cli import main
@@ -42,7 +41,6 @@ KNOWN = {
     ),
     "memory of a CPU": (lambda: torch.empty(10**16), RunError, "out of memory; make"),
     "a broken model file": (lambda: load_tensors(b"x" * 20), ModelError, "not safetensors"),
-    "a setting": (lambda: OmegaConf.create("a: ${b}").a, ConfigError, "a setting cannot be used"),
     "a Trainer": (
         lambda: main_error(MisconfigurationException("no such accelerator")),
         ConfigError,
