@@ -90,9 +90,7 @@ class _GroupRun(TappedRun):
 
     def _mlp_writes(self, layer: int, value: Tensor) -> tuple[nn.Module, str, Any]:
         """At the end of the branch, which is a norm in some families."""
-        ports = self.ports.layers[layer]
-        end = ports.mlp if ports.mlp_post_norm is None else ports.mlp_post_norm
-        return end, "forward", lambda _: value
+        return self.ports.layers[layer].mlp_end, "forward", lambda _: value
 
     def changes(self) -> list[Change]:
         """As every tapped run's, and the branch that is given."""

@@ -68,15 +68,14 @@ def _streams(
     graph, ports = gated.graph, gated.ports
     parts = gated.record(batch.clean, batch.mask)
     stream = parts[0].clone()
-    for layer, modules in enumerate(ports.layers):
+    for layer in range(graph.n_layers):
         first, mlp = graph.head_writer(layer, 0), graph.mlp_writer(layer)
         bias, heads = ports.attention_bias(layer), parts[first:mlp]
         yield graph.attention_block(layer), parts[:first], stream
         attention = heads.sum(0) if bias is None else heads.sum(0) + bias
-        if modules.attention_post_norm is not None:
-            norm = modules.attention_post_norm
-            heads *= norm_scale(norm)(attention)
-            attention = norm(attention)
+        if layer in ports.post_norms.norms:
+            heads *= norm_scale(ports.post_norms.norms[layer])(attention)
+        attention = ports.post_norms.of(layer, attention)
         if graph.parallel:
             yield graph.mlp_block(layer), parts[:first], stream
         stream = stream + attention

@@ -1,12 +1,10 @@
 """What each writer adds to the residual stream on a plain run, recorded as it is written."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from circuitprune.models.ports import Change, Ports, narrow
+from circuitprune.models.ports import Branch, Change, Forward, Output, Ports, narrow, output_of
 
 
 @torch.no_grad()
@@ -52,10 +50,9 @@ def recorders(
     for layer, modules in enumerate(ports.layers):
         output, mlp, heads = modules.output, modules.mlp, into[ports.graph.heads(layer)]
         chunk = written[ports.graph.mlp_writer(layer)]
-        record = _record_heads(output.forward, ports.head_weight(layer), heads, subtract)
-        changes.append((output, "forward", record))
-        record = _record_mlp(mlp.forward, modules.mlp_post_norm, chunk, subtract)
-        changes.append((mlp, "forward", record))
+        at_heads = _record_heads(output.forward, ports.head_weight(layer), heads, subtract)
+        at_mlp = _record_mlp(mlp.forward, modules.after_mlp, chunk, subtract)
+        changes += [(output, "forward", at_heads), (mlp, "forward", at_mlp)]
     return changes
 
 
@@ -67,15 +64,15 @@ def _put(into: Tensor, chunk: Tensor, subtract: bool) -> None:
         into.copy_(chunk)
 
 
-def _record_input(forward: Any, into: Tensor, subtract: bool) -> Any:
-    def first_layer(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _record_input(forward: Branch, into: Tensor, subtract: bool) -> Branch:
+    def first_layer(hidden: Tensor, *args: object, **kwargs: object) -> Output:
         _put(into, hidden.detach(), subtract)
         return forward(hidden, *args, **kwargs)
 
     return first_layer
 
 
-def _record_heads(forward: Any, weight: Tensor, into: Tensor, subtract: bool) -> Any:
+def _record_heads(forward: Forward, weight: Tensor, into: Tensor, subtract: bool) -> Forward:
     def output(values: Tensor) -> Tensor:
         heads = values.detach().flatten(0, 1).unflatten(1, (len(weight), -1)).transpose(0, 1)
         if subtract:
@@ -87,11 +84,10 @@ def _record_heads(forward: Any, weight: Tensor, into: Tensor, subtract: bool) ->
     return output
 
 
-def _record_mlp(forward: Any, post_norm: nn.Module | None, into: Tensor, subtract: bool) -> Any:
-    def mlp(hidden: Tensor) -> Any:
+def _record_mlp(forward: Branch, after: Forward, into: Tensor, subtract: bool) -> Branch:
+    def mlp(hidden: Tensor) -> Output:
         result = forward(hidden)
-        chunk = (result[0] if isinstance(result, tuple) else result).detach()
-        _put(into, chunk if post_norm is None else post_norm(chunk), subtract)
+        _put(into, after(output_of(result).detach()), subtract)
         return result
 
     return mlp

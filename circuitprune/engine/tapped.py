@@ -18,7 +18,7 @@ from circuitprune.data.pairs import Batch
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.recording import recorders
 from circuitprune.metrics import Metric
-from circuitprune.models.norms import ClosedNorm, closed_form, pull_back
+from circuitprune.models.norms import ClosedNorm, closed_form, pull_back, vjp
 from circuitprune.models.ports import Change
 
 
@@ -82,6 +82,7 @@ class TappedRun:
         start: int = 0,
     ) -> None:
         self.ports, self.graph = gated.ports, gated.graph
+        self.post_norms = gated.ports.post_norms
         self.difference = difference.flatten(1, 2)
         self.entering, self.batch, self.start = entering, batch, start
         precise = torch.promote_types(difference.dtype, torch.float32)
@@ -119,9 +120,8 @@ class TappedRun:
                 listen = self._listen(layer, position, module.forward)
                 changes.append((module, "forward", listen))
             changes.append((ports.mlp, "forward", self._listen_mlp(layer, ports.mlp.forward)))
-            if ports.attention_post_norm is not None:
-                post = ports.attention_post_norm
-                changes.append((post, "forward", self._keep_heads(layer, post.forward)))
+        for layer, post in self.post_norms.norms.items():
+            changes.append((post, "forward", self._keep_heads(layer, post.forward)))
         first, final = self.ports.blocks[self.start], self.ports.final_norm
         changes += [(block, "forward", pass_over) for block in self.ports.blocks[: self.start]]
         changes.append((first, "forward", self._enter(first.forward)))
@@ -209,7 +209,7 @@ class TappedRun:
                 inputs = self.inputs[part.first : part.first + len(projection.weight)]
                 if closed is None or found is None:
                     torch.bmm(part.values, projection.weight.transpose(1, 2), out=inputs)
-                    inputs.copy_(_vjp(norm, stream, inputs))
+                    inputs.copy_(vjp(norm, stream, inputs))
                 else:
                     x = stream.unsqueeze(0)
                     pull_back(closed, projection, made.values, x, found, part.values, inputs)
@@ -229,7 +229,7 @@ class TappedRun:
         def tap(grad: Tensor) -> None:
             inputs = grad.reshape(1, -1, self.graph.d_model)
             stream = self.streams[norm].detach().flatten(0, 1)
-            self._add(block, _vjp(norm, stream, inputs))
+            self._add(block, vjp(norm, stream, inputs))
 
         return tap
 
@@ -243,16 +243,11 @@ class TappedRun:
         writers = slice(0, block.n_writers)
         view = self.graph.block_view(self.scores, block)
         view += grads.flatten(1) @ self._at(self.difference[writers], at_last).flatten(1).T
-        if not self.ports.sandwich:
-            return
-        for layer, heads in self.heads_of_layer.items():
-            first = self.graph.head_writer(layer, 0)
-            if first >= block.n_writers:
+        for layer, writers in self.post_norms.upstream(block.n_writers):
+            if layer not in self.heads_of_layer:  # passed over
                 continue
-            norm = self.ports.layers[layer].attention_post_norm
-            assert norm is not None
-            through = _vjp(norm, self._at(heads, at_last), grads).flatten(1)
-            writers = slice(first, first + self.graph.n_heads)
+            heads = self._at(self.heads_of_layer[layer], at_last)
+            through = self.post_norms.pull_back(layer, heads, grads).flatten(1)
             delta = self._at(self.difference[writers], at_last).flatten(1)
             view[:, writers] = through @ delta.T
 
@@ -285,15 +280,3 @@ class _Tapped(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple:
         (output,) = ctx.saved_tensors
         return ctx.tap(grad, output), None, None
-
-
-@torch.enable_grad()
-def _vjp(
-    norm: nn.Module,
-    stream: Float[Tensor, "token d_model"],
-    grads: Float[Tensor, "reader token d_model"],
-) -> Float[Tensor, "reader token d_model"]:
-    """Each reader's gradient taken back through a norm that all of them share."""
-    wide = stream.expand_as(grads).detach().requires_grad_()
-    (back,) = torch.autograd.grad(norm(wide), wide, grads)
-    return back

@@ -102,11 +102,11 @@ def direct_logit_attribution(
     graph, rows = gated.graph, torch.arange(len(batch), device=batch.last.device)
     written = gated.record(batch.clean, batch.mask)[:, rows, batch.last]
     biases = torch.zeros_like(written[0])
-    for layer, ports in enumerate(gated.ports.layers):
+    for layer in range(graph.n_layers):
         heads = graph.heads(layer)
         bias = gated.ports.attention_bias(layer)
         bias = torch.zeros_like(biases) if bias is None else bias.expand_as(biases)
-        post = ports.attention_post_norm
+        post = gated.ports.post_norms.norms.get(layer)
         if post is not None:
             total = written[heads].sum(dim=0) + bias
             written[heads], bias = (

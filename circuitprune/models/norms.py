@@ -157,6 +157,18 @@ def pull_back(
     torch.baddbmm(out, scaled.to(x.dtype), back, out=out)
 
 
+@torch.enable_grad()
+def vjp(
+    norm: nn.Module,
+    stream: Float[Tensor, "token d_model"],
+    grads: Float[Tensor, "reader token d_model"],
+) -> Float[Tensor, "reader token d_model"]:
+    """Each reader's gradient taken back through a norm that all of them share."""
+    wide = stream.expand_as(grads).detach().requires_grad_()
+    (back,) = torch.autograd.grad(norm(wide), wide, grads)
+    return back
+
+
 def _epsilon(module: nn.Module) -> float:
     return float(getattr(module, "variance_epsilon", getattr(module, "eps", 0.0)) or 0.0)
 

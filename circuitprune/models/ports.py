@@ -18,6 +18,7 @@ from circuitprune.circuits.graph import Graph
 from circuitprune.errors import ModelError
 from circuitprune.models.families import Family, family_of
 from circuitprune.models.norms import Projection
+from circuitprune.models.post_norms import PostNorms
 
 KV_READERS = ("kv_head", "query_head")
 Change = tuple[object, str, object]
@@ -42,6 +43,15 @@ class LayerPorts:
     mlp_norm: nn.Module
     attention_post_norm: nn.Module | None
     mlp_post_norm: nn.Module | None
+
+    @property
+    def mlp_end(self) -> nn.Module:
+        """The module whose output is what the MLP adds to the residual stream."""
+        return self.mlp if self.mlp_post_norm is None else self.mlp_post_norm
+
+    def after_mlp(self, output: Tensor) -> Tensor:
+        """What the MLP's own output adds to the residual stream: behind a norm in some families."""
+        return output if self.mlp_post_norm is None else self.mlp_post_norm(output)
 
 
 class HeadSlice(NamedTuple):
@@ -87,13 +97,9 @@ class Ports:
             parallel=bool(self.family.parallel(config)),
             d_model=config.hidden_size,
         )
+        self.post_norms = PostNorms(self.graph, [p.attention_post_norm for p in self.layers])
         self.gelus = [m for m in model.modules() if isinstance(m, NewGELUActivation)]
         self.readers = [self._projections_of(layer) for layer in range(len(self.layers))]
-
-    @property
-    def sandwich(self) -> bool:
-        """Whether attention outputs pass a norm before they join the residual stream."""
-        return self.family.attention_post_norm is not None
 
     # ---------------------------------------------------------------- weights by head
 

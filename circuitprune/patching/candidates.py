@@ -10,12 +10,11 @@ candidates of one reader are stacked along the batch dimension::
 Nothing is approximated: the logits are those of `GatedModel` under the same gates, up to rounding.
 """
 
-from collections.abc import Iterator
 from copy import copy
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from circuitprune.circuits.graph import Block, Graph
 from circuitprune.data.pairs import Batch
@@ -63,6 +62,7 @@ class CandidateRuns:
         reader: int,
     ) -> None:
         self.ports, self.graph, self.batch = gated.ports, gated.graph, batch
+        self.post_norms = gated.ports.post_norms
         self._set(gates, reader)
         self.ablated = ablated[:].flatten(1, 2)
         self.bases, self.head_sums = self._ablated_streams(self.ablated)
@@ -170,13 +170,14 @@ class CandidateRuns:
     ) -> Float[Tensor, "row _ d_model"]:
         """Inputs under these gates of readers in a block, from the kept run's writers."""
         delta = self.at(block, self.delta[: block.n_writers])
-        linear = self._linear(gates, torch.arange(block.n_writers, device=gates.device))
+        linear = self.post_norms.linear(gates)
         base = self.at(block, self.bases[self.graph.blocks.index(block)])
         stream = torch.addmm(base.reshape(1, -1), linear, delta.flatten(1))
         stream = stream.view(len(gates), -1, self.graph.d_model)
-        for layer, heads in self._normed_heads(block):
-            norm, ablated = self._post_norm(layer), self.at(block, self.head_sums[layer])
-            stream += norm(_add(ablated, gates[:, heads], delta[heads])) - norm(ablated)
+        for layer, heads in self.post_norms.upstream(block.n_writers):
+            ablated = self.at(block, self.head_sums[layer])
+            own = _add(ablated, gates[:, heads], delta[heads])
+            stream += self.post_norms.change(layer, own, ablated)
         return stream
 
     def shifted(
@@ -189,17 +190,18 @@ class CandidateRuns:
         if block not in self.kept_inputs:
             self.kept_inputs[block] = self.mixed(block, gates)
         shares = gates[:, writers]
-        stream = (self._linear(shares, writers) @ moved.flatten(1)).view(len(rows), n, -1)
+        stream = (self.post_norms.linear(shares, writers) @ moved.flatten(1)).view(len(rows), n, -1)
         stream += self.kept_inputs[block].flatten(1).unsqueeze(1)
         stream = stream.view(len(rows), -1, self.graph.d_model)
-        for layer, heads in self._normed_heads(block):
+        for layer, heads in self.post_norms.upstream(block.n_writers):
             of_layer = (writers >= heads.start) & (writers < heads.stop)
             if not bool(of_layer.any()):
                 continue
-            norm, ablated = self._post_norm(layer), self.at(block, self.head_sums[layer])
+            ablated = self.at(block, self.head_sums[layer])
             kept = _add(ablated, gates[:, heads], self.at(block, self.delta[heads]))
             now = _add(kept.repeat(1, n, 1), shares[:, of_layer], moved[of_layer])
-            stream += norm(now) - norm(kept).repeat(1, n, 1)
+            stream += self.post_norms.of(layer, now)
+            stream -= self.post_norms.of(layer, kept).repeat(1, n, 1)
         return stream
 
     def at(self, block: Block, chunks: Tensor, n: int = 1) -> Tensor:
@@ -208,34 +210,14 @@ class CandidateRuns:
             return chunks
         return at_answers(chunks, self.batch.last.repeat(n))
 
-    def _normed_heads(self, block: Block) -> Iterator[tuple[int, slice]]:
-        """Upstream layers whose head sum passes a norm, which no single head's share does."""
-        for layer in range(self.graph.n_layers if self.ports.sandwich else 0):
-            heads = self.graph.heads(layer)
-            if heads.start < block.n_writers:
-                yield layer, heads
-
-    def _linear(self, gates: Tensor, writers: Tensor) -> Tensor:
-        """Gates of the writers that add to the stream as they are: no head behind a norm."""
-        if not self.ports.sandwich:
-            return gates
-        place = (writers - 1) % (self.graph.n_heads + 1)  # the MLP comes last in each layer
-        return gates * ((writers == 0) | (place == self.graph.n_heads))
-
-    def _post_norm(self, layer: int) -> nn.Module:
-        norm = self.ports.layers[layer].attention_post_norm
-        assert norm is not None
-        return norm
-
     def _ablated_streams(self, ablated: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The ablated stream in front of each block, and each layer's ablated head sum."""
         bases, head_sums, stream = [], [], ablated[0]
-        for layer, ports in enumerate(self.ports.layers):
+        for layer in range(self.graph.n_layers):
             bias = self.ports.attention_bias(layer)
             heads = ablated[self.graph.heads(layer)].sum(dim=0)
             head_sums.append(heads if bias is None else heads + bias)
-            post = ports.attention_post_norm
-            attended = stream + (head_sums[-1] if post is None else post(head_sums[-1]))
+            attended = stream + self.post_norms.of(layer, head_sums[-1])
             bases += [stream, stream if self.graph.parallel else attended]
             stream = attended + ablated[self.graph.mlp_writer(layer)]
         return [*bases, stream], head_sums

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from circuitprune.circuits.graph import Block, Graph
 from circuitprune.data.pairs import Batch
-from circuitprune.models.ports import Change, Ports
+from circuitprune.models.ports import Change, Ports, output_of
 
 Changes = list[Change]
 
@@ -264,12 +264,9 @@ class PartialRun:
         def mlp(_hidden: Tensor) -> Any:
             (inputs,) = self.read(block)
             result = forward(norm(inputs).view(self.n_batch, -1, self.graph.d_model))
-            written = result
             if isinstance(result, tuple):
                 self.kept.rest[ports.mlp] = (None,) * (len(result) - 1)
-                written = result[0]
-            if ports.mlp_post_norm is not None:
-                written = ports.mlp_post_norm(written)
+            written = ports.after_mlp(output_of(result))
             self._write(block, writer, written.flatten(0, 1))
             return self._nothing(ports.mlp)
 

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.recording import empty_writers, recorders
-from circuitprune.models.ports import Change
+from circuitprune.models.ports import Change, output_of
 
 LOGITS_PER_PASS = 8_000_000
 """Logits of one unembedding; 32 MB in float32."""
@@ -51,6 +51,7 @@ class RecordedRun:
         last: Int[Tensor, " batch"],
     ) -> None:
         self.ports, self.graph = gated.ports, gated.graph
+        self.post_norms = gated.ports.post_norms
         self.tokens, self.last = tokens, last
         self.n_batch, self.n_pos = tokens.shape
         self.rows = torch.arange(self.n_batch, device=tokens.device)
@@ -111,7 +112,7 @@ class RecordedRun:
         if self.graph.parallel:  # its MLP sees none of the change and goes on as recorded
             rest = self.streams[layer + 1] - self.answers(layer, self.heads[layer])
             return self.from_layer(layer + 1, out.add_(rest))
-        middle = self.post(layer, out).add_(self.answers(layer, self.streams[layer]))
+        middle = self.post_norms.of(layer, out).add_(self.answers(layer, self.streams[layer]))
         return self.from_layer(layer + 1, middle.add_(self.mlp(layer, middle)))
 
     def from_layer(self, first: int, stream: Stack) -> FinalStack:
@@ -119,7 +120,7 @@ class RecordedRun:
         for layer in range(first, self.graph.n_layers):
             out = self._attend(layer, stream)
             stream = self.answers(layer, stream)
-            middle = self.post(layer, out).add_(stream)
+            middle = self.post_norms.of(layer, out).add_(stream)
             read = stream if self.graph.parallel else middle
             stream = middle.add_(self.mlp(layer, read))
         return stream
@@ -147,14 +148,7 @@ class RecordedRun:
         """What a layer's MLP writes when it reads this stream."""
         modules = self.ports.layers[layer]
         with self.ports.fused_activations():
-            result = modules.mlp(modules.mlp_norm(stream))
-        written = result[0] if isinstance(result, tuple) else result
-        return written if modules.mlp_post_norm is None else modules.mlp_post_norm(written)
-
-    def post(self, layer: int, heads: Tensor) -> Tensor:
-        """The norm behind an attention; without one, the argument itself."""
-        norm = self.ports.layers[layer].attention_post_norm
-        return heads if norm is None else norm(heads)
+            return modules.after_mlp(output_of(modules.mlp(modules.mlp_norm(stream))))
 
     def project(self, layer: int, stream: Stack) -> list[Float[Tensor, "row pos _"]]:
         """What a layer's projection modules return on this stream, a KV head for each reader."""

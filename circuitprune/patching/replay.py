@@ -197,7 +197,7 @@ class Replay:
         """Change of what a layer's MLP writes under each edge."""
         run, stream = self.run, self.run.streams[layer]
         if not self.graph.parallel:
-            stream = stream + run.post(layer, run.heads[layer])
+            stream = stream + run.post_norms.of(layer, run.heads[layer])
         change = torch.stack([self._change(edge.writer) for edge in edges])
         if answers:
             stream, change = run.answers(layer, stream), run.answers(layer, change)
@@ -216,10 +216,10 @@ class Replay:
     def _change(self, writer: int) -> Float[Tensor, "batch pos d_model"]:
         """How the residual stream changes when one writer is replaced."""
         layer, head = self._place(writer)
-        if not (head and self.ports.sandwich):
+        if not head or layer not in self.run.post_norms.norms:
             return self.delta[writer]
         heads = self.run.heads[layer]
-        return self.run.post(layer, heads + self.delta[writer]) - self.run.post(layer, heads)
+        return self.run.post_norms.change(layer, heads + self.delta[writer], heads)
 
     def _changes(self, writers: Sequence[int], layer: int) -> Stack:
         """`_change` of several writers, as far as what follows `layer` needs it."""

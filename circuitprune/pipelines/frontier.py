@@ -70,7 +70,7 @@ def _provenance(setup: Setup, split: str) -> dict[str, str | int | float | None]
         "selection": config.verify.selection,
         "task_seed": config.task.seed,
         "train_seed": config.train.seed,
-        **({"post_norms": "per_reader"} if setup.gated.ports.sandwich else {}),
+        **({"post_norms": "per_reader"} if setup.gated.ports.post_norms else {}),
     }
 
 
