@@ -1,5 +1,6 @@
 """The documents hold what they say: links, commands, settings and examples are real."""
 
+import ast
 import contextlib
 import io
 import re
@@ -19,6 +20,7 @@ from circuitprune.pipelines.verify_config import load_options
 from circuitprune.runs.settings import flatten, load_config
 
 sys.path.insert(0, str(DOCS / "_ext"))
+PACKAGE = ROOT / "circuitprune"
 SCRIPTS = {"train_mask": "train", "compare_scores": "compare-scores"}
 """Scripts that are called otherwise than their command."""
 SECTIONS = {name.split(".")[0] for name in flatten(RunConfig()) if "." in name}
@@ -56,6 +58,31 @@ def test_every_page_is_in_the_site():
         listed |= {(index.parent / f"{name}.md").resolve() for name in names}
     pages = {page for page in PAGES if page.is_relative_to(DOCS)}
     assert pages - listed == {DOCS / "index.md"}
+
+
+def test_the_tree_in_the_readme_is_the_real_one():
+    """Every folder and file at the top of the package, by the first line of its docstring."""
+    (tree,) = [
+        b.text for b in blocks((ROOT / "README.md").read_text()) if "circuitprune/\n" in b.text
+    ]
+    shown = dict(line.split(maxsplit=1) for line in tree.splitlines() if line.startswith("  "))
+    real = {f"{path.parent.name}/": path for path in PACKAGE.glob("*/__init__.py")}
+    real |= {path.name: path for path in PACKAGE.glob("[a-z]*.py")}
+    assert shown == {name: first_line(path).rstrip(".") for name, path in real.items()}
+
+
+def first_line(path):
+    return ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
+
+
+@pytest.mark.parametrize("room", sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))
+def test_every_module_is_on_the_api_page_of_its_room(room):
+    text = (DOCS / "api" / f"{room}.md").read_text()
+    shown = set(re.findall(r"automodule:: circuitprune\.([\w.]+)", text))
+    modules = {path.relative_to(PACKAGE).with_suffix("") for path in (PACKAGE / room).rglob("*.py")}
+    names = {".".join(path.parts) for path in modules if path.name != "__init__"}
+    assert {name for name in shown if name.rpartition(".")[0]} >= names
+    assert all(name.split(".")[0] == room for name in shown)
 
 
 def test_the_public_names_are_on_the_api_pages():
