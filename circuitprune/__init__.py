@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from circuitprune.pipelines.train import discover
     from circuitprune.runs.settings import load_config
 
+__version__ = "0.2.0"
 __all__ = [
     "Circuit",
     "CircuitPruneError",

@@ -1,13 +1,14 @@
 """The documents as a site: plain Markdown and docstrings, built and read without a network."""
 
 import sys
-from importlib.metadata import version as installed
 from pathlib import Path
+
+import circuitprune
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "circuitprune"
-release = version = installed("circuitprune")
+release = version = circuitprune.__version__
 author = copyright = "the circuitprune authors"
 
 extensions = [

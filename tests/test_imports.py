@@ -1,6 +1,9 @@
 """The shape of the source: imports point one way, nothing unsafe, all small and documented."""
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,6 +118,41 @@ def test_only_the_trainers_know_lightning():
 def test_the_graph_knows_no_model():
     for path in (PACKAGE / "circuits").rglob("*.py"):
         assert "transformers" not in path.read_text()
+
+
+# ---------------------------------------------------------------- dependencies
+
+
+MODULE_OF = {"pyyaml": "yaml", "pillow": "PIL"}
+"""Distributions whose module has another name."""
+THROUGH = {"torch.utils.tensorboard": "tensorboard"}
+"""Modules that are another distribution's under the name of the first."""
+
+
+def modules_of(requirements: list[str]) -> set[str]:
+    """The modules that these requirements install."""
+    names = {re.split(r"[<>=\[]", requirement)[0].strip().lower() for requirement in requirements}
+    return {MODULE_OF.get(name, name) for name in names}
+
+
+def foreign_imports() -> set[str]:
+    """Modules that the package imports and that are neither its own nor Python's."""
+    found = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                module = node.module or ""
+                found.add(THROUGH.get(module, module.split(".")[0]))
+    return found - set(sys.stdlib_module_names) - {"circuitprune"}
+
+
+def test_what_is_imported_is_what_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = modules_of(project["optional-dependencies"]["figures"])
+    optional |= modules_of(project["optional-dependencies"]["graph"])
+    assert foreign_imports() - optional == modules_of(project["dependencies"])
 
 
 # ---------------------------------------------------------------- safety
