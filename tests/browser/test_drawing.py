@@ -1,6 +1,5 @@
 """The drawing shows the circuit's files, and nothing but them."""
 
-import json
 import re
 
 import pytest
@@ -148,8 +147,8 @@ def test_folding_a_layer_joins_the_edges_of_its_heads(opened, run):
 
 def test_width_follows_the_chosen_score(opened, run):
     before = opened.widths()
-    file = json.loads((run / "circuits" / f"{CHOSEN}.json").read_text())
-    kept = {ends(n): e["score"] for n, e in file["edges"].items() if e["in_graph"]}
+    circuit = loaded(run, CHOSEN)
+    kept = {ends(n): circuit.ranking[circuit.graph.edge_index(n)].item() for n in circuit.edges}
     ascending = [before[key] for key in sorted(kept, key=kept.get)]
     assert ascending == sorted(ascending) and ascending[0] < ascending[-1]
     opened.page.locator("#width").select_option("attribution")
