@@ -81,8 +81,8 @@ class TaskConfig:
     bos: Literal["auto", "always", "never"] = "auto"
     """BOS token in front: what the tokenizer does, always (as MIB), or never."""
     metric: str = "auto"
-    """`logit_diff`, `prob_diff`, `answer_prob`, or `auto`: prob_diff for tasks with answer sets,
-    else logit_diff."""
+    """`logit_diff`, `prob_diff`, `answer_prob`, FILE.py:your_metric, or `auto`: prob_diff for tasks
+    with answer sets, else logit_diff."""
     min_accuracy: float = 0.6
     """Least accuracy of the full model on the training pairs, in [0, 1], to go on."""
 
@@ -95,7 +95,7 @@ class TaskConfig:
             or broken(
                 (self.n_train != 0, "task.n_train must be > 0, got 0"),
                 (is_known(self.name, known), f"task.name={unknown(self.name, known)}"),
-                (self.metric in METRICS, f"task.metric={unknown(self.metric, METRICS)}"),
+                (is_known(self.metric, METRICS), f"task.metric={unknown(self.metric, METRICS)}"),
                 (
                     self.name != "jsonl" or self.path is not None,
                     "task.path must name the file with your pairs if task.name=jsonl",
@@ -113,7 +113,8 @@ class AttributionConfig:
     """Attribution: the result of `attribute`, what starts the gates in `train`."""
 
     method: str = "gate_ig"
-    """A method of docs/attribution.md, `acdc`, or `none`: training from all gates alike."""
+    """A method of docs/attribution.md, `acdc`, FILE.py:your_method, or `none`: training from all
+    gates alike."""
     steps: int = 5
     """Points of the integrated methods."""
     metric: Literal["auto", "kl", "logit_diff", "prob_diff", "answer_prob"] = "auto"
@@ -149,7 +150,7 @@ class AttributionConfig:
         known, method, thresholds = (*METHODS, "none"), self.method, self.acdc_thresholds
         stepped, directed = names_with("steps"), names_with("directed")
         return [
-            (method in known, f"attribution.method={unknown(method, known)}"),
+            (is_known(method, known), f"attribution.method={unknown(method, known)}"),
             (
                 bool(thresholds) and len(set(thresholds)) == len(thresholds),
                 f"attribution.acdc_thresholds must be different numbers > 0, got {thresholds}",
@@ -163,7 +164,7 @@ class AttributionConfig:
                 "attribution.per_example does not go with attribution.method=acdc",
             ),
             (
-                not self.convergence or method in stepped,
+                not self.convergence or method in stepped or is_own(method),
                 f"attribution.convergence is of methods with steps: {', '.join(sorted(stepped))}",
             ),
             (

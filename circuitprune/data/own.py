@@ -1,11 +1,19 @@
-"""The user's own tasks, methods and metrics, named as `FILE.py:NAME`."""
+"""The user's own tasks, methods and metrics, named as `FILE.py:NAME`, and their faults in words."""
 
+import hashlib
+import inspect
 import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from sysconfig import get_path
 from types import ModuleType
 
-from circuitprune.errors import ConfigError
+from circuitprune.errors import CircuitPruneError, ConfigError
+
+_HASH = "__circuitprune_sha256__"
 
 
 def is_own(name: str) -> bool:
@@ -31,6 +39,57 @@ def user_object(name: str) -> object:
     return getattr(module, inside)
 
 
+def user_hash(name: str) -> str:
+    """SHA-256 of the file that `FILE.py:NAME` names, as it was when it was run."""
+    return getattr(_module(Path(name.rpartition(":")[0]).resolve()), _HASH)
+
+
+def check_function(found: object, name: str, takes: Sequence[str]) -> Callable[..., object]:
+    """A function of the user's own, once it is seen to be one that can be called so.
+
+    Args:
+        found: What should be a function.
+        name: What it is called, for messages.
+        takes: Names of the arguments that it is called with, by position.
+
+    Raises:
+        ConfigError: it is none, or takes other arguments.
+    """
+    call = f"({', '.join(takes)})"
+    if not callable(found) or isinstance(found, type):
+        raise ConfigError(f"{name} is no function of {call}: it is {found!r}")
+    try:
+        signature = inspect.signature(found)
+    except ValueError:  # of some functions written in C, nothing is known
+        return found
+    try:
+        signature.bind(*takes)
+    except TypeError as error:
+        raise ConfigError(f"{name}{signature} is called with {call}: {error}") from None
+    return found
+
+
+@contextmanager
+def blamed(name: str) -> Iterator[None]:
+    """Whatever the user's own code raises, said of it in one sentence, with its line.
+
+    Our errors pass through as they are.
+    """
+    try:
+        yield
+    except (CircuitPruneError, MemoryError):
+        raise
+    except Exception as error:
+        lines = traceback.extract_tb(error.__traceback__)
+        theirs = [line for line in lines if not line.filename.startswith(_LIBRARIES)]
+        where = f" at line {theirs[-1].lineno} of {theirs[-1].filename}" if theirs else ""
+        raise ConfigError(f"{name} fails{where}: {type(error).__name__}: {error}") from error
+
+
+_LIBRARIES = (str(Path(__file__).parents[1]), *map(get_path, ("stdlib", "purelib", "platlib")))
+"""Where lines of packages stand, ours among them: these are not the user's."""
+
+
 def _module(path: Path) -> ModuleType:
     name = f"circuitprune_own:{path}"
     if name in sys.modules:
@@ -40,8 +99,10 @@ def _module(path: Path) -> ModuleType:
         raise ConfigError(f"no Python file {str(path)!r}")
     module = sys.modules[name] = module_from_spec(spec)  # dataclasses look their module up there
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        with blamed(str(path)):
+            spec.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
-        raise ConfigError(f"{path} fails when it runs: {type(error).__name__}: {error}") from error
+        raise
+    setattr(module, _HASH, hashlib.sha256(path.read_bytes()).hexdigest())
     return module

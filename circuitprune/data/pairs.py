@@ -8,7 +8,6 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from random import Random
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
@@ -25,7 +24,7 @@ from circuitprune.data.encoding import (
     refuse_beyond,
 )
 from circuitprune.data.splits import SPLITS, Size, counts, is_count, sizes, split
-from circuitprune.data.tasks.pair import Task
+from circuitprune.data.tasks.pair import Task, pairs_of
 from circuitprune.errors import DataError
 
 __all__ = [
@@ -216,8 +215,7 @@ def prepare(
     wanted = [n_train, n_val, n_test]
 
     def encoded(needed: int) -> Encoder:
-        stream = task.pairs(Random(seed), corruption)
-        return encode_until(stream, tokenizer, needed, bos, max_length)
+        return encode_until(pairs_of(task, seed, corruption), tokenizer, needed, bos, max_length)
 
     if all(map(is_count, wanted)):
         encoder, splits = _drawn(task.name, encoded, counts(wanted, 0), seed, split_by)

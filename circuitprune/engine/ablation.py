@@ -116,8 +116,8 @@ class Constant:
         return value.unsqueeze(1).expand(-1, n_batch, n_pos, -1)
 
 
-def make_ablation(kind: str, ports: Ports, reference: Iterable[Batch]) -> Ablation:
-    """The ablation of that name.
+def make_ablation(kind: str, ports: Ports, reference: Iterable[Batch] = ()) -> Ablation:
+    """The ablation of that name; `patch` and `zero` ask no reference set.
 
     Means are over the corrupt prompts of `reference`, real tokens only: the distribution that the
     corrupted prompts of `patch` come from (Wang et al. 2022, arXiv 2211.00593, average so too).
@@ -161,5 +161,8 @@ def _sum_by_position(
         total[:, : summed.shape[1]] += summed
         count[: len(here)] += here
     if total is None or count is None:
-        raise DataError("a mean ablation needs a reference set, but no training pairs were given")
+        raise DataError(
+            "a mean ablation needs a reference set, but no training pairs were given: "
+            "make_ablation(kind, gated.ports, batches)"
+        )
     return total, count

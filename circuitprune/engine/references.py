@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitprune.data.pairs import Batch
-from circuitprune.engine.ablation import Ablated, Ablation, StackedWriters
+from circuitprune.engine.ablation import Ablated, Ablation, StackedWriters, make_ablation
 from circuitprune.engine.gated import GatedModel
+from circuitprune.errors import ConfigError
 
 Joined = TypeVar("Joined")
 Prompts = tuple[tuple[int, ...], tuple[int, ...]]
@@ -53,11 +54,21 @@ class References:
 
     Args:
         gated: The model under study.
-        ablation: What cut edges carry.
+        ablation: What cut edges carry: `patch` or `zero`, or what `make_ablation` gives.
         max_gb: Budget for all cached tensors, in GB (1e9 bytes); 0 caches nothing.
+
+    Raises:
+        ConfigError: no such ablation.
+        DataError: a mean by its name alone, which says nothing of the pairs to average over.
     """
 
-    def __init__(self, gated: GatedModel, ablation: Ablation, max_gb: float = 2.0) -> None:
+    def __init__(self, gated: GatedModel, ablation: Ablation | str, max_gb: float = 2.0) -> None:
+        if isinstance(ablation, str):
+            ablation = make_ablation(ablation, gated.ports)
+        if not isinstance(ablation, Ablation):
+            raise ConfigError(
+                f"an ablation is 'patch', 'zero' or what make_ablation gives, got {ablation!r:.60}"
+            )
         self.gated, self.ablation = gated, ablation
         self.budget = int(max_gb * 1e9)
         self._written: dict[Prompts, Float[Tensor, "writer pos d_model"]] = {}

@@ -44,7 +44,7 @@ def edge_effects(
     references: References,
     batches: Iterable[Batch],
     metric: Metric,
-    edges: Int[Tensor, " n"] | Bool[Tensor, " edge"] | None = None,
+    edges: Int[Tensor, " n"] | Bool[Tensor, " edge"] | Sequence[str] | None = None,
     direction: str = "noising",
     per_example: bool = False,
     progress: Progress | None = None,
@@ -59,7 +59,7 @@ def edge_effects(
         references: The model and what cut edges carry.
         batches: The pairs; each batch is recorded once per call.
         metric: Per-example worth of answer-position logits.
-        edges: Positions in the flat order, in any order; None means all.
+        edges: Positions in the flat order or names, in any order, or a mask; None means all.
         direction: `noising` runs the clean prompts and takes values of the ablation. `denoising`
             runs the corrupt prompts and takes the clean run's values; answers stay the clean ones.
         per_example: Return `[n, example]`, examples in the order of the batches, instead of means.
@@ -89,7 +89,7 @@ def node_effects(
     references: References,
     batches: Iterable[Batch],
     metric: Metric,
-    writers: Int[Tensor, " n"] | Bool[Tensor, " writer"] | None = None,
+    writers: Int[Tensor, " n"] | Bool[Tensor, " writer"] | Sequence[str] | None = None,
     direction: str = "noising",
     per_example: bool = False,
     progress: Progress | None = None,
@@ -98,7 +98,7 @@ def node_effects(
     """Change of the metric when all out-edges of each writer carry its ablated value.
 
     Activation patching of whole nodes; arguments and errors as of `edge_effects`, with `writers`
-    as positions in `graph.writers`, None for all.
+    as positions in `graph.writers` or names, None for all.
     """
     graph = references.gated.graph
     chosen = torch.arange(graph.n_writers) if writers is None else writers
@@ -183,14 +183,18 @@ def _check_finite(found: Tensor, batch: Batch) -> None:
 
 
 def positions(
-    what: str, chosen: Int[Tensor, " n"] | Bool[Tensor, " all"], graph: Graph
+    what: str, chosen: Int[Tensor, " n"] | Bool[Tensor, " all"] | Sequence[str], graph: Graph
 ) -> Int[Tensor, " n"]:
-    """Positions of edges or writers, from positions or from a mask such as `Circuit.mask`.
+    """Positions of edges or writers, from positions, names, or a mask such as `Circuit.mask`.
 
     Raises:
         GraphError: the graph has no such, or another number of them than the mask.
     """
     n = {"edge": graph.n_edges, "writer": graph.n_writers}[what]
+    if not isinstance(chosen, Tensor):
+        names = [chosen] if isinstance(chosen, str) else chosen
+        index = graph.edge_index if what == "edge" else graph.writer_index
+        return torch.tensor([index(name) for name in names], dtype=torch.long)
     if chosen.dtype == torch.bool:
         if len(chosen) != n:
             raise GraphError(f"a mask of {len(chosen):,} for {graph.describe()}; it needs {n:,}")

@@ -129,8 +129,6 @@ def set_effect(
         DataError, NonFiniteError: as `patching.edge_effects`.
     """
     gated, graph = references.gated, references.gated.graph
-    if not isinstance(edges, Tensor):
-        edges = torch.tensor([graph.edge_index(name) for name in edges], dtype=torch.long)
     closed = positions("edge", edges, graph)
     gates = torch.ones(graph.n_edges, dtype=gated.dtype, device=gated.device)
     gates[closed.to(gated.device)] = 0

@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import torch
 
-from circuitprune.attribution.methods import METHODS
 from circuitprune.pipelines.setup import Setup
 
 
 def cost_text(setup: Setup) -> str:
     """What the run will cost, in plain forwards of its pairs, as measured in benchmarks/."""
     settings, graph, verify = setup.config.attribution, setup.gated.graph, setup.config.verify
-    cost = METHODS[settings.method].cost
+    cost = setup.method.cost
     n_circuits = len(verify.thresholds or verify.sizes)
     if settings.method == "acdc":
         n_circuits = len(settings.acdc_thresholds)

@@ -11,6 +11,7 @@ from circuitprune.circuits.selection import select_sizes, select_threshold
 from circuitprune.engine.evaluation import evaluate, evaluate_full
 from circuitprune.files import write_json
 from circuitprune.metrics import Evidence
+from circuitprune.pipelines.own import own_hashes
 from circuitprune.pipelines.setup import Setup
 from circuitprune.runs.folder import complete
 from circuitprune.runs.frontier import Frontier, Point
@@ -70,6 +71,7 @@ def _provenance(setup: Setup, split: str) -> dict[str, str | int | float | None]
         "selection": config.verify.selection,
         "task_seed": config.task.seed,
         "train_seed": config.train.seed,
+        **own_hashes(config),
         **({"post_norms": "per_reader"} if setup.gated.ports.post_norms else {}),
     }
 

@@ -1,14 +1,24 @@
-"""What a study is given in place of settings: a model or pairs that are there already."""
+"""What a study is given in place of settings: a model, pairs, circuits that are there already."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 
+from jaxtyping import Bool
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from circuitprune.circuits.circuit import Circuit
+from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.selection import n_edges_of
+from circuitprune.data.splits import Size
 from circuitprune.data.tasks import TASKS, Pair, Task, get_task
 from circuitprune.data.tasks.given import GivenPairs
-from circuitprune.errors import DataError, ModelError
+from circuitprune.data.tasks.jsonl import SUFFIXES
+from circuitprune.errors import ConfigError, DataError, GraphError, ModelError
 from circuitprune.pipelines.setup import Loaded
+
+Edges = Circuit | Bool[Tensor, " edge"] | Iterable[str]
+"""A circuit, its mask, or the names of its edges."""
 
 
 def model_name(model: str | Path | PreTrainedModel) -> str:
@@ -24,10 +34,15 @@ def loaded_model(
     """A model that is there already with its tokenizer; None if it is still to be loaded.
 
     Raises:
-        ModelError: it comes without its tokenizer.
+        ModelError: it comes without its tokenizer, or is no model.
     """
-    if not isinstance(model, PreTrainedModel):
+    if isinstance(model, str | Path):
         return None
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(
+            "a model is a name such as zoo/small, a folder, a hub id or a PreTrainedModel of "
+            f"transformers, got {model!r:.60}"
+        )
     if tokenizer is None:
         raise ModelError(
             f"a model that is loaded already ({type(model).__name__}) comes with its tokenizer: "
@@ -49,14 +64,14 @@ def pairs_source(task: str | Path | Sequence[Pair] | Task) -> tuple[Task | None,
         assert not isinstance(task, str)  # went above
         return GivenPairs(task), f"{len(task)} pairs in memory"
     if not isinstance(task, Task):
-        raise DataError(f"a task is a name, a file, a list of Pair or a Task, got {task!r}")
+        raise DataError(f"a task is a name, a file, a list of Pair or a Task, got {task!r:.60}")
     return task, None if task.name in TASKS else task.name
 
 
 def _from_text(task: str | Path) -> tuple[Task | None, str | None]:
     if Path(task).is_file():
         return get_task("jsonl", task), str(task)
-    if isinstance(task, Path):
+    if Path(task).suffix in SUFFIXES or isinstance(task, Path):
         raise DataError(f"no file of pairs {str(task)!r}")
     return get_task(task), None  # refuses what is neither
 
@@ -67,12 +82,55 @@ def task_name(task: object) -> str:
 
 
 def pair_counts(
-    source: Task | None, n_train: int | None, n_val: int, n_test: int | None
-) -> tuple[int, int]:
-    """How many pairs to draw: 64 and 64, or, of pairs that are given, half and half."""
-    if not isinstance(source, GivenPairs):
-        return 64 if n_train is None else n_train, 64 if n_test is None else n_test
-    left = len(source.all_pairs) - n_val
-    if n_train is None:
-        n_train = left // 2 if n_test is None else left - n_test
-    return n_train, left - n_train if n_test is None else n_test
+    source: Task | None, n_train: Size | None, n_test: Size | None
+) -> tuple[Size, Size]:
+    """How many pairs to draw: 64 and 64, or, of pairs that end, half and half of what fits."""
+    default: Size = "auto" if isinstance(source, Sized) else 64
+    return default if n_train is None else n_train, default if n_test is None else n_test
+
+
+def edges_wanted(graph: Graph, n_edges: int | None, size: float | None) -> int:
+    """How many edges a circuit is to have, by their number or as a fraction of all.
+
+    Raises:
+        ConfigError: not exactly one of the two, or not that many.
+    """
+    if (n_edges is None) == (size is None):
+        raise ConfigError("say how large the circuit is: n_edges=50, or size=0.01 of all edges")
+    if size is not None:
+        if not 0 < size <= 1:
+            raise ConfigError(f"size is a fraction of all edges, in (0, 1], got {size}")
+        return n_edges_of(graph, size)
+    if not isinstance(n_edges, int) or not 1 <= n_edges <= graph.n_edges:
+        raise ConfigError(
+            f"n_edges must lie in 1 to {graph.n_edges:,}, the edges of this model, got {n_edges!r}"
+        )
+    return n_edges
+
+
+def mask_given(graph: Graph, circuit: Edges) -> Bool[Tensor, " edge"]:
+    """The mask of a circuit that is given as `Edges`.
+
+    Raises:
+        GraphError: of another model, or no circuit at all.
+    """
+    if isinstance(circuit, Tensor):
+        return circuit
+    if not isinstance(circuit, Circuit | Iterable):
+        raise GraphError(f"a circuit is a Circuit, a mask or names of edges, got {circuit!r}")
+    if not isinstance(circuit, Circuit):
+        return graph.mask_of([circuit] if isinstance(circuit, str) else circuit)
+    if not circuit.graph.same_edges(graph):
+        raise GraphError(
+            f"the circuit is of {circuit.graph.describe()}, this study of {graph.describe()}; "
+            "evaluate it in a study of its own model"
+        )
+    return circuit.mask
+
+
+def no_name(what: object) -> GraphError:
+    """What to say of something that should be the name of a node, an edge or a path."""
+    return GraphError(
+        "an effect is of a node 'a3.h1', an edge 'm0->logits' or a path 'a1.h2->m3->logits', by "
+        f"its name; got {what!r}"
+    )

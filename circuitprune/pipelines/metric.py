@@ -3,7 +3,6 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitprune.attribution.methods import METHODS
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.references import References
 from circuitprune.errors import ConfigError
@@ -13,10 +12,11 @@ from circuitprune.pipelines.setup import Setup
 
 def metric_name(setup: Setup) -> str:
     """`attribution.metric` with `auto` resolved; ACDC's worsening; `none` where none is asked."""
-    settings = setup.config.attribution
-    metric = METHODS[settings.method].metric
+    settings, metric = setup.config.attribution, setup.method.metric
     if metric == "none":
         return "none"
+    if setup.own_metric is not None:
+        return setup.own_metric[0]
     if settings.method == "acdc":
         return "kl" if settings.acdc_worsening == "kl" else setup.metric_name
     if settings.metric != "auto":
@@ -31,7 +31,9 @@ def attribution_metric(setup: Setup) -> Metric:
         ConfigError: the KL for a method that looks at the clean run alone, where it is flat.
     """
     name, method = metric_name(setup), setup.config.attribution.method
-    if name == "kl" and METHODS[method].at_clean_run:
+    if name != "none" and setup.own_metric is not None:
+        return setup.own_metric[1]
+    if name == "kl" and setup.method.at_clean_run:
         raise ConfigError(
             f"attribution.metric=kl says nothing to {method}, which takes its gradient at the "
             "clean run: there the KL to the clean run is at its minimum. Take "
@@ -39,7 +41,7 @@ def attribution_metric(setup: Setup) -> Metric:
         )
     if name == "kl":
         return MinusKL(setup.references)
-    return setup.task_metric if name == "none" else TASK_METRICS[name]
+    return setup.task_metric if name in ("none", setup.metric_name) else TASK_METRICS[name]
 
 
 class MinusKL:

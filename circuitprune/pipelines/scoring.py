@@ -12,10 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitprune.attribution import METHODS, Attribution, convergence, per_example
+from circuitprune.attribution import Attribution, convergence, per_example
 from circuitprune.attribution.nodes import NodeAttribution, lift, node_scores
 from circuitprune.circuits.reachability import live_edges
-from circuitprune.config import AttributionConfig
 from circuitprune.data.pairs import Batch
 from circuitprune.errors import RunError
 from circuitprune.files import read_tensors, write_tensors
@@ -23,6 +22,7 @@ from circuitprune.metrics import Metric
 from circuitprune.patching.acdc import AcdcState, Worsening, acdc
 from circuitprune.patching.effects import edge_effects, plan
 from circuitprune.pipelines.metric import attribution_metric, metric_name
+from circuitprune.pipelines.own import own_hashes
 from circuitprune.pipelines.setup import Print, Setup, chosen_edges, training_batches
 from circuitprune.runs.settings import flatten
 from circuitprune.runs.shards import Job, Ranks, bar, differences, run_shards
@@ -106,7 +106,7 @@ def scoring_of(
     if path.exists():
         return Scoring.load(path, setup) if ranks.leads else None
     say(f"Attributing by {settings.method} on {len(setup.data.splits['train'])} training pairs")
-    if METHODS[settings.method].sharded:
+    if setup.method.sharded:
         run = by_acdc if settings.method == "acdc" else by_exact
         scoring = run(setup, path.parent / "shards", ranks)
     else:
@@ -120,7 +120,7 @@ def scoring_of(
 def by_method(setup: Setup) -> Scoring:
     """Scores by one of `METHODS`, all edges at once."""
     settings, references = setup.config.attribution, setup.references
-    (method, _), metric = _methods(settings), attribution_metric(setup)
+    (method, _), metric = _methods(setup), attribution_metric(setup)
     batches = training_batches(setup)
     chosen = chosen_edges(setup)
     scores, nodes = _scores_and_nodes(setup, batches, metric)
@@ -134,14 +134,14 @@ def by_method(setup: Setup) -> Scoring:
     return Scoring(scores, each, agreement=agreement, nodes=nodes if chosen is None else None)
 
 
-def _methods(settings: AttributionConfig) -> tuple[Attribution, NodeAttribution | None]:
+def _methods(setup: Setup) -> tuple[Attribution, NodeAttribution | None]:
     """What scores edges and, if the method scores nodes first, what scores those."""
-    method = METHODS[settings.method]
+    method = setup.method
     of_edges: Callable[..., Tensor] = method.score  # a directed one takes its direction by name
     of_nodes: Callable[..., Tensor] | None = method.score_nodes
     if not method.directed or of_nodes is None:
         return of_edges, of_nodes
-    direction = settings.direction
+    direction = setup.config.attribution.direction
     return partial(of_edges, direction=direction), partial(of_nodes, direction=direction)
 
 
@@ -150,12 +150,12 @@ def _scores_and_nodes(
 ) -> tuple[Float[Tensor, " edge"], Float[Tensor, " writer"] | None]:
     """Scores of all edges, and of all nodes by the same method; None if it has none of nodes."""
     settings, graph = setup.config.attribution, setup.gated.graph
-    of_edges, of_nodes = _methods(settings)
+    of_edges, of_nodes = _methods(setup)
     if of_nodes is not None:
         nodes = of_nodes(setup.references, batches, metric, settings.steps).cpu()
         return lift(graph, nodes), nodes
     scores = of_edges(setup.references, batches, metric, settings.steps).cpu()
-    return scores, node_scores(graph, scores) if METHODS[settings.method].additive else None
+    return scores, node_scores(graph, scores) if setup.method.additive else None
 
 
 def by_exact(setup: Setup, folder: Path, ranks: Ranks) -> Scoring | None:
@@ -226,7 +226,7 @@ def by_acdc(setup: Setup, folder: Path, ranks: Ranks) -> Scoring | None:
 
 
 def job(setup: Setup) -> Job:
-    """Every setting that decides a score, and hashes of the model, training pairs and edges."""
+    """Every setting that decides a score, and hashes of the model, pairs, edges and own files."""
     parts = (
         "model.",
         "task.",
@@ -244,6 +244,7 @@ def job(setup: Setup) -> Job:
         "model_fingerprint": setup.identity.model,
         "pairs": setup.identity.training_pairs,
         "edges": hashlib.sha256(known).hexdigest()[:16],
+        **own_hashes(setup.config),
     }
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from circuitprune.attribution.methods import Method
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.config import RunConfig
 from circuitprune.data.batches import few_pairs
@@ -20,8 +21,9 @@ from circuitprune.engine.references import References
 from circuitprune.engine.selfcheck import self_check
 from circuitprune.errors import ConfigError, DataError, GraphError
 from circuitprune.lens.predictions import predictions
-from circuitprune.metrics import TASK_METRICS, Evidence, Metric
+from circuitprune.metrics import Evidence, Metric
 from circuitprune.models import load_model
+from circuitprune.pipelines.own import check_own, method_of, metric_of
 from circuitprune.pipelines.pairs import make_pairs
 from circuitprune.runs.identity import Identity
 
@@ -41,6 +43,19 @@ class Setup:
     """The full model on the training pairs."""
     identity: Identity
     """Hashes of model and pairs, each computed once."""
+    own_method: Method | None = None
+    """A function at hand, in place of the method that the config names."""
+    own_metric: tuple[str, Metric] | None = None
+    """What is attributed, by its name, in place of what the config names."""
+
+    @property
+    def method(self) -> Method:
+        """What is known of the attribution method.
+
+        Raises:
+            ConfigError: there is none, or the user's own is no function of its kind.
+        """
+        return self.own_method or method_of(self.config.attribution.method)
 
     @property
     def held_out(self) -> str:
@@ -75,7 +90,12 @@ Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 """A model with its tokenizer."""
 
 
-def make_setup(config: RunConfig, loaded: Loaded | None = None, task: Task | None = None) -> Setup:
+def make_setup(
+    config: RunConfig,
+    loaded: Loaded | None = None,
+    task: Task | None = None,
+    metric: tuple[str, Metric] | None = None,
+) -> Setup:
     """Load, check and split everything that a run needs; nothing is written.
 
     Args:
@@ -83,11 +103,14 @@ def make_setup(config: RunConfig, loaded: Loaded | None = None, task: Task | Non
         loaded: A model that is there already, in place of the one that `config.model` names; it
             stays where it is.
         task: A source of pairs, in place of the one that `config.task` names.
+        metric: A task metric and its name, in place of the one that `config.task` names.
 
     Raises:
         ModelError, DataError: the model or the pairs cannot be used, or the model cannot do the
             task.
+        ConfigError: a file of the user's own does not hold what the config says.
     """
+    check_own(config)
     model, tokenizer = loaded or _loaded(config)
     gated = GatedModel(model, config.model.kv_readers)
     self_check(gated)
@@ -96,8 +119,7 @@ def make_setup(config: RunConfig, loaded: Loaded | None = None, task: Task | Non
     on_device = [batch.to(gated.device) for batch in batches]
     ablation = make_ablation(config.ablation, gated.ports, on_device)
     references = _references(gated, ablation, data, config)
-    metric_name = _metric_name(config.task.metric, data)
-    task_metric = TASK_METRICS[metric_name]
+    metric_name, task_metric = metric or _task_metric(config.task.metric, data)
     full = evaluate_full(references, batches, task_metric)
     if full.accuracy < config.task.min_accuracy:
         raise DataError(
@@ -141,15 +163,15 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _metric_name(name: str, data: PairData) -> str:
+def _task_metric(name: str, data: PairData) -> tuple[str, Metric]:
     """`auto` is the probability difference for answer sets, the logit difference for one answer."""
-    if name != "auto":
-        return name
     examples = data.splits["train"]
-    if any(not example.wrong for example in examples):
-        return "answer_prob"
-    sets = any(len(example.answers) > 1 or len(example.wrong) > 1 for example in examples)
-    return "prob_diff" if sets else "logit_diff"
+    if name == "auto" and any(not example.wrong for example in examples):
+        name = "answer_prob"
+    if name == "auto":
+        sets = any(len(example.answers) > 1 or len(example.wrong) > 1 for example in examples)
+        name = "prob_diff" if sets else "logit_diff"
+    return name, metric_of(name)
 
 
 Print = Callable[[str], None]

@@ -10,25 +10,30 @@ from jaxtyping import Bool
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from circuitprune.attribution.methods import METHODS
+from circuitprune.attribution.base import Attribution
 from circuitprune.attribution.scores import Scores
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.selection import Method as Selection
-from circuitprune.circuits.selection import n_edges_of, select
+from circuitprune.circuits.selection import select
 from circuitprune.config import ModelConfig, RunConfig, TaskConfig
 from circuitprune.data.pairs import Batch
+from circuitprune.data.splits import Size
 from circuitprune.data.tasks import Pair, Task
 from circuitprune.engine.evaluation import evaluate, evaluate_full
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
-from circuitprune.errors import ConfigError, GraphError
-from circuitprune.metrics import Evidence
+from circuitprune.errors import ConfigError
+from circuitprune.metrics import Evidence, Metric
 from circuitprune.patching.effects import node_effects
 from circuitprune.patching.paths import path_effects
 from circuitprune.pipelines.given import (
+    Edges,
+    edges_wanted,
     loaded_model,
+    mask_given,
     model_name,
+    no_name,
     pair_counts,
     pairs_source,
     task_name,
@@ -36,11 +41,9 @@ from circuitprune.pipelines.given import (
 from circuitprune.pipelines.learned import Learned, provenance_of
 from circuitprune.pipelines.learning import fit
 from circuitprune.pipelines.metric import metric_name
+from circuitprune.pipelines.own import name_of, named_metric, own_method
 from circuitprune.pipelines.scoring import by_method
 from circuitprune.pipelines.setup import make_setup, training_batches
-
-Edges = Circuit | Bool[Tensor, " edge"] | Iterable[str]
-"""A circuit, its mask, or the names of its edges."""
 
 
 class Study:
@@ -52,12 +55,14 @@ class Study:
     Args:
         model: `zoo/small`, a folder, a hub id, or a model that is there already, which is used
             where it is and as it is.
-        task: A name such as `ioi`, a JSONL file, a list of `Pair`, or a `Task`.
+        task: A name such as `ioi`, a JSONL or CSV file, a list of `Pair`, or a `Task`.
         tokenizer: Of a model that is there already; by default the one of its `name_or_path`.
         n_train, n_val, n_test: Pairs to attribute and train on, to watch training by, and to
-            evaluate on. By default 64, 0 and 64; of given pairs, half and half.
+            evaluate on, as numbers, fractions or `auto`. By default 64, 0 and 64; of given pairs,
+            half and half of those that fit.
         ablation: What a cut edge carries: `patch`, `zero`, `mean` or `positional-mean`.
-        metric: Task metric: `logit_diff`, `prob_diff`, `answer_prob`, or `auto`.
+        metric: Task metric: `logit_diff`, `prob_diff`, `answer_prob`, `auto`, or a function of your
+            own, `(logits, batch) -> number per example`.
         corruption: Kind of corrupt prompt; empty takes the task's default.
         seed: Of drawing pairs, and of training.
         batch_size: Pairs that run at once.
@@ -80,11 +85,11 @@ class Study:
         task: str | Path | Sequence[Pair] | Task = "ioi",
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        n_train: int | None = None,
-        n_val: int = 0,
-        n_test: int | None = None,
+        n_train: Size | None = None,
+        n_val: Size = 0,
+        n_test: Size | None = None,
         ablation: str = "patch",
-        metric: str = "auto",
+        metric: str | Metric = "auto",
         corruption: str = "",
         seed: int = 0,
         batch_size: int = 16,
@@ -95,8 +100,8 @@ class Study:
     ) -> None:
         source, path = pairs_source(task)
         loaded = loaded_model(model, tokenizer)
-        n_train, n_test = pair_counts(source, n_train, n_val, n_test)
-        default = RunConfig()
+        n_train, n_test = pair_counts(source, n_train, n_test)
+        default, own = RunConfig(), named_metric(metric)
         config = RunConfig(
             model=ModelConfig(model_name(model), dtype, kv_readers),  # type: ignore[arg-type]
             task=TaskConfig(
@@ -107,13 +112,13 @@ class Study:
                 n_test=n_test,
                 seed=seed,
                 corruption=corruption,
-                metric=metric,
+                metric="auto" if own else metric,  # type: ignore[arg-type]
                 min_accuracy=min_accuracy,
             ),
             ablation=ablation,  # type: ignore[arg-type]
             train=replace(default.train, batch_size=batch_size, seed=seed, device=device),  # type: ignore[arg-type]
         )
-        self.setup = make_setup(config, loaded, source)
+        self.setup = make_setup(config, loaded, source, own)
 
     @classmethod
     def from_config(cls, config: RunConfig) -> "Study":
@@ -159,29 +164,41 @@ class Study:
 
     # ---------------------------------------------------------------- what is asked of it
 
-    def attribute(self, method: str = "eap", *, steps: int = 5, metric: str = "auto") -> Scores:
+    def attribute(
+        self, method: str | Attribution = "eap", *, steps: int = 5, metric: str | Metric = "auto"
+    ) -> Scores:
         """Scores of every edge on the training pairs; see docs/attribution.md.
 
         Args:
-            method: A name of `METHODS`.
+            method: A name of `METHODS`, or your own function `(references, batches, metric, steps)`
+                that gives every edge a score, negative where it helps.
             steps: Points of the integrated methods.
-            metric: What is attributed: `kl`, a task metric, or `auto`, what suits the method.
+            metric: What is attributed: `kl`, a task metric, `auto`, what suits the method, or a
+                function `(logits, batch)` of your own.
 
         Raises:
-            ConfigError: an unknown method, or a metric that says nothing to it.
+            ConfigError: an unknown method, one that is no such function, or a metric that says
+                nothing to it.
         """
-        settings = replace(self.setup.config.attribution, method=method, steps=steps, metric=metric)  # type: ignore[arg-type]
-        setup = replace(self.setup, config=replace(self.setup.config, attribution=settings))
-        if method not in METHODS:
-            raise ConfigError(f"no attribution method {method!r}; known: {', '.join(METHODS)}")
+        own = own_method(method, name_of(method)) if callable(method) else None
+        explained, config = named_metric(metric), self.setup.config
+        settings = replace(
+            config.attribution,
+            method="eap" if own else method,  # type: ignore[arg-type]  # refused if it is no text
+            steps=steps,
+            metric="auto" if explained else metric,  # type: ignore[arg-type]
+        )
+        config = replace(config, attribution=settings)
+        setup = replace(self.setup, config=config, own_method=own, own_metric=explained)
         found = by_method(setup).scores
-        return Scores(self.graph, found, method, metric_name(setup), METHODS[method].signed)
+        name = name_of(method) if callable(method) else method
+        return Scores(self.graph, found, name, metric_name(setup), setup.method.signed)
 
     def learn(
         self,
         steps: int = 500,
         *,
-        start: Scores | str | None = "gate_ig",
+        start: Scores | str | Attribution | None = "gate_ig",
         learner: str = "topk",
         objective: str = "kl",
         progress: bool = True,
@@ -195,7 +212,7 @@ class Study:
             objective: What is kept: `kl` to the full model, or another of `docs/method.md`.
             progress: Show a bar.
         """
-        scores = self.attribute(start) if isinstance(start, str) else start
+        scores = start if isinstance(start, Scores | None) else self.attribute(start)
         config = self.setup.config
         config = replace(
             config,
@@ -224,11 +241,11 @@ class Study:
             selection: `top_n`, `top_n_raw` (as EAP-IG and MIB count) or `greedy`.
 
         Raises:
-            ConfigError: not exactly one of `n_edges` and `size`.
+            ConfigError: not exactly one of `n_edges` and `size`, or more than the model has.
         """
-        if (n_edges is None) == (size is None):
-            raise ConfigError("say how large the circuit is: n_edges=50, or size=0.01 of all edges")
-        wanted = n_edges if n_edges is not None else n_edges_of(self.graph, size or 0.0)
+        if not isinstance(scores, Scores | Learned):
+            raise ConfigError(f"scores are what attribute or learn give, got {scores!r:.60}")
+        wanted = edges_wanted(self.graph, n_edges, size)
         ranking = scores.ranking.nan_to_num(-torch.inf)
         mask = select(self.graph, ranking, wanted, selection)
         circuit = Circuit(self.graph, mask, None, provenance_of(self.setup), scores.ranking)
@@ -242,7 +259,7 @@ class Study:
         Args:
             circuit: A circuit, a mask, or names of edges.
         """
-        return self._measured(self._mask(circuit)).against(self.full, self.empty)
+        return self._measured(mask_given(self.graph, circuit)).against(self.full, self.empty)
 
     def effect(
         self, what: str | Sequence[str], *, direction: str = "noising"
@@ -258,6 +275,8 @@ class Study:
         Raises:
             GraphError: a node, edge or path that the model does not have.
         """
+        if not isinstance(what, str | Iterable):
+            raise no_name(what)
         if not isinstance(what, str):
             return {name: self._effect(name, direction) for name in what}
         return self._effect(what, direction)
@@ -272,21 +291,10 @@ class Study:
         measured = evaluate(self.references, {"": mask}, self._held_out(), self.setup.task_metric)
         return measured[""]
 
-    def _mask(self, circuit: Edges) -> Bool[Tensor, " edge"]:
-        if isinstance(circuit, Tensor):
-            return circuit
-        if not isinstance(circuit, Circuit):
-            return self.graph.mask_of(circuit)
-        if not circuit.graph.same_edges(self.graph):
-            raise GraphError(
-                f"the circuit is of {circuit.graph.describe()}, this study of "
-                f"{self.graph.describe()}; evaluate it in a study of its own model"
-            )
-        return circuit.mask
-
     def _effect(self, name: str, direction: str) -> float:
+        if not isinstance(name, str):
+            raise no_name(name)
         batches, metric = training_batches(self.setup), self.setup.task_metric
         if "->" in name:
             return path_effects(self.references, batches, metric, [name], direction).item()
-        writer = torch.tensor([self.graph.writer_index(name)])
-        return node_effects(self.references, batches, metric, writer, direction).item()
+        return node_effects(self.references, batches, metric, [name], direction).item()

@@ -303,7 +303,7 @@ def test_the_table_in_the_manual_can_be_read(tmp_path):
     path.write_text(table)
     first, second = JsonlTask(path).all_pairs
     assert (first.answers, first.meta) == ((" Paris",), {"source": "atlas"})
-    assert second.clean == "In Nice, the sea is" and second.wrong == (" near", " far")
+    assert second.clean == "The sea, near Nice, is" and second.wrong == (" dark", " cloudy")
 
 
 def test_the_line_in_the_manual_can_be_read(tmp_path):

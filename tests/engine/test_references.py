@@ -7,10 +7,13 @@ import torch
 from conftest import VOCAB, random_batch
 from torch.testing import assert_close
 
+from circuitprune.attribution import eap
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.ablation import make_ablation
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
+from circuitprune.errors import ConfigError, DataError
+from circuitprune.metrics import logit_diff
 
 LENGTHS = [9, 4, 7, 9, 2, 6]
 N_WRITERS, D_MODEL = 16, 32
@@ -207,3 +210,25 @@ def test_filling_leaves_nothing_to_compute(gated, counts):
 def test_filling_with_no_budget_computes_nothing(gated, counts):
     references(gated, counts, max_gb=0.0).fill([batch_of([0, 1])])
     assert counts == {"patch": [], "plain": []}
+
+
+@pytest.mark.parametrize("kind", ["patch", "zero"])
+def test_an_ablation_that_needs_no_pairs_goes_by_its_name(gated, kind):
+    batch = batch_of([0, 1])
+    named = References(gated, kind).ablated_copy(batch)
+    assert_close(named, References(gated, make_ablation(kind, gated.ports)).ablated_copy(batch))
+
+
+def test_by_its_name_a_mean_says_what_it_needs(gated):
+    for kind in ("mean", "positional-mean"):
+        with pytest.raises(DataError, match=r"make_ablation\(kind, gated.ports, batches\)"):
+            References(gated, kind)
+    with pytest.raises(ConfigError, match="must be one of patch, zero, mean"):
+        References(gated, "pach")
+
+
+def test_attribution_takes_references_by_name_and_a_metric_of_the_package(gated):
+    batches, patch = [batch_of([0, 1, 2])], make_ablation("patch", gated.ports)
+    found = eap(References(gated, "patch"), batches, logit_diff)
+    assert torch.equal(found, eap(References(gated, patch), batches, logit_diff))
+    assert found.abs().max() > 0

@@ -334,6 +334,23 @@ def test_no_batches_and_unknown_edges_are_errors(tiny_model):
         plan(references.gated.graph, None, 0)
 
 
+def test_edges_and_nodes_go_by_their_names(tiny_model):
+    references = patched(tiny_model("gpt2"))
+    graph, given = references.gated.graph, (references, [pairs()], by_logit_diff)
+    edges, nodes = ["m0->logits", "input->a1.h0<q>"], ["a0.h1", "m2"]
+    positions = torch.tensor([graph.edge_index(name) for name in edges])
+    assert torch.equal(edge_effects(*given, edges), edge_effects(*given, positions))
+    positions = torch.tensor([graph.writer_index(name) for name in nodes])
+    assert torch.equal(node_effects(*given, nodes), node_effects(*given, positions))
+    assert torch.equal(edge_effects(*given, "m0->logits"), edge_effects(*given, edges[:1]))
+    for of, names, words in (
+        (edge_effects, ["m0->x"], "no reader 'x'"),
+        (node_effects, ["m0", "x"], "no writer 'x'"),
+    ):
+        with pytest.raises(GraphError, match=words):
+            of(*given, names)
+
+
 def test_effects_that_are_not_finite_name_their_examples(tiny_model):
     def metric(logits, batch):
         return by_logit_diff(logits, batch) * (torch.nan if 22 in batch.index else 1.0)

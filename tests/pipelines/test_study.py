@@ -1,6 +1,10 @@
 """The notebook's lines: each does what its slow spelling does, from whatever it is given."""
 
+import csv
 import json
+import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -154,6 +158,79 @@ def test_pairs_come_from_a_list_a_file_or_a_task(study, tmp_path):
 def test_what_cannot_be_used_is_refused_in_words(arguments, error, words):
     with pytest.raises(error, match=words):
         Study(*arguments)
+
+
+WRONG = """
+import circuitprune as cp
+from circuitprune.errors import CircuitPruneError
+def said(call):
+    try:
+        print("nothing:", call())
+    except Exception as error:
+        assert isinstance(error, CircuitPruneError), repr(error)
+        print(f"{type(error).__name__}: {error}")
+study = cp.Study("zoo/small", "ioi", n_train=4, n_test=4)
+scores = study.attribute("eap")
+"""
+CALLS = {  # past beartype, which tests alone have: in a process of their own
+    "cp.Study(5, 'ioi')": "ModelError: a model is a name such as zoo/small, a folder, .* got 5",
+    "cp.Study('zoo/small', 5)": "DataError: a task is a name, a file, a list of Pair .* got 5",
+    "cp.Study('zoo/small', [5])": "DataError: expected a list of .*Pair, got 5",
+    "cp.Study('zoo/smal')": "ModelError: .*Did you mean 'zoo/small'",
+    "cp.Study('zoo/small', 'mine.csv')": "DataError: no file of pairs 'mine.csv'",
+    "cp.Study('zoo/small', 'iio')": "DataError: .*Did you mean 'ioi'",
+    "cp.Study('zoo/small', metric=5)": "ConfigError: task.metric=5 is not text",
+    "study.attribute('epa')": "ConfigError: .*'epa' is unknown; did you mean 'eap'",
+    "study.attribute(5)": "ConfigError: attribution.method=5 is not text",
+    "study.effect('m0->x')": "GraphError: no reader 'x' in .*; readers look like 'a0.h0<q>'",
+    "study.effect('x')": "GraphError: no writer 'x' in .*; writers look like 'input'",
+    "study.effect(5)": "GraphError: an effect is of a node .* got 5",
+    "study.effect(['m0', 5])": "GraphError: an effect is of a node .* got 5",
+    "study.circuit(scores, n_edges=10**9)": "ConfigError: n_edges must lie in 1 to 1,519",
+    "study.circuit(scores, n_edges=0)": "ConfigError: n_edges must lie in 1 to 1,519",
+    "study.circuit(scores, n_edges=2.5)": "ConfigError: n_edges must lie in 1 to 1,519",
+    "study.circuit(scores, size=1.5)": r"ConfigError: size is a fraction .* in \(0, 1\], got 1.5",
+    "study.circuit(scores, size=0.0)": "ConfigError: size is a fraction",
+    "study.circuit(5, n_edges=3)": "ConfigError: scores are what attribute or learn give, got 5",
+    "study.evaluate(5)": "GraphError: a circuit is a Circuit, a mask or names of edges, got 5",
+    "cp.References(study.gated, 'pach')": "ConfigError: ablation must be one of patch",
+    "cp.References(study.gated, 'mean')": r"DataError: .*make_ablation\(kind, gated.ports, batches",
+    "cp.References(study.gated, 5)": "ConfigError: an ablation is .* got 5",
+}
+
+
+def test_every_wrong_call_is_one_helpful_sentence():
+    script = WRONG + "".join(f"said(lambda: {call})\n" for call in CALLS)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    said = done.stdout.splitlines()
+    assert len(said) == len(CALLS), done.stderr
+    for line, words in zip(said, CALLS.values(), strict=True):
+        assert re.match(words, line), line
+
+
+def test_an_edge_by_its_name_is_a_circuit(study):
+    assert study.evaluate("m0->logits") == study.evaluate(["m0->logits"])
+
+
+def test_pairs_that_do_not_fit_leave_the_rest_to_be_shared_out(study, tmp_path):
+    drawn = [example.pair for example in study.setup.data.splits["train"]]
+    misfit = replace(drawn[0], id="long", corrupt=f"Now {drawn[0].corrupt}")
+    listed = Study("zoo/small", [*drawn, misfit])
+    assert listed.setup.data.report.kept == {"train": 6, "val": 0, "test": 6}
+    some = Study("zoo/small", drawn, n_train=0.5, n_test=0.25)
+    assert some.setup.data.report.kept == {"train": 6, "val": 0, "test": 3}
+
+
+def test_pairs_come_from_a_table_too(study, tmp_path):
+    drawn = [example.pair for example in study.setup.data.splits["train"]]
+    path = tmp_path / "mine.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "clean", "corrupt", "answers", "wrong"])
+        writer.writerows([p.id, p.clean, p.corrupt, p.answers[0], p.wrong[0]] for p in drawn)
+    read = Study("zoo/small", str(path))
+    assert read.setup.identity.pairs == Study("zoo/small", drawn).setup.identity.pairs
+    assert read.setup.config.task.path == str(path)
 
 
 def test_an_unknown_method_is_refused_with_the_known(study):

@@ -3,7 +3,7 @@
 import difflib
 from pathlib import Path
 
-from circuitprune.data.own import is_own, user_object
+from circuitprune.data.own import blamed, is_own, user_object
 from circuitprune.data.tasks.greater_than import GreaterThan
 from circuitprune.data.tasks.ioi import Ioi
 from circuitprune.data.tasks.jsonl import JsonlTask
@@ -51,7 +51,8 @@ def get_task(name: str, path: str | Path | None = None) -> Task:
 def _own_task(name: str) -> Task:
     """The task in a file of the user's own: an object, or a class that is called for one."""
     found = user_object(name)
-    task = found() if isinstance(found, type) else found
+    with blamed(name):
+        task = found() if isinstance(found, type) else found
     if not isinstance(task, Task):
         raise ConfigError(
             f"{name} is no task: it needs `name`, `corruptions` and `pairs(rng, kind)`"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol, runtime_checkable
 
+from circuitprune.data.own import blamed
 from circuitprune.errors import DataError
 
 
@@ -45,6 +46,22 @@ class Task(Protocol):
     def pairs(self, rng: Random, corruption: str = "") -> Iterator[Pair]:
         """Yield pairs in an order that depends on `rng` alone; `""` is the default corruption."""
         ...
+
+
+def pairs_of(task: Task, seed: int, corruption: str) -> Iterator[Pair]:
+    """The pairs of a task in the order of a seed; a task of the user's own may be wrong.
+
+    Raises:
+        DataError: it gives something that is no `Pair`.
+        ConfigError: its own code fails.
+    """
+    with blamed(f"task {task.name!r}"):
+        for pair in task.pairs(Random(seed), corruption):
+            if not isinstance(pair, Pair):
+                raise DataError(
+                    f"task {task.name!r} must give circuitprune.data.tasks.Pair, it gave {pair!r}"
+                )
+            yield pair
 
 
 def choose_corruption(task: Task, corruption: str) -> str:
