@@ -26,6 +26,7 @@ from circuitprune.data.checks import (
     refuse,
     unknown,
 )
+from circuitprune.data.own import is_own
 from circuitprune.data.tasks import TASKS
 from circuitprune.training.trainer import TrainerConfig
 

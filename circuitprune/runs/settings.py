@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from circuitprune.config import RunConfig
+from circuitprune.data.own import is_own
 from circuitprune.errors import ConfigError
 from circuitprune.limits import read_bytes
 from circuitprune.runs.assignments import Assignments
@@ -90,13 +91,12 @@ def placed(config: RunConfig) -> RunConfig:
     model, task, train = config.model, config.task, config.train
     if not model.name.startswith("zoo/") and Path(model.name).expanduser().is_dir():
         model = replace(model, name=_absolute(model.name))
-    file, colon, inside = task.name.rpartition(":")
-    if file.endswith(".py"):
-        task = replace(task, name=f"{_absolute(file)}{colon}{inside}")
+    task = replace(task, name=_own_placed(task.name), metric=_own_placed(task.metric))
     if task.path is not None and Path(task.path).exists():
         task = replace(task, path=_absolute(task.path))
     edges, reference = config.attribution.edges, config.verify.reference
-    attribution, verify = config.attribution, config.verify
+    verify = config.verify
+    attribution = replace(config.attribution, method=_own_placed(config.attribution.method))
     if edges is not None:
         attribution = replace(attribution, edges=_absolute(edges))
     if reference is not None:
@@ -104,6 +104,12 @@ def placed(config: RunConfig) -> RunConfig:
     return replace(
         config, model=model, task=task, train=train, attribution=attribution, verify=verify
     )
+
+
+def _own_placed(name: str) -> str:
+    """`FILE.py:NAME` with an absolute path; any other name is what it is."""
+    file, colon, inside = name.rpartition(":")
+    return f"{_absolute(file)}{colon}{inside}" if is_own(name) else name
 
 
 def _absolute(path: str) -> str:

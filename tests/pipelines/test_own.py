@@ -17,7 +17,7 @@ from circuitprune.pipelines.attribute import attribute
 from circuitprune.pipelines.own import method_of, metric_of, own_hashes, own_method, own_metric
 from circuitprune.pipelines.setup import make_setup
 from circuitprune.pipelines.study import Study
-from circuitprune.runs.settings import load_config
+from circuitprune.runs.settings import flatten, load_config, placed
 
 MINE = """
 from circuitprune.attribution import eap
@@ -228,3 +228,14 @@ def test_names_are_those_of_the_records():
     with pytest.raises(ConfigError, match="no attribution method 'epa'; known: eap"):
         method_of("epa")
     assert own_method(eap, "mine").signed
+
+
+def test_a_config_that_is_kept_finds_its_files_from_every_folder(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(home)
+    names = {"task.name": "mine.py:made", "task.metric": "mine.py:twice"}
+    names["attribution.method"] = "mine.py:short"
+    kept = flatten(placed(load_config(None, [f"{key}={name}" for key, name in names.items()])))
+    monkeypatch.chdir(tmp_path)
+    assert {key: kept[key] for key in names} == {
+        key: f"{home / name}" for key, name in names.items()
+    }
