@@ -1,6 +1,6 @@
 """How well each method's ranking agrees with exact patching, on real models and tasks.
 
-    python benchmarks/agreement.py [--pairs 64] [--config configs/ioi.yaml ...]
+    python benchmarks/agreement.py [--pairs 64] [--config FILE ...] [--set key=value ...]
 
 For each config the metric is the task's own, the ablation `patch`, and every method sees the same
 training pairs in one batch size. Printed: Spearman's correlation of magnitudes and of signed scores
@@ -18,7 +18,7 @@ from circuitprune.pipelines.metric import attribution_metric
 from circuitprune.pipelines.setup import make_setup, training_batches
 from circuitprune.runs.settings import load_config
 
-CONFIGS = ["stories260k_pronoun", "ioi", "greater_than", "sva", "pronoun"]
+CONFIGS = ["ioi", "greater_than", "sva", "pronoun"]
 STEPS = {"ugs": 5}
 
 
@@ -28,9 +28,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--config", nargs="*", default=[f"configs/{name}.yaml" for name in CONFIGS])
     parser.add_argument("--method", nargs="*", default=_compared())
+    parser.add_argument("--set", nargs="*", default=[], help="settings, such as model.name=FOLDER")
     options = parser.parse_args()
     for path in options.config:
-        table(path, options.pairs, options.method)
+        table(path, options.pairs, options.method, options.set)
 
 
 def _compared() -> list[str]:
@@ -38,10 +39,10 @@ def _compared() -> list[str]:
     return [name for name, method in METHODS.items() if method.function and name != "exact"]
 
 
-def table(path: str, n_pairs: int, methods: list[str]) -> None:
+def table(path: str, n_pairs: int, methods: list[str], overrides: list[str]) -> None:
     """One table: a row for each method."""
-    overrides = [f"task.n_train={n_pairs}", "attribution.method=exact", "attribution.metric=auto"]
-    setup = make_setup(load_config(path, [*overrides, "train.progress=false"]))
+    chosen = [f"task.n_train={n_pairs}", "attribution.method=exact", "attribution.metric=auto"]
+    setup = make_setup(load_config(path, [*chosen, "train.progress=false", *overrides]))
     batches, metric = training_batches(setup), attribution_metric(setup)
     exact = METHODS["exact"].score(setup.references, batches, metric).cpu()
     top = exact.abs() >= exact.abs().topk(round(0.05 * len(exact))).values[-1]

@@ -63,7 +63,7 @@ class TaskConfig:
     name: str = "ioi"
     """`ioi`, `greater_than`, `sva`, `pronoun`, `jsonl` for your own pairs, or FILE.py:YourTask."""
     path: str | None = None
-    """File of `jsonl`, absolute or relative to where the command runs."""
+    """JSONL or CSV file of `jsonl`, relative to where the command runs or to the config file."""
     n_train: int | float | Literal["auto"] = 256
     """Pairs to attribute and train on: a number, a fraction of the file (1.0 is all of it), or
     `auto`, a share of what the others leave."""

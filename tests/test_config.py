@@ -391,7 +391,8 @@ def test_flatten_has_one_plain_value_per_leaf():
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_configs_load_and_hold_overrides_only(path):
-    config = load_config(path)
+    asked = ["model.name=somewhere"] if "???" in path.read_text() else []
+    config = load_config(path, asked)
     default = flatten(RunConfig())
     assert config.output_dir == f"runs/{path.stem}"
     changed = {key for key, value in flatten(config).items() if default.get(key) != value}
@@ -406,6 +407,34 @@ def test_configs_are_shipped_for_every_task_and_model():
         assert load_config(f"{SHIPPED[0].parent}/{task}_gpt2.yaml").model.name == "gpt2"
         assert load_config(f"{SHIPPED[0].parent}/{task}.yaml").task.name == task
     assert "stories260k_pronoun" in names
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_configs_name_nothing_outside_the_repository(path):
+    assert "../" not in path.read_text() and not re.search(r": [/~]", path.read_text())
+
+
+def test_a_setting_that_a_file_leaves_open_is_asked_for(write, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    said = refusal("stories260k_pronoun")
+    assert said.startswith("stories260k_pronoun leaves model.name to you: say model.name=... on")
+    assert "model.name=FOLDER" in (SHIPPED[0].parent / "stories260k_pronoun.yaml").read_text()
+    config = load_config("stories260k_pronoun", ["model.name=models/x"])
+    assert config.model.name == "models/x" and Path(config.task.path).is_file()
+    both = write("model:\n  name: ???\noutput_dir: ???\n")
+    assert "model.name=... output_dir=... on the command line" in refusal(both)
+
+
+def test_pairs_stand_where_the_command_runs_or_beside_the_config(write, monkeypatch, tmp_path):
+    path = write("task: {name: jsonl, path: mine.jsonl}\n")
+    assert load_config(path).task.path == "mine.jsonl"  # nowhere: said as it is written
+    (path.parent / "mine.jsonl").write_text("")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert load_config(path).task.path == str(path.parent / "mine.jsonl")
+    assert load_config(path, ["task.path=other.jsonl"]).task.path == "other.jsonl"
+    Path("mine.jsonl").write_text("")
+    assert load_config(path).task.path == "mine.jsonl"
 
 
 def test_the_table_of_settings_is_complete_and_has_the_defaults():

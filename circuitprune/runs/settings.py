@@ -49,10 +49,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 TYPED = "the command line"
+ASKED = "???"
+"""What a file says of a setting that it leaves to the command line."""
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a file and `key=value` overrides into a checked config.
+
+    A file leaves to the command line what it calls `???`. Paths are relative to where the command
+    runs; a file's `task.path` may also be relative to the file.
 
     Args:
         path: A yaml file, the name of a shipped config such as `ioi`, or None for the defaults.
@@ -65,9 +70,20 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
     found = Assignments(RunConfig, RENAMED, INSTEAD)
     where = TYPED if path is None else str(path)
     if path is not None:
-        found.read_yaml(_text(_found(path)), where)
+        file = _found(path)
+        found.read_yaml(_text(file), where)
+        pairs = found.values.get("task.path")
+        if isinstance(pairs, str) and not Path(pairs).exists() and (file.parent / pairs).exists():
+            found.values["task.path"] = str(file.parent / pairs)
     for item in sorted(overrides, key=lambda item: item.split(".")[0] not in RENAMED):
         found.read_typed(item, TYPED)
+    asked = [key for key, value in found.values.items() if value == ASKED]
+    if asked:
+        told = " ".join(f"{key}=..." for key in asked)
+        raise ConfigError(
+            f"{where} leaves {', '.join(asked)} to you: say {told} on the command line; the first "
+            "lines of the file say what it takes"
+        )
     found.fill(PRESETS.get(str(found.values.get("preset")), {}))
     return found.build(where)
 

@@ -18,6 +18,7 @@ from circuitprune.data.tasks.given import GivenPairs
 from circuitprune.errors import DataError
 
 SHARED = Path(__file__).parents[3] / "shared"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 # -------------------------------------------------------------------- batches
 
@@ -282,10 +283,10 @@ def test_sides_that_want_more_than_all_are_refused():
         prepare(GivenPairs(given), TOKENIZER, n_train=1.0, n_val=0, n_test=2, seed=0)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/models/stories260k and its pairs")
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/models/stories260k")
 def test_every_pair_of_the_stories_survives():
     tokenizer = AutoTokenizer.from_pretrained(SHARED / "models" / "stories260k")
-    task = JsonlTask(SHARED / "data" / "stories260k_pronoun.jsonl")
+    task = JsonlTask(CONFIGS / "stories260k_pronoun.jsonl")
     examples, dropped = encode(task.pairs(Random(0)), tokenizer, 336)
     assert len(examples) == 336 and dropped == Counter()
     for example in examples:
