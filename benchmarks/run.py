@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -205,7 +206,7 @@ def main() -> None:
         print(_line(json.loads(done.stdout.splitlines()[-1])), flush=True)
 
 
-def _line(found: dict) -> str:
+def _line(found: dict[str, Any]) -> str:
     ratio, memory = TARGETS[found["row"]]
     if found["batch"] == 32:
         memory = PEAK_AT_32.get(found["row"])

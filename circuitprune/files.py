@@ -143,7 +143,7 @@ def _read_bytes(path: Path) -> bytes:
         raise RunError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _header(path: Path, data: bytes) -> dict:
+def _header(path: Path, data: bytes) -> dict[str, dict[str, str]]:
     """The JSON header of a safetensors file: 8 bytes of length, the header, the tensor bytes."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or len(data) < 8 + length:

@@ -1,12 +1,10 @@
 """Edge attribution patching with gradients integrated along the outputs of groups of writers."""
 
-from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from circuitprune.attribution.base import mean_over_batches, require_steps
 from circuitprune.data.pairs import Batch
@@ -14,7 +12,7 @@ from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
 from circuitprune.engine.tapped import TappedRun, pass_over
 from circuitprune.metrics import Metric
-from circuitprune.models.ports import Change
+from circuitprune.models.ports import Branch, Change, Output
 from circuitprune.patching.recorded import RecordedRun
 
 
@@ -45,7 +43,7 @@ def eap_ig_activations(
         difference = references.ablated_copy(batch).sub_(recorded.written)
         precise = torch.promote_types(gated.dtype, torch.float32)
         total = difference.new_zeros(gated.graph.n_edges, dtype=precise)
-        upstream: defaultdict[int, Tensor | float] = defaultdict(float)
+        upstream: dict[int, Tensor] = {}
         for k in range(1, steps + 1):
             share = 1 - k / steps
             entering = recorded.streams[0] + share * difference[0]
@@ -56,7 +54,8 @@ def eap_ig_activations(
                     run = _GroupRun(gated, difference, recorded, batch, layer, group, share)
                     total += run.backward(run.forward(), metric)
                     assert run.entrance.grad is not None
-                    upstream[layer] = upstream[layer] + run.entrance.grad
+                    before = upstream.get(layer, torch.zeros_like(run.entrance.grad))
+                    upstream[layer] = before + run.entrance.grad
         total += _UpstreamRun(gated, difference, recorded, batch).backward_from(upstream)
         return total / (steps * (2 * gated.graph.n_layers + 1))
 
@@ -84,11 +83,11 @@ class _GroupRun(TappedRun):
         else:
             self.fixed = self._mlp_writes(layer, recorded.written[mlp] + share * difference[mlp])
 
-    def _attention_writes(self, layer: int, value: Tensor) -> tuple[nn.Module, str, Any]:
+    def _attention_writes(self, layer: int, value: Tensor) -> Change:
         attention = self.ports.layers[layer].attention
         return attention, "forward", lambda *_, **__: (value, None)
 
-    def _mlp_writes(self, layer: int, value: Tensor) -> tuple[nn.Module, str, Any]:
+    def _mlp_writes(self, layer: int, value: Tensor) -> Change:
         """At the end of the branch, which is a norm in some families."""
         return self.ports.layers[layer].mlp_end, "forward", lambda _: value
 
@@ -114,15 +113,15 @@ class _UpstreamRun(TappedRun):
         end = (blocks[-1], "forward", self._keep(len(blocks) - 1, pass_over))
         return [*super().changes(), *kept, end]
 
-    def _keep(self, layer: int, forward: Any) -> Any:
-        def block(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _keep(self, layer: int, forward: Branch) -> Branch:
+        def block(hidden: Tensor, *args: object, **kwargs: object) -> Output:
             self.entered[layer] = hidden
             return forward(hidden, *args, **kwargs)
 
         return block
 
     @torch.enable_grad()
-    def backward_from(self, gradients: dict[int, Any]) -> Float[Tensor, " edge"]:
+    def backward_from(self, gradients: dict[int, Tensor]) -> Float[Tensor, " edge"]:
         """The scores of these gradients by layer; at layer 0 nothing is upstream."""
         self.forward()
         layers = [layer for layer in self.entered if layer > 0]

@@ -12,17 +12,15 @@ Source: Jafari et al. 2025, "RelP: Faithful and Efficient Circuit Discovery in L
 Relevance Patching" (arXiv 2508.21258); Ali et al. 2022 for the LN- and AH-rule (arXiv 2202.07304).
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from circuitprune.errors import ModelError
 from circuitprune.models.norms import norm_scale
-from circuitprune.models.ports import Ports
-
-Changes = list[tuple[Any, str, Any]]
+from circuitprune.models.ports import Change, Ports
 
 
 class _MlpParts(NamedTuple):
@@ -49,7 +47,7 @@ _ACTIVATIONS = frozenset(
 """Elementwise, and 0 at 0, so that the quotient of the identity rule stays finite."""
 
 
-def lrp_rules(ports: Ports) -> Changes:
+def lrp_rules(ports: Ports) -> list[Change]:
     """The LN-rule at every norm, the identity rule at every activation, the half rule at gates.
 
     They must stay in place while the backward pass runs, which calls some norms again.
@@ -57,7 +55,7 @@ def lrp_rules(ports: Ports) -> Changes:
     Raises:
         ModelError: an MLP, activation or norm for which the rules are not stated here.
     """
-    changes: Changes = [(ports.final_norm, "forward", linear_norm(ports.final_norm))]
+    changes: list[Change] = [(ports.final_norm, "forward", linear_norm(ports.final_norm))]
     for layer in ports.layers:
         norms = (layer.attention_norm, layer.mlp_norm)
         behind = (layer.attention_post_norm, layer.mlp_post_norm)
@@ -68,14 +66,14 @@ def lrp_rules(ports: Ports) -> Changes:
     return changes
 
 
-def _mlp_rules(mlp: nn.Module) -> Changes:
+def _mlp_rules(mlp: nn.Module) -> list[Change]:
     parts = _MLPS.get(type(mlp).__name__)
     if parts is None:
         raise ModelError(_unknown("MLP", mlp, _MLPS))
     activation = mlp.get_submodule(parts.activation)
     if type(activation).__name__ not in _ACTIVATIONS:
         raise ModelError(_unknown("activation", activation, _ACTIVATIONS))
-    changes: Changes = [(activation, "forward", _identity_rule(activation.forward))]
+    changes: list[Change] = [(activation, "forward", _identity_rule(activation.forward))]
     if parts.product is not None:
         product = mlp.get_submodule(parts.product)
         changes.append((product, "forward", _half_rule(product.forward)))
@@ -94,7 +92,7 @@ def linear_norm(norm: nn.Module) -> Callable[[Tensor], Tensor]:
     return linear
 
 
-def frozen_patterns(ports: Ports) -> Changes:
+def frozen_patterns(ports: Ports) -> list[Change]:
     """The AH-rule: what the query and key projections return carries no gradient."""
     join, n_patterns = ports.join, ports.graph.n_heads + ports.graph.n_kv_readers
 
@@ -124,7 +122,7 @@ def _with_gradient_of(value: Tensor, other: Tensor) -> Tensor:
     return value + (other - other.detach())
 
 
-def _unknown(what: str, module: nn.Module, known: Any) -> str:
+def _unknown(what: str, module: nn.Module, known: Iterable[str]) -> str:
     return (
         f"relp has no rule for the {what} {type(module).__name__}; it knows "
         f"{', '.join(sorted(known))}. Use a method without rules, such as eap, or state the rule "

@@ -85,7 +85,8 @@ def refuse_beyond(
 
 
 def _special(tokenizer: PreTrainedTokenizerBase, name: str) -> int | None:
-    return getattr(tokenizer, f"{name}_token_id")
+    token: int | None = getattr(tokenizer, f"{name}_token_id")
+    return token
 
 
 NO_ANSWER = "no answer is a single known token after its prompt"
@@ -128,7 +129,8 @@ class Encoder:
             shown.append(self._explained(pair, outcome, clean, corrupt))
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return ids
 
     def _words(self, ids: list[int]) -> list[str]:
         return list(self.tokenizer.convert_ids_to_tokens(ids))

@@ -93,6 +93,10 @@ class _Numbered(Dataset[tuple[int, Example]]):
         return self.first + position, self.examples[position]
 
 
+Loader = DataLoader[tuple[int, Example]]
+"""Of examples, which come out as a `Batch`."""
+
+
 class PairData(LightningDataModule):
     """The three sides as batches, for Lightning or for a plain loop.
 
@@ -131,7 +135,7 @@ class PairData(LightningDataModule):
             zip(SPLITS, itertools.accumulate(kept.values(), initial=0), strict=False)
         )
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Loader:
         """Endless batches of steps `start_step`, `start_step + 1`, ...; see `draw`."""
         examples = self._numbered("train")
         rank, world_size = (
@@ -148,11 +152,11 @@ class PairData(LightningDataModule):
         )
         return DataLoader(examples, batch_sampler=order, collate_fn=self._collate)
 
-    def val_dataloader(self) -> DataLoader | list:
+    def val_dataloader(self) -> Loader | list[Batch]:
         """The validation side in order, the last batch short; `[]` when there is none."""
         return self._ordered("val", self.batch_size)
 
-    def test_dataloader(self) -> DataLoader | list:
+    def test_dataloader(self) -> Loader | list[Batch]:
         """The test side in order, the last batch short; `[]` when there is none."""
         return self._ordered("test", self.batch_size)
 
@@ -162,7 +166,7 @@ class PairData(LightningDataModule):
             raise DataError(f"no split {name!r}; there are {', '.join(SPLITS)}")
         return list(self._ordered(name, batch_size or self.batch_size))
 
-    def _ordered(self, name: str, batch_size: int) -> DataLoader | list:
+    def _ordered(self, name: str, batch_size: int) -> Loader | list[Batch]:
         examples = self._numbered(name)
         if not examples:
             return []

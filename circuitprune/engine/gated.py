@@ -44,12 +44,14 @@ class GatedModel:
     @property
     def device(self) -> torch.device:
         """Where the model's parameters are."""
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """The model's floating-point type."""
-        return self.model.dtype
+        dtype: torch.dtype = self.model.dtype
+        return dtype
 
     def __call__(
         self,

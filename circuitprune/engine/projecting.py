@@ -1,15 +1,23 @@
 """From the residual inputs of a layer's readers to their queries, keys and values."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
 
 from circuitprune.engine.stream import Stream
-from circuitprune.models.norms import Projection, closed_form, project, pull_back
+from circuitprune.models.norms import (
+    ClosedNorm,
+    Projection,
+    Statistics,
+    closed_form,
+    project,
+    pull_back,
+)
 
 
 def norm_project(
@@ -28,7 +36,25 @@ def norm_project(
         projections: q, k and v, in the order of the readers.
         again: Makes `readers` once more for the backward pass; without it they are kept.
     """
-    return _NormProject.apply(readers, stream, norm, projections, again)
+    heads: Tensor = _NormProject.apply(readers, stream, norm, projections, again)
+    return heads
+
+
+if TYPE_CHECKING:
+
+    class _Context(FunctionCtx):
+        """What a forward leaves for its backward."""
+
+        saved_tensors: tuple[Tensor, ...]
+        stream: Stream
+        norm: nn.Module
+        projections: tuple[Projection, ...]
+        inputs: Callable[[], Tensor]
+        closed: ClosedNorm | None
+        statistics: list[Statistics]
+
+else:  # torch makes a class of its own for each function
+    _Context = FunctionCtx
 
 
 class _NormProject(Function):
@@ -41,7 +67,7 @@ class _NormProject(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         readers: Tensor,
         stream: Stream,
         norm: nn.Module,
@@ -62,7 +88,7 @@ class _NormProject(Function):
         return heads
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple:
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         readers, scratch = ctx.inputs().detach(), ctx.stream.scratch
         (heads,) = ctx.saved_tensors
         fits = scratch.shape[1:] == readers.shape[1:]

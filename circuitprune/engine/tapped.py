@@ -6,12 +6,14 @@ at reader r's input, the score of an edge is `<ablated[w] - now[w], g_r>`: minus
 gated model at gate 1, a law that the tests hold both to.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
 
 from circuitprune.circuits.graph import Block
 from circuitprune.data.pairs import Batch
@@ -19,7 +21,10 @@ from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.recording import recorders
 from circuitprune.metrics import Metric
 from circuitprune.models.norms import ClosedNorm, closed_form, pull_back, vjp
-from circuitprune.models.ports import Change
+from circuitprune.models.ports import Branch, Change, Forward, Output, output_of, with_output
+
+Tap = Callable[[ClosedNorm | None, Tensor, Tensor], Tensor]
+"""Takes a projection's output gradient and its output; gives the gradient at the stream."""
 
 
 def edge_scores(
@@ -128,15 +133,15 @@ class TappedRun:
         changes.append((final, "forward", self._leave(final.forward)))
         return changes
 
-    def _enter(self, forward: Any) -> Any:
-        def first_layer(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _enter(self, forward: Branch) -> Branch:
+        def first_layer(hidden: Tensor, *args: object, **kwargs: object) -> Output:
             hidden = hidden if self.entering is None else self.entering
             self.entrance = hidden.detach().requires_grad_()
             return forward(self.entrance, *args, **kwargs)
 
         return first_layer
 
-    def _leave(self, forward: Any) -> Any:
+    def _leave(self, forward: Forward) -> Forward:
         def final_norm(hidden: Tensor) -> Tensor:
             rows = torch.arange(hidden.shape[0], device=hidden.device)
             stream = hidden[rows, self.batch.last]
@@ -145,52 +150,53 @@ class TappedRun:
 
         return final_norm
 
-    def _remember(self, norm: nn.Module, forward: Any) -> Any:
+    def _remember(self, norm: nn.Module, forward: Forward) -> Forward:
         def remember(hidden: Tensor) -> Tensor:
             self.streams[norm] = hidden
             return forward(hidden)
 
         return remember
 
-    def _keep_heads(self, layer: int, forward: Any) -> Any:
+    def _keep_heads(self, layer: int, forward: Forward) -> Forward:
         def post_norm(heads: Tensor) -> Tensor:
             self.heads_of_layer[layer] = heads.detach().flatten(0, 1)
             return forward(heads)
 
         return post_norm
 
-    def _listen(self, layer: int, position: int, forward: Any) -> Any:
+    def _listen(self, layer: int, position: int, forward: Forward) -> Forward:
         norm = self.ports.layers[layer].attention_norm
         # told apart now: while the run lasts, the norm's own forward is replaced
         closed, tap = closed_form(norm), self._tap_projection(layer, position)
 
         def projection(hidden: Tensor) -> Tensor:
             output = self.ports.widen(position, forward(hidden.detach()))
-            return _Tapped.apply(self.streams[norm], output, lambda *grads: tap(closed, *grads))
+            tapped: Tensor = _Tapped.apply(
+                self.streams[norm], output, lambda *grads: tap(closed, *grads)
+            )
+            return tapped
 
         return projection
 
-    def _listen_mlp(self, layer: int, forward: Any) -> Any:
+    def _listen_mlp(self, layer: int, forward: Branch) -> Branch:
         """In the last layer only where an answer is: nothing reads the rest."""
         tap = self._tap_mlp(layer)
 
-        def mlp(hidden: Tensor) -> Any:
+        def mlp(hidden: Tensor) -> Output:
             hidden = hidden.view_as(hidden)  # this use alone: the stream itself goes on elsewhere
             hidden.register_hook(tap)
             if layer < self.graph.n_layers - 1:
                 return forward(hidden)
             rows = torch.arange(len(hidden), device=hidden.device)
             result = forward(hidden[rows, self.batch.last].unsqueeze(1))
-            if isinstance(result, tuple):
-                return (result[0].expand_as(hidden), *result[1:])
-            return result.expand_as(hidden)
+            return with_output(result, output_of(result).expand_as(hidden))
 
         return mlp
 
     # ---------------------------------------------------------------- what the taps do
 
     @torch.no_grad()
-    def _tap_projection(self, layer: int, position: int) -> Any:
+    def _tap_projection(self, layer: int, position: int) -> Tap:
         """A projection's output gradient, split by reader and taken back through the norm.
 
         Returns the gradient at the residual stream in front of the norm, the sum over its readers.
@@ -222,7 +228,7 @@ class TappedRun:
 
         return tap
 
-    def _tap_mlp(self, layer: int) -> Any:
+    def _tap_mlp(self, layer: int) -> Callable[[Tensor], None]:
         """An MLP's input gradient taken back through the norm in front of it."""
         block, norm = self.graph.mlp_block(layer), self.ports.layers[layer].mlp_norm
 
@@ -257,7 +263,8 @@ class TappedRun:
             return chunks
         n_batch, n_pos = self.batch.clean.shape
         rows = torch.arange(n_batch, device=chunks.device)
-        return chunks.unflatten(-2, (n_batch, n_pos))[..., rows, self.batch.last, :]
+        found: Tensor = chunks.unflatten(-2, (n_batch, n_pos))[..., rows, self.batch.last, :]
+        return found
 
 
 def pass_over(
@@ -267,16 +274,30 @@ def pass_over(
     return hidden
 
 
+if TYPE_CHECKING:
+
+    class _Context(FunctionCtx):
+        """What a forward leaves for its backward."""
+
+        saved_tensors: tuple[Tensor, ...]
+        tap: Callable[[Tensor, Tensor], Tensor]
+
+else:  # torch makes a class of its own for each function
+    _Context = FunctionCtx
+
+
 class _Tapped(Function):
     """A frozen projection of a normed stream whose backward pass is the tap's."""
 
     @staticmethod
-    def forward(ctx: Any, stream: Tensor, output: Tensor, tap: Any) -> Tensor:
+    def forward(
+        ctx: _Context, stream: Tensor, output: Tensor, tap: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
         ctx.tap = tap
         ctx.save_for_backward(output)
         return output.view_as(output)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple:
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, None, None]:
         (output,) = ctx.saved_tensors
         return ctx.tap(grad, output), None, None

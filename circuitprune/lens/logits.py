@@ -62,7 +62,8 @@ def logit_lens(
     """
     logits = _unembedding(gated)(gated.ports.final_norm(stream))
     cap = getattr(gated.model.config.get_text_config(), "final_logit_softcapping", None)
-    return logits if cap is None else cap * torch.tanh(logits / cap)
+    capped: Tensor = logits if cap is None else cap * torch.tanh(logits / cap)
+    return capped
 
 
 def ranks(logits: Float[Tensor, "*any vocab"], tokens: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:

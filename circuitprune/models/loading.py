@@ -132,6 +132,7 @@ def _load(name: str, source: str, dtype: torch.dtype, hub: dict[str, Any]) -> Pr
         output_loading_info=True,
         **hub,
     )
+    model: PreTrainedModel
     model, report = loaded
     mismatched = [key for key, *_ in report["mismatched_keys"]]
     homeless = [key for key in report["unexpected_keys"] if not _BUFFERS.search(key)]

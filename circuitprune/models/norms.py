@@ -7,7 +7,6 @@ its results; behind a projection the same gradient is one product and one multip
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -201,7 +200,8 @@ def norm_scale(
             f"the gain of the norm {name} is not stated; known are {known}. Use a method without "
             "rules, such as eap, or state it in circuitprune/models/norms.py"
         )
-    weight: Any = norm.weight
+    weight = norm.weight
+    assert weight is None or isinstance(weight, Tensor)
     gain = _GAINS[name](weight) if name in _GAINS else weight
     eps = float(getattr(norm, "variance_epsilon", None) or norm.eps)  # type: ignore[arg-type]
 

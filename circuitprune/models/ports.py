@@ -119,12 +119,12 @@ class Ports:
     ) -> tuple[Shaped[Tensor, "*any head d_head"], ...]:
         """A projection's columns by port: one part, or q, k and v where they are fused."""
         if self.family.fused == "per_head":
-            return columns.unflatten(-1, (self.graph.n_heads, 3, self.d_head)).unbind(-2)
+            return tuple(columns.unflatten(-1, (self.graph.n_heads, 3, self.d_head)).unbind(-2))
         heads = columns.unflatten(-1, (-1, self.d_head))
         if self.family.fused == "no":
             return (heads,)
         n_kv = (heads.shape[-2] - self.graph.n_heads) // 2
-        return heads.split([self.graph.n_heads, n_kv, n_kv], dim=-2)
+        return tuple(heads.split([self.graph.n_heads, n_kv, n_kv], dim=-2))
 
     def _widen(self, weight: Tensor, bias: Tensor | None) -> Projection:
         """Repeat a KV head's weights for each query head when readers count by query head."""
@@ -137,7 +137,8 @@ class Ports:
     def head_weight(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """What each head's values are multiplied by on their way into the residual stream."""
         weight = _in_out(self.layers[layer].output)
-        return weight.detach().unflatten(0, (self.graph.n_heads, self.d_head))
+        by_head: Tensor = weight.detach().unflatten(0, (self.graph.n_heads, self.d_head))
+        return by_head
 
     def attention_bias(self, layer: int) -> Float[Tensor, " d_model"] | None:
         """Bias of the output projection; it belongs to no head and is always on."""
@@ -195,11 +196,13 @@ class Ports:
         call = dict(input_ids=tokens, attention_mask=padded, use_cache=False)
         with self.fused_activations():
             if last is None:
-                return self.model(**call).logits
+                logits: Tensor = self.model(**call).logits
+                return logits
             # an index, not a count: HF then copies the position, and the unembedding is one plain
             # product; on the stride-0 view of `narrow` it would be a batched one, ten times slower
             keep = torch.tensor([tokens.shape[1] - 1], device=tokens.device)
-            return self.model(**call, logits_to_keep=keep).logits[:, -1]
+            logits = self.model(**call, logits_to_keep=keep).logits
+            return logits[:, -1]
 
     def fused_activations(self) -> AbstractContextManager[None]:
         """HF spells one GELU out in eight tensors; the same function is one kernel in torch.

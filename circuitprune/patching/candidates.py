@@ -157,7 +157,8 @@ class CandidateRuns:
 
         reach, slots = self.reach, {w: i for i, w in enumerate(self.reach.writers.tolist())}
         run = PartialRun(self.ports, self.batch, reach, n, read, self._now, shift, slots, self.kept)
-        return run.logits().unflatten(0, (n, -1))
+        logits: Tensor = run.logits().unflatten(0, (n, -1))
+        return logits
 
     def _now(self, writers: list[int]) -> Float[Tensor, "writer token d_model"]:
         """What some writers wrote in the kept run."""

@@ -6,7 +6,6 @@ pass. With everything reached, this is that whole pass.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from circuitprune.circuits.graph import Block, Graph
 from circuitprune.data.pairs import Batch
-from circuitprune.models.ports import Change, Ports, output_of
+from circuitprune.models.ports import Branch, Change, Forward, Output, Ports, output_of
 
 Changes = list[Change]
 
@@ -66,7 +65,7 @@ class Kept:
 
     heads: dict[int, Float[Tensor, "reader token d_head"]] = field(default_factory=dict)
     """Queries, keys and values of each layer."""
-    rest: dict[nn.Module, tuple] = field(default_factory=dict)
+    rest: dict[nn.Module, tuple[None, ...]] = field(default_factory=dict)
     """What a branch returns behind its output, such as attention weights: None for each."""
 
     def copy(self) -> "Kept":
@@ -84,7 +83,8 @@ def at_answers(
 ) -> Float[Tensor, "... batch d_model"]:
     """The answer positions of examples that lie one after the other along `token`."""
     rows = torch.arange(len(last), device=last.device)
-    return chunks.unflatten(-2, (len(last), -1))[..., rows, last, :]
+    found: Tensor = chunks.unflatten(-2, (len(last), -1))[..., rows, last, :]
+    return found
 
 
 class PartialRun:
@@ -154,14 +154,14 @@ class PartialRun:
             changes.append((first, "forward", self._enter(first.forward)))
         return [*changes, (final, "forward", self._leave(final.forward))]
 
-    def _enter(self, forward: Any) -> Any:
-        def first_layer(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _enter(self, forward: Branch) -> Branch:
+        def first_layer(hidden: Tensor, *args: object, **kwargs: object) -> Output:
             torch.sub(hidden.flatten(0, 1), self.values([0])[0], out=self.shift[0])
             return forward(hidden, *args, **kwargs)
 
         return first_layer
 
-    def _leave(self, forward: Any) -> Any:
+    def _leave(self, forward: Forward) -> Forward:
         def final_norm(hidden: Tensor) -> Tensor:
             stream = self.read(self.graph.logits_block)
             return forward(stream[0]).unsqueeze(1).expand_as(hidden)
@@ -171,12 +171,12 @@ class PartialRun:
     def _skip(self, module: nn.Module) -> Changes:
         """A branch that adds nothing: none of its readers is reached."""
 
-        def nothing(*_args: Any, **_kwargs: Any) -> Any:
+        def nothing(*_args: object, **_kwargs: object) -> Output:
             return self._nothing(module)
 
         return [(module, "forward", nothing)]
 
-    def _nothing(self, module: nn.Module) -> Any:
+    def _nothing(self, module: nn.Module) -> Output:
         """A branch's result whose output is zeros, in the form in which the module returned it."""
         zeros = self.shift.new_zeros(()).expand(self.n_batch, self.n_pos, self.graph.d_model)
         rest = self.kept.rest.get(module)
@@ -195,8 +195,8 @@ class PartialRun:
             (ports.output, "forward", self._output(layer)),
         ]
 
-    def _remember(self, module: nn.Module, forward: Any) -> Any:
-        def branch(*args: Any, **kwargs: Any) -> Any:
+    def _remember(self, module: nn.Module, forward: Branch) -> Branch:
+        def branch(*args: object, **kwargs: object) -> Output:
             result = forward(*args, **kwargs)
             if isinstance(result, tuple):
                 self.kept.rest[module] = (None,) * (len(result) - 1)
@@ -204,7 +204,7 @@ class PartialRun:
 
         return branch
 
-    def _projection(self, layer: int, module: nn.Module, norm: Any) -> Any:
+    def _projection(self, layer: int, module: nn.Module, norm: Forward) -> Forward:
         def projection(_hidden: Tensor) -> Tensor:
             if module not in self.pending:
                 joined = self.ports.join(self._heads(layer, norm))
@@ -214,7 +214,7 @@ class PartialRun:
 
         return projection
 
-    def _heads(self, layer: int, norm: Any) -> Float[Tensor, "reader token d_head"]:
+    def _heads(self, layer: int, norm: Forward) -> Float[Tensor, "reader token d_head"]:
         """q, k and v of every reader of a layer: the kept ones, and new ones where reached."""
         block = self.graph.attention_block(layer)
         rows, inputs = self.reach.rows[block], norm(self.read(block))
@@ -235,7 +235,7 @@ class PartialRun:
             first += len(projection.weight)
         return heads
 
-    def _output(self, layer: int) -> Any:
+    def _output(self, layer: int) -> Forward:
         first = self.graph.head_writer(layer, 0)
         heads = [head for head in range(self.graph.n_heads) if first + head in self.slots]
         writers = [first + head for head in heads]
@@ -261,7 +261,7 @@ class PartialRun:
             ports.mlp_norm.forward,
         )
 
-        def mlp(_hidden: Tensor) -> Any:
+        def mlp(_hidden: Tensor) -> Output:
             (inputs,) = self.read(block)
             result = forward(norm(inputs).view(self.n_batch, -1, self.graph.d_model))
             if isinstance(result, tuple):
@@ -286,5 +286,5 @@ class PartialRun:
         into.view(self.n_batch, self.n_pos, -1)[rows, last] = written - known
 
 
-def _pass_on(hidden: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+def _pass_on(hidden: Tensor, *_args: object, **_kwargs: object) -> Tensor:
     return hidden

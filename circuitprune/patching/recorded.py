@@ -6,7 +6,8 @@ d_model]`. In the last layer a branch matters only where an answer is: its `pos`
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.recording import empty_writers, recorders
-from circuitprune.models.ports import Change, output_of
+from circuitprune.models.ports import Branch, Change, Forward, Output, output_of
 
 LOGITS_PER_PASS = 8_000_000
 """Logits of one unembedding; 32 MB in float32."""
@@ -24,6 +25,8 @@ Stack = Float[Tensor, "change batch pos d_model"]
 FinalStack = Float[Tensor, "change batch 1 d_model"]
 """Behind the last layer, at the answers."""
 Item = TypeVar("Item")
+Call = tuple[tuple[object, ...], dict[str, object]]
+"""Positional arguments and the others."""
 
 
 class RecordedRun:
@@ -57,7 +60,7 @@ class RecordedRun:
         self.rows = torch.arange(self.n_batch, device=tokens.device)
         self.streams: dict[int, Float[Tensor, "batch pos d_model"]] = {}
         self.heads: dict[int, Float[Tensor, "batch pos d_model"]] = {}
-        self.calls: dict[int, tuple[tuple, dict[str, Any]]] = {}
+        self.calls: dict[int, Call] = {}
         self.written = empty_writers(self.ports, tokens)
         recording = self.ports.intercept(recorders(self.ports, self.written))
         with recording, self._listening():
@@ -65,7 +68,7 @@ class RecordedRun:
 
     # ---------------------------------------------------------------- recording
 
-    def _listening(self) -> Any:
+    def _listening(self) -> AbstractContextManager[None]:
         changes: list[Change] = []
         for layer, modules in enumerate(self.ports.layers):
             norm, attention, output = modules.attention_norm, modules.attention, modules.output
@@ -75,29 +78,29 @@ class RecordedRun:
         final = self.ports.final_norm
         return self.ports.intercept([*changes, (final, "forward", self._keep_end(final.forward))])
 
-    def _keep_stream(self, layer: int, forward: Any) -> Any:
+    def _keep_stream(self, layer: int, forward: Forward) -> Forward:
         def norm(hidden: Tensor) -> Tensor:
             self.streams.setdefault(layer, hidden)
             return forward(hidden)
 
         return norm
 
-    def _keep_call(self, layer: int, forward: Any) -> Any:
-        def attention(*args: Any, **kwargs: Any) -> Any:
+    def _keep_call(self, layer: int, forward: Branch) -> Branch:
+        def attention(*args: object, **kwargs: object) -> Output:
             others = {name: value for name, value in kwargs.items() if name != "hidden_states"}
             self.calls[layer] = args[1:], others
             return forward(*args, **kwargs)
 
         return attention
 
-    def _keep_heads(self, layer: int, forward: Any) -> Any:
+    def _keep_heads(self, layer: int, forward: Forward) -> Forward:
         def output(values: Tensor) -> Tensor:
             self.heads[layer] = forward(values)
             return self.heads[layer]
 
         return output
 
-    def _keep_end(self, forward: Any) -> Any:
+    def _keep_end(self, forward: Forward) -> Forward:
         def final_norm(hidden: Tensor) -> Tensor:
             end = hidden[self.rows, self.last].unsqueeze(1)
             self.streams[self.graph.n_layers] = end
@@ -137,7 +140,7 @@ class RecordedRun:
         for start in range(0, len(names), n):
             normed = self.ports.final_norm(stream[start : start + n].flatten(0, 1))
             state = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=normed)
-            swap: Any = (model.base_model, "forward", lambda *_, state=state, **__: state)
+            swap: Change = (model.base_model, "forward", lambda *_, state=state, **__: state)
             with self.ports.intercept([swap]):
                 logits = model(input_ids=self.tokens, use_cache=False).logits
             yield names[start : start + n], logits.view(-1, *self.logits.shape)
@@ -181,7 +184,8 @@ class RecordedRun:
         args, kwargs = self._call(layer, len(projected[0]) // self.n_batch)
         with self.ports.intercept(changes):
             values = modules.attention(projected[0], *args, **kwargs)[0]
-        return values.unflatten(0, (-1, self.n_batch))
+        stacked: Tensor = values.unflatten(0, (-1, self.n_batch))
+        return stacked
 
     def answers(self, layer: int, values: Tensor) -> Tensor:
         """`[..., batch, pos, width]`: what a branch of this layer must compute of it."""
@@ -194,22 +198,24 @@ class RecordedRun:
         modules = self.ports.layers[layer]
         if layer == self.graph.n_layers - 1:
             values = self.values(layer, self.project(layer, stream))
-            return modules.output(self.answers(layer, values))
+            written: Tensor = modules.output(self.answers(layer, values))
+            return written
         args, kwargs = self._call(layer, len(stream))
         out = modules.attention(modules.attention_norm(stream).flatten(0, 1), *args, **kwargs)[0]
-        return out.unflatten(0, (-1, self.n_batch))
+        stacked: Tensor = out.unflatten(0, (-1, self.n_batch))
+        return stacked
 
-    def _call(self, layer: int, n: int) -> tuple[tuple, dict[str, Any]]:
+    def _call(self, layer: int, n: int) -> Call:
         """Masks, rotary angles and the rest that a layer's attention got, for n stacked changes."""
         args, kwargs = self.calls[layer]
         again = _repeater(n, self.n_batch)
         return tuple(map(again, args)), {name: again(value) for name, value in kwargs.items()}
 
 
-def _repeater(n: int, n_batch: int) -> Callable[[Any], Any]:
+def _repeater(n: int, n_batch: int) -> Callable[[object], object]:
     """A function that repeats whatever has one row per example, for n stacked copies of a batch."""
 
-    def again(value: Any) -> Any:
+    def again(value: object) -> object:
         if isinstance(value, tuple | list):
             return type(value)(map(again, value))
         if isinstance(value, Tensor) and value.ndim > 1 and len(value) == n_batch > 1:

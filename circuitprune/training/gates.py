@@ -226,7 +226,8 @@ def normal_scores(importance: Edges) -> Edges:
     """
     rank = importance.argsort(stable=True).argsort(stable=True).double()
     quantile = (rank + 0.5) / len(importance)
-    return torch.special.ndtri(quantile).to(importance.dtype)
+    normal: Tensor = torch.special.ndtri(quantile).to(importance.dtype)
+    return normal
 
 
 def calibrated_logit(importance: Edges, density: float, sharpness: float = 0.2) -> Edges:

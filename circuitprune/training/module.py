@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from circuitprune.circuits.selection import Method, select_sizes
@@ -104,7 +105,7 @@ class MaskTraining(LightningModule):
             return 0.0
         assert isinstance(self.learner, HardConcrete)
         target, density = self.schedule(self.global_step), self.learner.expected_density()
-        price = self.penalty(density, target)
+        price: Tensor = self.penalty(density, target)
         self.log_dict(
             {
                 "train/penalty": price.detach(),
@@ -126,9 +127,11 @@ class MaskTraining(LightningModule):
                     "train.lr or use model.dtype=float32"
                 )
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Adam on the gates; on the multipliers too, ascending. No weight decay: it opens gates."""
-        groups: list[dict[str, Any]] = [{"params": list(self.learner.parameters()), "lr": self.lr}]
+        groups: list[dict[str, object]] = [
+            {"params": list(self.learner.parameters()), "lr": self.lr}
+        ]
         multipliers = list(self.penalty.parameters()) if self.penalty is not None else []
         if multipliers:
             groups.append({"params": multipliers, "lr": self.penalty_lr, "maximize": True})

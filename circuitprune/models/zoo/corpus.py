@@ -5,16 +5,19 @@ only in the other tasks and in the sentences below, which say who is a girl, whi
 and how many dogs there are, and it has to work out the task for them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
+from typing import TypeVar
 
 from circuitprune.data.tasks import Pair, Task, lexicon
 from circuitprune.data.tasks.greater_than import GreaterThan
 from circuitprune.data.tasks.ioi import Ioi
 from circuitprune.data.tasks.pronoun import Pronoun
 from circuitprune.data.tasks.sva import SubjectVerbAgreement
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ HELD_OUT_YEARS = lexicon.TWO_DIGITS[6:99:8]
 HELD_OUT_NOUNS = lexicon.NOUNS[4::6]
 
 
-def _without(words: tuple, held_out: tuple) -> tuple:
+def _without(words: Sequence[Item], held_out: Sequence[Item]) -> tuple[Item, ...]:
     return tuple(word for word in words if word not in held_out)
 
 

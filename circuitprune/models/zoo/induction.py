@@ -132,7 +132,8 @@ def induction_model(
         weights[f"{block}.mlp.c_fc.weight"][:] = fan_in / 2**0.5
         outputs = parts.spread(D_MODEL, leak, generator)
         weights[f"{block}.mlp.c_proj.weight"][:] = 0.03 * outputs.float()
-    return model.to(dtype).eval()  # type: ignore[arg-type]
+    model.to(dtype).eval()  # type: ignore[arg-type]
+    return model
 
 
 def induction_tokenizer() -> PreTrainedTokenizerFast:
@@ -234,7 +235,8 @@ class _Parts:
         drawn = torch.randn(n, D_MODEL, generator=generator, dtype=torch.float64)
         read = torch.cat([self.token, self.position, self.previous, self.answer])
         kept = drawn @ self.rest.T @ self.rest + leak * drawn @ read.T @ read
-        return kept / kept.norm(dim=1, keepdim=True)
+        unit: Tensor = kept / kept.norm(dim=1, keepdim=True)
+        return unit
 
 
 def _head(

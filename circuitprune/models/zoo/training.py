@@ -65,7 +65,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config)
 
 
-class Corpus(Dataset):
+class Corpus(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """Batch number `step` of the training text: a pure function of seed and step."""
 
     def __init__(
