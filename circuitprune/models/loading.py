@@ -29,6 +29,8 @@ from circuitprune.models.zoo import zoo_path
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 _BUFFERS = re.compile(r"(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$")
 """Constants that old files hold beside the weights, and that models now make themselves."""
+HubOptions = dict[str, Any]
+"""What `from_pretrained` is told of the hub."""
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -85,10 +87,10 @@ def longest_prompt(config: PreTrainedConfig) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def _where(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
+def _where(name: str, revision: str | None) -> tuple[str, HubOptions]:
     """Where a model is read from, and what the hub is asked."""
     source = _source(name)
-    hub: dict[str, Any] = {"revision": revision} if revision else {}
+    hub: HubOptions = {"revision": revision} if revision else {}
     return source, hub | {"local_files_only": not Path(source).is_dir() and not _hub_reachable()}
 
 
@@ -111,7 +113,7 @@ def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def _load(name: str, source: str, dtype: torch.dtype, hub: dict[str, Any]) -> PreTrainedModel:
+def _load(name: str, source: str, dtype: torch.dtype, hub: HubOptions) -> PreTrainedModel:
     """The causal language model of a source, every weight of it from there."""
     config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
     _refuse_quantised(name, config)
@@ -142,7 +144,7 @@ def _load(name: str, source: str, dtype: torch.dtype, hub: dict[str, Any]) -> Pr
     return model
 
 
-def _refuse_adapter(name: str, source: str, hub: dict[str, Any]) -> None:
+def _refuse_adapter(name: str, source: str, hub: HubOptions) -> None:
     """An adapter would be left out, or loaded, by whether `peft` is installed."""
     if find_adapter_config_file(source, **hub) is not None:
         raise ModelError(

@@ -19,7 +19,7 @@ MARKS = ("o", "s", "^", "D", "v", "P")
 """Colours of the report, and marks, so that nothing is told by colour alone."""
 MAP = "cividis"
 """For matrices: even steps of lightness, also to the colour-blind."""
-SETTINGS: dict[str, Any] = {
+SETTINGS: dict[str, object] = {
     "axes.axisbelow": True,
     "axes.edgecolor": SOFT,
     "axes.grid": True,
