@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, sync_playwright
 from circuitprune.circuits.graph import Graph
 from circuitprune.files import write_tensors
 from circuitprune.metrics import Evidence
-from circuitprune.runs.frontier import Frontier, Point, write_results
+from circuitprune.runs.frontier import Frontier, Point, Provenance, write_results
 from circuitprune.views.report import write_report
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -66,13 +66,15 @@ def synthetic(folder: Path, name: str, graph: Graph) -> Path:
         mask = ranking >= ranking.sort(descending=True).values[n - 1]
         kl = 0.01 if n >= chosen else 1.0
         points.append(Point(n / graph.n_edges, mask, Evidence(kl=kl, n=64, **MEASURED)))
-    about: dict[str, str | int | float | None] = {
+    about: Provenance = {
         "model": name,
         "task": "ioi",
         "ablation": "patch",
         "metric": "logit_diff",
+        "split": "test",
+        "init": "eap",
+        "learner": None,
     }
-    about |= {"split": "test", "init": "eap", "learner": None}
     full, empty = (Evidence(kl=kl, n=64, **MEASURED) for kl in (0.0, 2.0))
     write_results(run, Frontier(graph, about, full, empty, points), scores, ranking, "made up")
     write_tensors(run / "scores.safetensors", {"scores": scores})

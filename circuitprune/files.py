@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from circuitprune.errors import RunError
+from circuitprune.records import to_json
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], n_all: int = 0) -> list[str]:
@@ -61,13 +62,13 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Writes `value` as indented JSON with a trailing newline, atomically.
+    """Writes `value`, a record or plain values, as indented JSON with a newline, atomically.
 
     Raises:
         RunError: `value` holds NaN, an infinity, or something that JSON has no form for.
     """
     try:
-        text = json.dumps(value, indent=2, allow_nan=False)
+        text = json.dumps(to_json(value), indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise RunError(f"{path} was not written: {error}") from error
     write_atomic(path, text + "\n")

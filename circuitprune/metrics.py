@@ -4,7 +4,7 @@ Answer sets are padded with -1, so a row may have any number of right and of wro
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from circuitprune.data.batches import Batch
 from circuitprune.errors import MetricError
+from circuitprune.records import to_json
 
 Logits = Float[Tensor, "example vocab"]
 Tokens = Int[Tensor, "example _"]
@@ -165,8 +166,8 @@ def faithfulness(
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What is known of a circuit from held-out pairs: means over the pairs."""
+class Means:
+    """What is measured on each pair, as means over the pairs."""
 
     kl: float
     """`KL(full model || circuit)` of the next token, in nats."""
@@ -178,6 +179,12 @@ class Evidence:
     """Fraction of pairs on which the most likely token is the full model's."""
     n: int
     """Pairs behind the means."""
+
+
+@dataclass(frozen=True)
+class Evidence(Means):
+    """What is known of a circuit from held-out pairs: means over the pairs."""
+
     faithfulness: float | None = None
     """Share of the full model's metric recovered; None until it is compared; see `against`."""
 
@@ -192,7 +199,9 @@ class Evidence:
 
     def to_json(self) -> dict[str, float]:
         """The fields as a file holds them: no `faithfulness` where there is none."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        found = to_json(self)
+        assert isinstance(found, dict)
+        return found
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={value:.4g}" for name, value in self.to_json().items())

@@ -1,5 +1,6 @@
 """A case on a tiny random model, for the tests of every kind of evidence."""
 
+import json
 from copy import deepcopy
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
 from circuitprune.evidence import Case
 from circuitprune.metrics import logit_diff
+from circuitprune.records import from_json, to_json
 
 SIZES = (0.05, 0.2, 0.5)
 
@@ -24,6 +26,16 @@ def pairs(lengths: list[int], seed: int, first: int = 0) -> Batch:
     tokens = torch.stack([torch.randperm(VOCAB, generator=generator)[:2] for _ in lengths])
     index = torch.arange(first, first + len(lengths))
     return Batch(index, *drawn, answers=tokens[:, :1], wrong=tokens[:, 1:])
+
+
+def in_a_file(found) -> str:
+    """A record as a file holds it, which takes neither NaN nor infinity."""
+    return json.dumps(to_json(found), allow_nan=False)
+
+
+def written(found):
+    """A record as it comes back from a file."""
+    return from_json(type(found), json.loads(in_a_file(found)))
 
 
 def tiny_case(

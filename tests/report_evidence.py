@@ -1,9 +1,50 @@
-"""Evidence, predictions and studies of the shape that `verify`, `stability` and `compare` write."""
+"""Evidence, predictions and studies: the records that `verify` and its like write, made up."""
 
-from report_runs import SIZES, measured
+from dataclasses import replace
+
+from report_runs import ABOUT, SIZES, measured
 
 from circuitprune.circuits.circuit import Circuit
+from circuitprune.circuits.overlap import GroupOverlap, Names, PairOverlap, PairsSummary
+from circuitprune.evidence.baselines import AmongRandom
+from circuitprune.evidence.bootstrap import Estimate, Interval
+from circuitprune.evidence.completeness import Complement, Completeness
+from circuitprune.evidence.cross_ablation import AblationError, AblationNumbers, CrossAblation
+from circuitprune.evidence.faithfulness import (
+    CircuitNumbers,
+    FaithfulnessCurve,
+    Numbers,
+    SizeNumbers,
+)
+from circuitprune.evidence.function import DirectShare, Function, HeadReading, LensReading
+from circuitprune.evidence.gaps import FamilyGaps, KnockOutGap
+from circuitprune.evidence.mib import Curve, CurvePoint, Mib
+from circuitprune.evidence.minimality import EdgeRemoved, Minimality
+from circuitprune.evidence.random_circuits import (
+    CircuitMeans,
+    EdgeCounts,
+    Place,
+    RandomCircuits,
+    RandomFamily,
+)
+from circuitprune.evidence.results import Sections
+from circuitprune.evidence.shown_pairs import ShownPair
 from circuitprune.files import write_json
+from circuitprune.lens.predictions import ExamplePairs, NextTokens, TokenPair
+from circuitprune.metrics import Means
+from circuitprune.runs.studies import (
+    ComparedCircuit,
+    Comparison,
+    RunMatrices,
+    Specificity,
+    Stability,
+    StabilityGroup,
+    Transfer,
+    TransferCell,
+    TransferSetting,
+    TrialRun,
+)
+from circuitprune.runs.verification import Budget, TestedCircuit, Verification
 
 TOKENS = ("When", " Ann", " met", " Bob")
 FAMILIES = ("none", "class", "class", *["random"] * 6, "greedy")
@@ -15,114 +56,250 @@ def judge(folder, tokens=TOKENS):
     graph = Circuit.load(folder / "circuits/7.json").graph
     sizes = [n for n in SIZES if n <= graph.n_edges]
     circuit = Circuit.load(folder / f"circuits/{sizes[1]}.json")
-    facts = {"file": f"circuits/{circuit.n_edges}.json", "n_edges": circuit.n_edges}
-    sections = {
-        "faithfulness": faithfulness(graph, sizes, circuit),
-        "mib": mib(),
-        "function": function(circuit, list(tokens)),
-        "minimality": minimality(circuit),
-        "completeness": completeness(circuit),
-        "random_circuits": random_circuits(),
-    }
-    for name, section in sections.items():
-        section |= {"sentence": f"What {name} found.", "n_pairs": 64}
-    evidence = {"schema": 1, "circuit": facts, "n_pairs": 64, "sections": sections}
-    write_json(folder / "verification.json", evidence)
-    write_json(folder / "pairs.json", pairs(circuit, list(tokens)))
+    sections = Sections(
+        faithfulness=faithfulness(graph, sizes, circuit),
+        cross_ablation=cross_ablation(),
+        mib=mib(),
+        function=function(circuit, tuple(tokens)),
+        minimality=minimality(circuit),
+        completeness=completeness(circuit),
+        random_circuits=random_circuits(),
+    )
+    write_json(folder / "verification.json", verification(sections, circuit))
+    write_json(folder / "pairs.json", pairs(circuit, tuple(tokens)))
     return folder
 
 
+def verification(sections, circuit):
+    """The whole of `verification.json` around some sections."""
+    return Verification(
+        schema=1,
+        run={**ABOUT, "n_edges_total": circuit.graph.n_edges},
+        circuit=TestedCircuit(
+            f"circuits/{circuit.n_edges}.json",
+            "0" * 16,
+            circuit.n_edges,
+            circuit.n_edges_ungrouped,
+            len(circuit.nodes),
+        ),
+        n_pairs=64,
+        n_train_pairs=64,
+        options=Budget(1000, 20, 20, 0.01, 0, 1),
+        versions={"torch": "2"},
+        sections=sections,
+    )
+
+
 def interval(value, half=0.01):
-    return {"value": value, "low": value - half, "high": value + half}
+    return Estimate(float(value), value - half, value + half)
+
+
+def maybe(value, half=0.01):
+    """The same where it could have been undefined."""
+    return Interval(float(value), value - half, value + half)
 
 
 def around(kl):
-    names = {**measured(kl).to_json(), "mean_of_ratios": 1 - kl}
-    return {name: interval(value) for name, value in names.items() if name != "n"}
+    """Every number of a circuit of this KL."""
+    means = vars(measured(kl))
+    names = ("kl", "metric", "accuracy", "exact_match")
+    return Numbers(
+        **{name: interval(means[name]) for name in names},
+        faithfulness=maybe(means["faithfulness"]),
+        mean_of_ratios=maybe(1 - kl),
+    )
 
 
 # ---------------------------------------------------------------- sections
 
 
 def faithfulness(graph, sizes, circuit):
-    rows = [{"size": n / graph.n_edges, "n_edges": n, **around(2 / n)} for n in sizes]
-    own = {"n_edges": circuit.n_edges, **around(2 / circuit.n_edges)}
-    return {"verdict": "pass", "circuit": own, "sizes": rows}
+    rows = [SizeNumbers(size=n / graph.n_edges, n_edges=n, **vars(around(2 / n))) for n in sizes]
+    return FaithfulnessCurve(
+        n_pairs=64,
+        n_bootstrap=1000,
+        level=0.95,
+        ablation="patch",
+        n_edges_total=graph.n_edges,
+        n_without_ratio=0,
+        circuit=CircuitNumbers(n_edges=circuit.n_edges, **vars(around(2 / circuit.n_edges))),
+        full=around(0.0),
+        empty=around(0.9),
+        sizes=tuple(rows),
+        verdict="pass",
+        sentence="What faithfulness found.",
+    )
+
+
+def cross_ablation():
+    under = AblationNumbers(n_without_ratio=0, empty_metric=interval(0.1), **vars(around(0.05)))
+    return CrossAblation(
+        n_pairs=64,
+        n_bootstrap=1000,
+        found_with="patch",
+        n_train_pairs=64,
+        kinds={"patch": under, "zero": under, "mean": AblationError("no training pairs")},
+        verdict="pass",
+        sentence="What cross_ablation found.",
+    )
 
 
 def mib():
-    points = [{"size": s, "n_edges": 9, "faithfulness": interval(s)} for s in (0.1, 0.5, 1.0)]
-    curve = {"cpr": interval(0.9), "cmd": interval(0.1), "points": points}
-    return {"cpr": interval(0.9), "cmd": interval(0.1), "curves": {"edges_absolute": curve}}
+    curve = Curve(
+        maybe(0.9), maybe(0.1), tuple(CurvePoint(s, 9, maybe(s)) for s in (0.1, 0.5, 1.0))
+    )
+    return Mib(
+        n_pairs=64,
+        n_bootstrap=1000,
+        n_edges_total=1519,
+        n_edges_total_ungrouped=1519,
+        signed_scores=True,
+        nodes_left_out="edges alone were scored",
+        cpr=maybe(0.9),
+        cmd=maybe(0.1),
+        curves={"edges_absolute": curve},
+        sentence="What mib found.",
+    )
 
 
 def minimality(circuit):
     """A rise of the KL for every edge: some needed, some not, one of them a fall."""
     rises = [0.5 / (i + 1) - 0.02 for i in range(circuit.n_edges)]
     rows = [
-        {"edge": name, "kl": interval(rise), "metric": interval(-rise)}
+        EdgeRemoved(name, interval(rise), interval(-rise))
         for name, rise in zip(circuit.edges, rises, strict=True)
     ]
-    return {"verdict": "fail", "tolerance": 0.01, "n_edges": len(rows), "edges": rows}
+    return minimality_of(rows)
+
+
+def minimality_of(rows, tolerance=0.01):
+    """The section of these edges."""
+    return Minimality(
+        n_pairs=64,
+        n_edges=len(rows),
+        tolerance=tolerance,
+        base_kl=0.05,
+        base_metric=0.95,
+        n_needed=sum(row.kl.exceeds(tolerance) for row in rows),
+        n_surely_dispensable=sum(row.kl.is_at_most(tolerance) for row in rows),
+        dispensable=tuple(row.edge for row in rows if row.kl.value <= tolerance),
+        edges=tuple(rows),
+        verdict="fail",
+        sentence="What minimality found.",
+    )
 
 
 def completeness(circuit):
     """Points of every family of knock-outs, on and off the diagonal."""
-    points = []
-    for i, family in enumerate(FAMILIES):
-        point = {"family": family, "name": f"{family} {i}", "nodes": list(circuit.nodes[1 : i + 1])}
-        point |= {"circuit": 3.0 - i * 0.3, "model": 3.0 - i * 0.25, "gap": interval(-0.05 * i)}
-        points.append(point | {"relative_gap": -0.02 * i, "telling": i % 2 == 0, "kl": 0.01 * i})
-    summary = {"class": {"n": 2, "n_within": 1, "worst_nodes": ["m0"]}}
-    facts = {"verdict": "undecided", "tolerance": 0.1, "span": 3.0, "summary": summary}
-    return {**facts, "points": points}
+    points = [
+        KnockOutGap(
+            family=family,
+            name=f"{family} {i}",
+            nodes=tuple(circuit.nodes[1 : i + 1]),
+            circuit=3.0 - i * 0.3,
+            model=3.0 - i * 0.25,
+            gap=interval(-0.05 * i),
+            relative_gap=-0.02 * i,
+            telling=i % 2 == 0,
+            kl=0.01 * i,
+        )
+        for i, family in enumerate(FAMILIES)
+    ]
+    return completeness_of(points)
+
+
+def completeness_of(points, span=3.0):
+    """The section of these knock-outs."""
+    gaps = FamilyGaps(
+        n=2,
+        n_telling=1,
+        n_within=1,
+        mean_gap=0.1,
+        mean_kl=0.01,
+        worst_gap=-0.1,
+        worst_relative_gap=-0.03,
+        worst_nodes=("m0",),
+    )
+    return Completeness(
+        n_pairs=64,
+        n_nodes=9,
+        tolerance=0.1,
+        span=span,
+        mean_relative_gap=maybe(0.1),
+        points=tuple(points),
+        summary={"class": gaps},
+        complement=Complement(1.0, 0.1, 0.5, 0.5, 64, maybe(0.05)),
+        verdict="undecided",
+        sentence="What completeness found.",
+    )
 
 
 def random_circuits():
-    family = {"n_same": 0, "kl_of_each": [1.0 - i / 50 for i in range(20)]}
-    both = {"uniform": family, "matched": family}
-    return {
-        "verdict": "pass",
-        "n_random": 20,
-        "circuit": measured(0.05).to_json(),
-        "families": both,
-    }
+    place = Place(quantile=1.0, p=1 / 21, mean=0.8, best=0.6, worst=1.0)
+    family = RandomFamily(
+        n_edges=EdgeCounts(39, 39.5, 40),
+        n_same=0,
+        least_p=1 / 21,
+        verdict="pass",
+        kl=place,
+        metric=place,
+        accuracy=place,
+        exact_match=place,
+        faithfulness=place,
+        kl_of_each=tuple(1.0 - i / 50 for i in range(20)),
+    )
+    return RandomCircuits(
+        n_pairs=64,
+        n_random=20,
+        n_edges=40,
+        circuit=CircuitMeans(0.05, 0.95, 0.95, 0.95, 0.95),
+        families={"uniform": family, "matched": family},
+        verdict="pass",
+        sentence="What random_circuits found.",
+    )
 
 
 def function(circuit, tokens):
     """What nodes read, write and look at on one pair."""
     names = [node for node in circuit.nodes if ".h" in node]
-    probes = {"to_answers": 0.5, "to_wrong": 0.1, "previous": 0.9, "labels": ["previous-token"]}
     places = [f"{kind}{layer}" for layer in range(4) for kind in "am"] + ["logits"]
-    example = {"index": 0, "clean": tokens, "corrupt": tokens[::-1]}
-    example |= {"answers": tokens[:1], "wrong": tokens[1:2], "lens": dict.fromkeys(places, tokens)}
-    example["attention"] = {name: triangle(len(tokens)) for name in names}
-    example["attention_from_answer"] = {name: triangle(len(tokens))[-1] for name in names}
-    ranks = [
-        {"at": at, "answer_rank": 9.0, "logit_diff": 0.5, "logit_diff_corrupt": -0.5}
-        for at in places
-    ]
-    shares = [
-        {"node": name, "share": (-0.5) ** i, "edge_to_logits_kept": i % 2 == 0}
-        for i, name in enumerate(names)
-    ]
-    heads = [{"head": name, **probes} for name in names]
-    return {"lens": ranks, "direct": shares, "heads": heads, "examples": [example]}
+    example = ShownPair(
+        index=0,
+        clean=tokens,
+        corrupt=tokens[::-1],
+        answers=tokens[:1],
+        wrong=tokens[1:2],
+        lens=dict.fromkeys(places, tokens),
+        attention_from_answer={name: triangle(len(tokens))[-1] for name in names},
+        attention={name: triangle(len(tokens)) for name in names},
+    )
+    return Function(
+        n_pairs=64,
+        lens=tuple(LensReading(at, 9.0, 0.5, -0.5) for at in places),
+        direct=tuple(DirectShare(name, (-0.5) ** i, i % 2 == 0) for i, name in enumerate(names)),
+        heads=tuple(
+            HeadReading(name, ("previous-token",), 0.5, 0.1, previous=0.9) for name in names
+        ),
+        examples=(example,),
+        sentence="What function found.",
+    )
 
 
 def triangle(n):
     """Attention of each position to those up to it, most to the first."""
-    return [[round((j == 0) * 0.5 + 0.5 / (i + 1), 3) for j in range(i + 1)] for i in range(n)]
+    return tuple(
+        tuple(round((j == 0) * 0.5 + 0.5 / (i + 1), 3) for j in range(i + 1)) for i in range(n)
+    )
 
 
 def pairs(circuit, tokens):
     """One pair with what model and circuit would say next."""
     chances = [0.5 / 2**i for i in range(len(tokens))]
-    ahead = [list(pair) for pair in zip(tokens, chances, strict=True)]
-    back = [list(pair) for pair in zip(tokens[::-1], chances, strict=True)]
-    pair = {"clean": tokens, "corrupt": tokens[::-1], "answers": tokens[:1], "wrong": tokens[1:2]}
-    pair["next"] = {"model": ahead, "model_corrupt": back, "circuit": back}
-    return {"split": "test", "n": 64, "n_edges": circuit.n_edges, "pairs": [pair]}
+    ahead = tuple(zip(tokens, chances, strict=True))
+    back = tuple(zip(tokens[::-1], chances, strict=True))
+    follows = NextTokens(model=ahead, model_corrupt=back, circuit=back)
+    pair = TokenPair(tokens, tokens[::-1], tokens[:1], tokens[1:2], follows)
+    return ExamplePairs("test", 64, circuit.n_edges, (pair,))
 
 
 # ---------------------------------------------------------------- studies of several runs
@@ -131,35 +308,91 @@ def pairs(circuit, tokens):
 def stability(names):
     """A study of the seeds of runs of these names."""
     n = len(names)
-    shared = [
-        [1.0 if i == j else round(0.5 + 0.1 / (i + j), 2) for j in range(n)] for i in range(n)
-    ]
-    overlap = {"mean": 0.55, "low": 0.5, "high": 0.6}
-    group = {"n_edges": 40, "runs": [{"folder": name} for name in names]}
-    group |= {"sentence": "What stability found.", "jaccard": {"edges": shared, "nodes": shared}}
-    group |= {"kept_by": [1400, *range(10, 10 + n)], "measured": {}}
-    group["overlap"] = {"edges": overlap, "nodes": overlap, "chance_edges": 0.01}
-    return {"schema": 1, "groups": {"seed": group}}
+    shared = tuple(
+        tuple(1.0 if i == j else round(0.5 + 0.1 / (i + j), 2) for j in range(n)) for i in range(n)
+    )
+    kept_by = (1400, *range(10, 10 + n))
+    return study({"seed": group_of(names, 40, shared, kept_by)})
+
+
+def group_of(names, n_edges, shared, kept_by):
+    """A group of runs of these names that share so much."""
+    summary = PairsSummary(0.55, 0.5, 0.6, 0.5, 0.6, 3)
+    overlap = GroupOverlap(n_edges, n_edges, n_edges, 0, summary, summary, 0.01)
+    return StabilityGroup(
+        method="training",
+        runs=tuple(TrialRun(name, i, i, None, n_edges) for i, name in enumerate(names)),
+        n_edges=n_edges,
+        overlap=overlap,
+        jaccard=RunMatrices(shared, shared),
+        curve=(overlap,),
+        kept_by=tuple(kept_by),
+        elected={"consensus": n_edges, "majority": n_edges},
+        measured={},
+        sentence="What stability found.",
+    )
+
+
+def study(groups):
+    """The whole of `stability.json` around some groups."""
+    return Stability(
+        schema=1,
+        model="zoo/small",
+        model_fingerprint="0" * 16,
+        task="ioi",
+        ablation="patch",
+        metric="logit_diff",
+        n_edges_total=1519,
+        split="test",
+        n_pairs=64,
+        n_pairs_seen=0,
+        groups=groups,
+    )
+
+
+def compared(names):
+    """A comparison of circuits of these names by set algebra."""
+    return Comparison(
+        schema=1,
+        n_edges=40,
+        n_edges_total=1519,
+        circuits=tuple(
+            ComparedCircuit(name, 40, 40, "ioi", 0, "zoo/small", "0" * 16, "patch")
+            for name in names
+        ),
+        overlap=tuple(
+            PairOverlap(a, b, 16, 0.25, 0.5, 0.01)
+            for i, a in enumerate(names)
+            for b in names[i + 1 :]
+        ),
+        core=Names((), ()),
+        private=dict.fromkeys(names, Names((), ())),
+    )
 
 
 def transfer(names):
-    """A comparison of circuits of these names, with their transfer to one another's pairs."""
-    circuits = [
-        {"name": name, "task": "ioi", "model": "zoo/small", "n_edges": 40} for name in names
-    ]
-    both = [
-        {"a": a, "b": b, "edge_jaccard": 0.25, "node_jaccard": 0.5, "chance_edge_jaccard": 0.01}
-        for i, a in enumerate(names)
-        for b in names[i + 1 :]
-    ]
+    """The same with the transfer of each to one another's pairs."""
+    random = {family: AmongRandom(20, mean, 1.0) for family, mean in RANDOM.items()}
     cells = [
-        {"circuit": a, "on": b, "faithfulness": interval(round(0.9 - 0.3 * i + 0.1 * j, 2))}
-        | {"kl": 0.1, "accuracy": 0.9, "random": {"relabelled": {"mean": 0.05}}}
+        TransferCell(
+            circuit=a,
+            on=b,
+            **vars(Means(0.1, 0.9, 0.9, 0.9, 64)),
+            faithfulness=maybe(round(0.9 - 0.3 * i + 0.1 * j, 2)),
+            random=random,
+        )
         for i, a in enumerate(names)
         for j, b in enumerate(names)
     ]
-    settings = [{"name": name, "n_pairs": 64} for name in names]
-    nothing = {"edges": [], "nodes": []}
-    facts = {"schema": 1, "n_edges": 40, "n_edges_total": 1519, "circuits": circuits}
-    facts |= {"private": dict.fromkeys(names, nothing), "core": nothing, "overlap": both}
-    return {**facts, "transfer": {"settings": settings, "cells": cells}, "specificity": None}
+    settings = tuple(TransferSetting(name, "test", "logit_diff", 64, 0) for name in names)
+    return replace(
+        compared(names),
+        transfer=Transfer(settings, tuple(cells)),
+        specificity=tuple(Specificity(name, 0.9, 0.6, RANDOM, 0.3, 2) for name in names),
+        cross_model=(),
+        n_random=20,
+    )
+
+
+RANDOM = {"uniform": 0.01, "relabelled": 0.05}
+"""Faithfulness of random circuits, by family."""

@@ -6,12 +6,21 @@ from circuitprune.circuits.graph import Graph
 from circuitprune.files import write_json, write_tensors
 from circuitprune.metrics import Evidence
 from circuitprune.runs.folder import write_command
-from circuitprune.runs.frontier import Frontier, Point, write_results
+from circuitprune.runs.frontier import Frontier, Point, Provenance, write_results
 
 SMALL = Graph(4, 8, 8, d_model=64)
 """The sizes of zoo/small."""
 GROUPED = Graph(2, 4, 2, d_model=32)
 SIZES = (7, 40, 300, 1000)
+ABOUT: Provenance = {
+    "model": "zoo/small",
+    "task": "ioi",
+    "ablation": "patch",
+    "metric": "logit_diff",
+    "split": "test",
+    "learner": None,
+    "init": "eap",
+}
 HOSTILE = (
     "</script><script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -37,11 +46,9 @@ def make_run(folder, graph=SMALL, task="ioi", seed=0, sizes=SIZES):
         mask = torch.zeros(graph.n_edges, dtype=torch.bool)
         mask[ranking.argsort(descending=True)[:n]] = True
         points.append(Point(n / graph.n_edges, mask, measured(2 / n)))
-    about = {"model": "zoo/small", "task": task, "ablation": "patch", "metric": "logit_diff"}
-    about |= {"split": "test", "init": "eap", "learner": None}
     write_results(
         folder,
-        Frontier(graph, about, measured(0.0), measured(0.9), points),
+        Frontier(graph, {**ABOUT, "task": task}, measured(0.0), measured(0.9), points),
         scores,
         ranking,
         "python scripts/attribute.py configs/ioi.yaml",

@@ -18,6 +18,8 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 ORDER = [
     "errors",
     "limits",
+    "records",
+    "renamed",
     "files",
     "data",
     "metrics",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import torch
@@ -17,6 +18,72 @@ from circuitprune.errors import GraphError
 Masks = Bool[Tensor, "circuit edge"]
 Jaccard = Float[Tensor, "circuit circuit"]
 """Symmetric, 1 on the diagonal; NaN where both circuits are empty."""
+
+
+@dataclass(frozen=True)
+class PairsSummary:
+    """Jaccard indices of every two circuits of a group; None where no two have one."""
+
+    mean: float | None
+    """Over pairs, in [0, 1]."""
+    low: float | None
+    """Lower end of its 95 % interval over circuits; None for fewer than three."""
+    high: float | None
+    """Upper end; likewise."""
+    least: float | None
+    """Of the pair that shares least."""
+    largest: float | None
+    """Of the pair that shares most."""
+    n_pairs: int
+    """Pairs that have an index: not both of them empty."""
+
+
+@dataclass(frozen=True)
+class GroupOverlap:
+    """What circuits of one size share, pair by pair."""
+
+    n_edges: int
+    """Edges that each was cut to, at most."""
+    fewest_edges: int
+    """Of the smallest."""
+    most_edges: int
+    """Of the largest."""
+    n_empty: int
+    """Circuits that keep no edge."""
+    edges: PairsSummary
+    """Shared edges."""
+    nodes: PairsSummary
+    """Shared nodes."""
+    chance_edges: float | None
+    """Index to expect of two random sets of `n_edges` edges; None for no edge."""
+
+
+@dataclass(frozen=True)
+class PairOverlap:
+    """What two circuits share."""
+
+    a: str
+    """Name of the one."""
+    b: str
+    """Name of the other."""
+    shared_edges: int
+    """Edges in both."""
+    edge_jaccard: float | None
+    """In [0, 1]; None if both are empty, as the other two."""
+    node_jaccard: float | None
+    """In [0, 1]."""
+    chance_edge_jaccard: float | None
+    """Index to expect of two random sets of these sizes."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """Edges and nodes by their names, in the graph's order."""
+
+    edges: tuple[str, ...]
+    """As `a0.h1->m2`."""
+    nodes: tuple[str, ...]
+    """As `a0.h1`."""
 
 
 def edge_jaccard(masks: Bool[Tensor, "circuit member"]) -> Jaccard:
@@ -44,7 +111,7 @@ def node_mask(graph: Graph, mask: Bool[Tensor, " edge"]) -> Bool[Tensor, " node"
 
 def pairs_summary(
     jaccard: Jaccard, seed: int = 0, n_resamples: int = 10_000, level: float = 0.95
-) -> dict[str, float | int | None]:
+) -> PairsSummary:
     """Mean over pairs of circuits, its interval, and the least and largest pair.
 
     The pairs are not independent (each circuit is in n - 1 of them), so the interval resamples
@@ -61,12 +128,10 @@ def pairs_summary(
         raise GraphError(f"an overlap needs two circuits, got {n}")
     values = jaccard[~torch.eye(n, dtype=torch.bool)]
     values = values[~values.isnan()]
-    names = ("mean", "low", "high", "least", "largest")
-    summary: dict[str, float | int | None] = {**dict.fromkeys(names), "n_pairs": len(values) // 2}
     if not len(values):
-        return summary
-    summary["mean"] = values.mean().item()
-    summary["least"], summary["largest"] = values.min().item(), values.max().item()
+        return PairsSummary(None, None, None, None, None, n_pairs=0)
+    least, largest = values.min().item(), values.max().item()
+    summary = PairsSummary(values.mean().item(), None, None, least, largest, len(values) // 2)
     if n < 3:
         return summary
     generator = torch.Generator().manual_seed(seed)
@@ -74,7 +139,7 @@ def pairs_summary(
     means = resampled_means(jaccard, draws)
     tail = (1 - level) / 2
     low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return {**summary, "low": low, "high": high}
+    return replace(summary, low=low, high=high)
 
 
 def resampled_means(jaccard: Jaccard, draws: Tensor) -> Float[Tensor, " resample"]:
@@ -89,23 +154,23 @@ def resampled_means(jaccard: Jaccard, draws: Tensor) -> Float[Tensor, " resample
     return (total / n_pairs)[n_pairs > 0]
 
 
-def overlap_at(graph: Graph, masks: Masks, n_edges: int) -> dict[str, object]:
+def overlap_at(graph: Graph, masks: Masks, n_edges: int) -> GroupOverlap:
     """Pairwise Jaccard indices of circuits that were cut to at most `n_edges` edges."""
     n_kept = masks.sum(dim=1)
-    return {
-        "n_edges": n_edges,
-        "fewest_edges": int(n_kept.min()),
-        "most_edges": int(n_kept.max()),
-        "n_empty": int((n_kept == 0).sum()),
-        "edges": pairs_summary(edge_jaccard(masks)),
-        "nodes": pairs_summary(node_jaccard(graph, masks)),
-        "chance_edges": chance_jaccard(graph.n_edges, n_edges, n_edges),
-    }
+    return GroupOverlap(
+        n_edges=n_edges,
+        fewest_edges=int(n_kept.min()),
+        most_edges=int(n_kept.max()),
+        n_empty=int((n_kept == 0).sum()),
+        edges=pairs_summary(edge_jaccard(masks)),
+        nodes=pairs_summary(node_jaccard(graph, masks)),
+        chance_edges=chance_jaccard(graph.n_edges, n_edges, n_edges),
+    )
 
 
-def plain(jaccard: Jaccard) -> list[list[float | None]]:
+def plain(jaccard: Jaccard) -> tuple[tuple[float | None, ...], ...]:
     """The matrix as JSON takes it, None for NaN."""
-    return [[None if math.isnan(x) else x for x in row] for row in jaccard.tolist()]
+    return tuple(tuple(None if math.isnan(x) else x for x in row) for row in jaccard.tolist())
 
 
 def chance_jaccard(n_total: int, n_first: int, n_second: int) -> float | None:
@@ -156,8 +221,8 @@ def core_and_private(masks: Masks) -> tuple[Bool[Tensor, " edge"], Masks]:
     return masks.all(dim=0), masks & alone
 
 
-def overlaps(graph: Graph, masks: Mapping[str, Bool[Tensor, " edge"]]) -> list[dict[str, object]]:
-    """Edges and nodes that every two circuits share, as plain values.
+def overlaps(graph: Graph, masks: Mapping[str, Bool[Tensor, " edge"]]) -> tuple[PairOverlap, ...]:
+    """Edges and nodes that every two circuits share.
 
     `chance` is what uniformly drawn edge sets of these sizes would share. Two empty circuits have
     no index: None.
@@ -165,21 +230,23 @@ def overlaps(graph: Graph, masks: Mapping[str, Bool[Tensor, " edge"]]) -> list[d
     stacked = torch.stack(list(masks.values()))
     edges, nodes = plain(edge_jaccard(stacked)), plain(node_jaccard(graph, stacked))
     sizes = stacked.sum(dim=1).tolist()
-    return [
-        {
-            "a": a,
-            "b": b,
-            "shared_edges": int((masks[a] & masks[b]).sum()),
-            "edge_jaccard": edges[i][j],
-            "node_jaccard": nodes[i][j],
-            "chance_edge_jaccard": chance_jaccard(graph.n_edges, sizes[i], sizes[j]),
-        }
+    return tuple(
+        PairOverlap(
+            a=a,
+            b=b,
+            shared_edges=int((masks[a] & masks[b]).sum()),
+            edge_jaccard=edges[i][j],
+            node_jaccard=nodes[i][j],
+            chance_edge_jaccard=chance_jaccard(graph.n_edges, sizes[i], sizes[j]),
+        )
         for (i, a), (j, b) in combinations(enumerate(masks), 2)
-    ]
+    )
 
 
-def parts(graph: Graph, masks: Mapping[str, Bool[Tensor, " edge"]]) -> dict[str, object]:
-    """The shared core of circuits and the private part of each, as names of edges and nodes.
+def parts(
+    graph: Graph, masks: Mapping[str, Bool[Tensor, " edge"]]
+) -> tuple[Names, dict[str, Names]]:
+    """The shared core of circuits, and the private part of each.
 
     A node is private if no edge of another circuit touches it.
     """
@@ -191,16 +258,11 @@ def parts(graph: Graph, masks: Mapping[str, Bool[Tensor, " edge"]]) -> dict[str,
         return nodes[name] - set().union(*(nodes[other] for other in nodes if other != name))
 
     order = (*graph.writers, "logits")
-    return {
-        "core": {
-            "edges": list(Circuit(graph, core).edges),
-            "nodes": [node for node in order if node in everywhere],
-        },
-        "private": {
-            name: {
-                "edges": list(Circuit(graph, mask).edges),
-                "nodes": [node for node in order if node in alone(name)],
-            }
-            for name, mask in zip(masks, private, strict=True)
-        },
+    shared = tuple(node for node in order if node in everywhere)
+    own = {
+        name: Names(
+            Circuit(graph, mask).edges, tuple(node for node in order if node in alone(name))
+        )
+        for name, mask in zip(masks, private, strict=True)
     }
+    return Names(Circuit(graph, core).edges, shared), own

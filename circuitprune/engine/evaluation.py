@@ -13,6 +13,7 @@ from circuitprune.errors import MetricError
 from circuitprune.metrics import (
     CircuitEvaluation,
     Evidence,
+    Means,
     Metric,
     evidence_values,
     faithfulness,
@@ -82,9 +83,13 @@ class Examples:
 
     def mean(self) -> Evidence:
         """The mean of each: what `evaluate` gives."""
+        return Evidence(**vars(self.means()))
+
+    def means(self) -> Means:
+        """The mean of each, where no share of the model's metric has a place."""
         values = (self.kl, self.metric, self.accuracy, self.exact_match)
         kl, metric, accuracy, exact_match = (each.mean().item() for each in values)
-        return Evidence(kl, metric, accuracy, exact_match, len(self))
+        return Means(kl, metric, accuracy, exact_match, len(self))
 
     def faithfulness(self, full: "Examples", empty: "Examples") -> float:
         """Share of the full model's mean metric recovered from the empty circuit's.

@@ -1,8 +1,8 @@
 """Evidence about a circuit, one file per kind: what a reviewer would ask of a claimed circuit.
 
-Each kind is a function of a `Case`: it returns plain JSON values, every float finite or None, with
-a `sentence` in words. docs/evidence.md says what each means and when it misleads. Imports
-`attribution`, `lens`, `patching` and what lies below them.
+Each kind is a function of a `Case`: it returns a frozen dataclass, every float in it finite or
+None, with a `sentence` in words; `results.py` puts them together. docs/evidence.md says what each
+means and when it misleads. Imports `attribution`, `lens`, `patching` and what lies below them.
 """
 
 from collections.abc import Callable
@@ -10,17 +10,19 @@ from collections.abc import Callable
 from circuitprune.engine.evaluation import Examples, evaluate_each, evaluate_full_each
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.completeness import completeness
-from circuitprune.evidence.faithfulness import cross_ablation, faithfulness
+from circuitprune.evidence.cross_ablation import cross_ablation
+from circuitprune.evidence.faithfulness import faithfulness_curve
 from circuitprune.evidence.function import function
 from circuitprune.evidence.hypotheses import hypotheses
 from circuitprune.evidence.mib import mib
 from circuitprune.evidence.minimality import minimality
 from circuitprune.evidence.random_circuits import random_circuits
+from circuitprune.evidence.results import Section
 
 __all__ = ["EVIDENCE", "Case", "Examples", "evaluate_each", "evaluate_full_each"]
 
-EVIDENCE: dict[str, Callable[[Case], dict]] = {
-    "faithfulness": faithfulness,
+EVIDENCE: dict[str, Callable[[Case], Section]] = {
+    "faithfulness": faithfulness_curve,
     "cross_ablation": cross_ablation,
     "mib": mib,
     "function": function,

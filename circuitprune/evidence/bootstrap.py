@@ -7,11 +7,45 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-Interval = dict[str, float | None]
-"""`value` on the pairs themselves, `low` and `high` of the interval; None where undefined."""
+from circuitprune.errors import MetricError
 
 TOO_CLOSE = 1e-6
 """A difference below this share of what it is between is rounding: `metrics.faithfulness`."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number with its percentile bootstrap interval over pairs, in the number's own unit."""
+
+    value: float | None
+    """On the pairs themselves; None where it is undefined, as a ratio to nothing is."""
+    low: float | None
+    """Lower end; None if the number is undefined on every resample."""
+    high: float | None
+    """Upper end; likewise."""
+
+    def exceeds(self, limit: float) -> bool:
+        """Whether the whole interval lies above the limit."""
+        return self.low is not None and self.low > limit
+
+    def is_at_most(self, limit: float) -> bool:
+        """Whether the whole interval lies at or below the limit."""
+        return self.high is not None and self.high <= limit
+
+
+UNDEFINED = Interval(None, None, None)
+
+
+@dataclass(frozen=True)
+class Estimate(Interval):
+    """An interval that is always defined, as that of a mean is."""
+
+    value: float
+    """On the pairs themselves."""
+    low: float
+    """Lower end."""
+    high: float
+    """Upper end."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +81,15 @@ class Bootstrap:
         shape = (n_resamples, n_examples)
         return cls.of_indices(torch.randint(n_examples, shape, generator=generator), level)
 
-    def mean(self, values: Float64[Tensor, " example"]) -> Interval:
-        """Of the mean over pairs."""
-        return self.interval(values.mean().item(), self.weights @ values)
+    def mean(self, values: Float64[Tensor, " example"]) -> Estimate:
+        """Of the mean over pairs.
+
+        Raises:
+            MetricError: a value that is not finite.
+        """
+        if not bool(values.isfinite().all()):
+            raise MetricError("a mean over pairs was asked for, but a pair's value is not finite")
+        return Estimate(values.mean().item(), *self._ends(self.weights @ values))
 
     def faithfulness(
         self,
@@ -82,11 +122,14 @@ class Bootstrap:
         """The percentile interval around `value`; resamples where it is undefined are left out."""
         estimates = estimates[estimates.isfinite()]
         if not math.isfinite(value) or not len(estimates):
-            return {"value": finite(value), "low": None, "high": None}
+            return Interval(finite(value), None, None)
+        return Interval(value, *self._ends(estimates))
+
+    def _ends(self, estimates: Float64[Tensor, " resample"]) -> tuple[float, float]:
         tail = (1 - self.level) / 2
         ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
         low, high = estimates.quantile(ends).tolist()
-        return {"value": value, "low": low, "high": high}
+        return low, high
 
 
 def ratio(
@@ -103,9 +146,9 @@ def finite(value: float) -> float | None:
 
 def spell(interval: Interval, digits: int = 2) -> str:
     """`0.93 [0.90, 0.96]`, or `undefined`."""
-    if interval["value"] is None:
+    if interval.value is None:
         return "undefined"
-    value = f"{interval['value']:.{digits}f}"
-    if interval["low"] is None:
+    value = f"{interval.value:.{digits}f}"
+    if interval.low is None:
         return value
-    return f"{value} [{interval['low']:.{digits}f}, {interval['high']:.{digits}f}]"
+    return f"{value} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"

@@ -10,16 +10,24 @@ A circuit can be faithful (gap of no nodes near 0) and still leave out a backup:
 survives a knock-out that the circuit does not.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuitprune.engine.evaluation import Examples, evaluate_each, evaluate_full_each
-from circuitprune.evidence.bootstrap import Bootstrap, Interval, finite, ratio, spell
+from circuitprune.evidence.bootstrap import (
+    UNDEFINED,
+    Bootstrap,
+    Interval,
+    finite,
+    ratio,
+    spell,
+)
 from circuitprune.evidence.case import Case
+from circuitprune.evidence.gaps import TOLERANCE, FamilyGaps, KnockOutGap, family_gaps
 from circuitprune.evidence.knockouts import (
     Both,
     KnockOut,
@@ -29,12 +37,45 @@ from circuitprune.evidence.knockouts import (
     kept_writers,
     random_sets,
 )
+from circuitprune.evidence.statistics import Verdict
+from circuitprune.metrics import Means
 
-TOLERANCE = 0.1
-"""Gap, as a share of what the model has over the empty circuit, up to which both lose alike."""
+
+@dataclass(frozen=True)
+class Complement(Means):
+    """What the model does with exactly the circuit's edges ablated, as means over pairs."""
+
+    faithfulness: Interval
+    """Share of the full model's metric that it keeps."""
 
 
-def completeness(case: Case) -> dict:
+@dataclass(frozen=True)
+class Completeness:
+    """The section `completeness`."""
+
+    n_pairs: int
+    """Held-out pairs."""
+    n_nodes: int
+    """Nodes of the circuit that can be knocked out."""
+    tolerance: float
+    """Share of the span up to which both lose alike."""
+    span: float
+    """F of the full model minus F of the empty circuit, in the metric's unit."""
+    mean_relative_gap: Interval
+    """`|gap| / |span|` over telling knock-outs by class and at random, with its interval."""
+    points: tuple[KnockOutGap, ...]
+    """One for each knock-out: plot `model` against `circuit`."""
+    summary: Mapping[str, FamilyGaps]
+    """By the family of the knock-outs, of those that there are."""
+    complement: Complement
+    """The model without the circuit's edges."""
+    verdict: Verdict
+    """Whether the interval of the mean gap lies within the tolerance."""
+    sentence: str
+    """The same in words."""
+
+
+def completeness(case: Case) -> Completeness:
     """Circuit and model under the same knock-outs, and what is left without the circuit.
 
     Knock-outs are none; the circuit's classes (the heads of a layer, the MLPs, the writers into q,
@@ -45,12 +86,6 @@ def completeness(case: Case) -> dict:
     A knock-out that leaves neither more than `TOLERANCE` of the span says nothing, since both then
     do as the empty circuit does. Only the others are *telling* and count in the verdict; the paper
     takes all alike.
-
-    Returns:
-        `points` (one for each knock-out: plot `model` against `circuit`), `summary` by family,
-        `span` (F of the full model minus F of the empty circuit, which gaps are divided by),
-        `mean_relative_gap` over telling knock-outs by class and at random, `complement` (the model
-        without the circuit's edges), `verdict`, `sentence`. Docs: file_formats.md.
     """
     nodes = kept_writers(case.graph, case.mask)
     sets = [KnockOut("none", "nothing", ()), *classes(case.graph, case.mask)]
@@ -59,33 +94,34 @@ def completeness(case: Case) -> dict:
     runs = dict(zip(once, both(case, list(once.values()), case.batches, _shown(case)), strict=True))
     full, edges = _ends(case)
     scale = Scale(_bootstrap(case), full.metric, edges["empty"].metric)
-    points = [_point(case, knock_out, runs[knock_out.writers], scale) for knock_out in sets]
-    counted = [
-        runs[knock_out.writers]
-        for knock_out, point in zip(sets, points, strict=True)
-        if point["telling"] and knock_out.family in ("class", "random")
-    ]
-    gap = scale.mean_gap(counted)
-    found = {
-        "n_pairs": case.n_examples,
-        "n_nodes": len(nodes),
-        "tolerance": TOLERANCE,
-        "span": scale.span,
-        "mean_relative_gap": gap,
-        "points": points,
-        "summary": _summaries(points),
-        "complement": _complement(edges["complement"], scale),
-    }
-    return {**found, "verdict": verdict(gap), "sentence": _sentence(found)}
+    points = tuple(_point(case, knock_out, runs[knock_out.writers], scale) for knock_out in sets)
+    gap = scale.mean_gap(
+        [
+            runs[knock_out.writers]
+            for knock_out, point in zip(sets, points, strict=True)
+            if point.telling and knock_out.family in ("class", "random")
+        ]
+    )
+    found = Completeness(
+        n_pairs=case.n_examples,
+        n_nodes=len(nodes),
+        tolerance=TOLERANCE,
+        span=scale.span,
+        mean_relative_gap=gap,
+        points=points,
+        summary=family_gaps(points),
+        complement=_complement(edges["complement"], scale),
+        verdict=verdict(gap),
+        sentence="",
+    )
+    return replace(found, sentence=_sentence(found))
 
 
-def verdict(mean_gap: Interval) -> str:
+def verdict(mean_gap: Interval) -> Verdict:
     """`pass` if the interval lies within `TOLERANCE`, `fail` if beyond, else `undecided`."""
-    if mean_gap["low"] is None or mean_gap["high"] is None:
-        return "undecided"
-    if mean_gap["high"] <= TOLERANCE:
+    if mean_gap.is_at_most(TOLERANCE):
         return "pass"
-    return "fail" if mean_gap["low"] > TOLERANCE else "undecided"
+    return "fail" if mean_gap.exceeds(TOLERANCE) else "undecided"
 
 
 @dataclass(frozen=True)
@@ -114,7 +150,7 @@ class Scale:
     def mean_gap(self, runs: Sequence[Both]) -> Interval:
         """Mean over knock-outs of `|gap| / |span|`, with its interval over pairs."""
         if not runs:
-            return {"value": None, "low": None, "high": None}
+            return UNDEFINED
         gaps = torch.stack([run.gap for run in runs])
 
         def share(weights: Float[Tensor, "resample example"]) -> Float[Tensor, " resample"]:
@@ -148,54 +184,29 @@ def _ends(case: Case) -> tuple[Examples, dict[str, Examples]]:
 # ---------------------------------------------------------------- what is said
 
 
-def _point(case: Case, knock_out: KnockOut, run: Both, scale: Scale) -> dict:
+def _point(case: Case, knock_out: KnockOut, run: Both, scale: Scale) -> KnockOutGap:
     gap = scale.bootstrap.mean(run.gap)
-    assert gap["value"] is not None
-    return {
-        "family": knock_out.family,
-        "name": knock_out.name,
-        "nodes": [case.graph.writers[writer] for writer in knock_out.writers],
-        "circuit": run.circuit.mean().item(),
-        "model": run.model.mean().item(),
-        "gap": gap,
-        "relative_gap": scale.relative(gap["value"]),
-        "telling": scale.is_telling(run),
-        "kl": run.kl.mean().item(),
-    }
+    return KnockOutGap(
+        family=knock_out.family,
+        name=knock_out.name,
+        nodes=tuple(case.graph.writers[writer] for writer in knock_out.writers),
+        circuit=run.circuit.mean().item(),
+        model=run.model.mean().item(),
+        gap=gap,
+        relative_gap=scale.relative(gap.value),
+        telling=scale.is_telling(run),
+        kl=run.kl.mean().item(),
+    )
 
 
-def _summaries(points: Sequence[dict]) -> dict[str, dict]:
-    """Each family of knock-outs that has any."""
-    families = ("class", "random", "greedy")
-    of = {family: [p for p in points if p["family"] == family] for family in families}
-    return {family: _summary(found) for family, found in of.items() if found}
-
-
-def _summary(points: Sequence[dict]) -> dict:
-    gaps = [abs(point["gap"]["value"]) for point in points]
-    relative = [point["relative_gap"] for point in points]
-    worst = gaps.index(max(gaps))
-    telling = [point["relative_gap"] for point in points if point["telling"]]
-    return {
-        "n": len(gaps),
-        "n_telling": len(telling),
-        "n_within": sum(share is not None and abs(share) <= TOLERANCE for share in telling),
-        "mean_gap": sum(gaps) / len(gaps),
-        "mean_kl": sum(point["kl"] for point in points) / len(points),
-        "worst_gap": points[worst]["gap"]["value"],
-        "worst_relative_gap": relative[worst],
-        "worst_nodes": points[worst]["nodes"],
-    }
-
-
-def _complement(left: Examples, scale: Scale) -> dict:
+def _complement(left: Examples, scale: Scale) -> Complement:
     """The model with exactly the circuit's edges ablated."""
     share = scale.bootstrap.faithfulness(left.metric, scale.full, scale.empty)
-    return {**left.mean().to_json(), "faithfulness": share}
+    return Complement(**vars(left.means()), faithfulness=share)
 
 
-def _sentence(found: dict) -> str:
-    if not found["summary"]:
+def _sentence(found: Completeness) -> str:
+    if not found.summary:
         return (
             "The circuit has no head or MLP that writes, so nothing can be knocked out of it and "
             "completeness says nothing. A circuit with nodes would have been tested."
@@ -203,21 +214,21 @@ def _sentence(found: dict) -> str:
     return " ".join([_on_average(found), _at_worst(found), _on_complement(found)])
 
 
-def _on_average(found: dict) -> str:
-    planned = [found["summary"][f] for f in ("class", "random") if f in found["summary"]]
-    n, n_telling = sum(p["n"] for p in planned), sum(p["n_telling"] for p in planned)
-    gap, none, tolerance = found["mean_relative_gap"], found["points"][0], found["tolerance"]
+def _on_average(found: Completeness) -> str:
+    planned = [found.summary[f] for f in ("class", "random") if f in found.summary]
+    n, n_telling = sum(p.n for p in planned), sum(p.n_telling for p in planned)
+    gap, none, tolerance = found.mean_relative_gap, found.points[0], found.tolerance
     start = (
-        f"On {found['n_pairs']} pairs, circuit and model were put under {n} knock-outs, by class "
-        f"and at random, of the circuit's {found['n_nodes']} writing nodes; after {n_telling} of "
+        f"On {found.n_pairs} pairs, circuit and model were put under {n} knock-outs, by class "
+        f"and at random, of the circuit's {found.n_nodes} writing nodes; after {n_telling} of "
         "them one of the two still did something."
     )
-    if gap["value"] is None:
+    if gap.value is None or none.relative_gap is None:
         return f"{start} So there is nothing to compare, and no verdict."
     return (
-        f"{start} There they are {spell(gap)} of the model's span ({found['span']:.3g}) apart on "
-        f"average, {abs(none['relative_gap']):.2f} with nothing knocked out, and "
-        f"{sum(p['n_within'] for p in planned)} of {n_telling} lie within {tolerance:g}. It counts "
+        f"{start} There they are {spell(gap)} of the model's span ({found.span:.3g}) apart on "
+        f"average, {abs(none.relative_gap):.2f} with nothing knocked out, and "
+        f"{sum(p.n_within for p in planned)} of {n_telling} lie within {tolerance:g}. It counts "
         f"as complete if the whole interval lies within {tolerance:g}: {_WORDS[verdict(gap)]}."
     )
 
@@ -229,23 +240,23 @@ _WORDS = {
 }
 
 
-def _at_worst(found: dict) -> str:
-    worst = found["summary"].get("greedy")
+def _at_worst(found: Completeness) -> str:
+    worst = found.summary.get("greedy")
     if worst is None:
         return ""
-    side = "better" if worst["worst_gap"] > 0 else "worse"
-    share = worst["worst_relative_gap"]
+    side = "better" if worst.worst_gap > 0 else "worse"
+    share = worst.worst_relative_gap
     shown = "" if share is None else f" ({abs(share):.2f} of the span)"
     return (
-        f"The worst knock-out that a greedy search found is {', '.join(worst['worst_nodes'])}: "
-        f"without it the circuit does {abs(worst['worst_gap']):.3g}{shown} {side} than the model."
+        f"The worst knock-out that a greedy search found is {', '.join(worst.worst_nodes)}: "
+        f"without it the circuit does {abs(worst.worst_gap):.3g}{shown} {side} than the model."
     )
 
 
-def _on_complement(found: dict) -> str:
-    left = found["complement"]
+def _on_complement(found: Completeness) -> str:
+    left = found.complement
     return (
         f"With the circuit's edges ablated and all others kept, the model has faithfulness "
-        f"{spell(left['faithfulness'])} and accuracy {left['accuracy']:.1%}; near the full model's "
+        f"{spell(left.faithfulness)} and accuracy {left.accuracy:.1%}; near the full model's "
         "they would mean that the task can be done around the circuit."
     )

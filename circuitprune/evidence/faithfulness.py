@@ -1,39 +1,112 @@
-"""Does the circuit alone do what the model does, and does that hold for other ways of cutting?"""
+"""Does the circuit alone do what the model does? The curve of circuits over their sizes."""
 
 from dataclasses import dataclass
 
 from jaxtyping import Bool
 from torch import Tensor
 
-from circuitprune.engine.ablation import ABLATIONS, make_ablation
 from circuitprune.engine.evaluation import Examples, evaluate_each, evaluate_full_each
-from circuitprune.engine.references import References
-from circuitprune.errors import DataError
-from circuitprune.evidence.bootstrap import Bootstrap, Interval, ratio, spell
+from circuitprune.evidence.bootstrap import Bootstrap, Estimate, Interval, ratio, spell
 from circuitprune.evidence.case import Case
+from circuitprune.evidence.statistics import Verdict
 from circuitprune.metrics import EVIDENCE_NAMES
+from circuitprune.renamed import old_names
 
 BAND = (0.8, 1.2)
 """Faithfulness in which a circuit counts as faithful; beyond 1 it is not the model's either."""
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Numbers:
+    """Every number of a circuit, with its interval over pairs."""
+
+    kl: Estimate
+    """KL from the full model of the next token, in nats."""
+    metric: Estimate
+    """The task metric, in its unit; higher is better."""
+    accuracy: Estimate
+    """Fraction of pairs on which a right token wins."""
+    exact_match: Estimate
+    """Fraction of pairs on which the most likely token is the full model's."""
+    faithfulness: Interval
+    """Share of the full model's metric recovered from the empty circuit's: the ratio of means."""
+    mean_of_ratios: Interval
+    """Mean of each pair's own such share, over the pairs that have one."""
+
+
+# A dataclass lists the fields of its last base first: sizes stand before the numbers.
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A circuit by its size."""
+
+    n_edges: int
+    """Edges that the circuit keeps."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    size: float
+    """The fraction of all edges, or the threshold, that was asked for."""
+
+
+@dataclass(frozen=True)
+class CircuitNumbers(Numbers, Sized):
+    """The numbers of the circuit under test."""
+
+
+@dataclass(frozen=True)
+class SizeNumbers(CircuitNumbers, _Asked):
+    """The numbers of one circuit of the frontier."""
+
+
+@dataclass(frozen=True)
+class FaithfulnessCurve:
+    """The section `faithfulness`: what `faithfulness_curve` found."""
+
+    n_pairs: int
+    """Held-out pairs."""
+    n_bootstrap: int
+    """Resamples behind each interval."""
+    level: float
+    """Of the intervals, in (0, 1)."""
+    ablation: str
+    """What cut edges carry."""
+    n_edges_total: int
+    """Edges of the model."""
+    n_without_ratio: int
+    """Pairs that the full and the empty model score alike, left out of `mean_of_ratios`."""
+    circuit: CircuitNumbers
+    """The circuit under test."""
+    full: Numbers
+    """The full model."""
+    empty: Numbers
+    """The model with every edge ablated."""
+    sizes: tuple[SizeNumbers, ...]
+    """The circuits of the frontier, the smallest first."""
+    verdict: Verdict
+    """Whether the interval of faithfulness lies within `BAND`."""
+    sentence: str
+    """The same in words."""
+
+
+@dataclass(frozen=True)
+class Yardstick:
     """The two ends that faithfulness is measured between, and the resamples."""
 
     bootstrap: Bootstrap
     full: Examples
     empty: Examples
 
-    def numbers(self, circuit: Examples) -> dict[str, Interval]:
+    def numbers(self, circuit: Examples) -> Numbers:
         """Every number of a circuit with its interval."""
-        each = {name: self.bootstrap.mean(getattr(circuit, name)) for name in EVIDENCE_NAMES}
         metrics = (circuit.metric, self.full.metric, self.empty.metric)
-        return {
-            **each,
-            "faithfulness": self.bootstrap.faithfulness(*metrics),
-            "mean_of_ratios": self.bootstrap.mean_of_ratios(*metrics),
-        }
+        return Numbers(
+            **{name: self.bootstrap.mean(getattr(circuit, name)) for name in EVIDENCE_NAMES},
+            faithfulness=self.bootstrap.faithfulness(*metrics),
+            mean_of_ratios=self.bootstrap.mean_of_ratios(*metrics),
+        )
 
     @property
     def n_without_ratio(self) -> int:
@@ -42,7 +115,7 @@ class _Scale:
         return int(ratio(full, full - empty, full.abs() + empty.abs()).isnan().sum())
 
 
-def faithfulness(case: Case) -> dict:
+def faithfulness_curve(case: Case) -> FaithfulnessCurve:
     """The curve over sizes, each number with a percentile bootstrap interval over pairs.
 
     Every point has `kl`, `metric`, `accuracy`, `exact_match`, and faithfulness twice:
@@ -67,30 +140,31 @@ def faithfulness(case: Case) -> dict:
     full = evaluate_full_each(case.references, case.batches, case.task_metric)
     generator = case.generator("faithfulness")
     bootstrap = Bootstrap.draw(case.n_examples, case.n_bootstrap, generator)
-    scale = _Scale(bootstrap, full, found["empty"])
+    scale = Yardstick(bootstrap, full, found["empty"])
     circuit = scale.numbers(found["circuit"])
-    return {
-        "n_pairs": case.n_examples,
-        "n_bootstrap": case.n_bootstrap,
-        "level": bootstrap.level,
-        "ablation": case.references.ablation.kind,
-        "n_edges_total": case.graph.n_edges,
-        "n_without_ratio": scale.n_without_ratio,
-        "circuit": {"n_edges": int(case.mask.sum()), **circuit},
-        "full": scale.numbers(full),
-        "empty": scale.numbers(found["empty"]),
-        "sizes": [
-            {"size": size, "n_edges": int(mask.sum()), **scale.numbers(found[f"size {size:g}"])}
+    points = {size: vars(scale.numbers(found[f"size {size:g}"])) for size in sizes}
+    return FaithfulnessCurve(
+        n_pairs=case.n_examples,
+        n_bootstrap=case.n_bootstrap,
+        level=bootstrap.level,
+        ablation=case.references.ablation.kind,
+        n_edges_total=case.graph.n_edges,
+        n_without_ratio=scale.n_without_ratio,
+        circuit=CircuitNumbers(n_edges=int(case.mask.sum()), **vars(circuit)),
+        full=scale.numbers(full),
+        empty=scale.numbers(found["empty"]),
+        sizes=tuple(
+            SizeNumbers(size=size, n_edges=int(mask.sum()), **points[size])
             for size, mask in sizes.items()
-        ],
-        "verdict": verdict(circuit["faithfulness"]),
-        "sentence": _faithfulness_sentence(case, circuit, full),
-    }
+        ),
+        verdict=verdict(circuit.faithfulness),
+        sentence=_curve_sentence(case, circuit, full),
+    )
 
 
-def verdict(interval: Interval) -> str:
+def verdict(interval: Interval) -> Verdict:
     """`pass` if the interval lies within `BAND`, `fail` if outside, else `undecided`."""
-    low, high = interval["low"], interval["high"]
+    low, high = interval.low, interval.high
     if low is None or high is None:
         return "undecided"
     if low >= BAND[0] and high <= BAND[1]:
@@ -98,15 +172,15 @@ def verdict(interval: Interval) -> str:
     return "fail" if high < BAND[0] or low > BAND[1] else "undecided"
 
 
-def _faithfulness_sentence(case: Case, circuit: dict[str, Interval], full: Examples) -> str:
-    n, says = int(case.mask.sum()), _WORDS[verdict(circuit["faithfulness"])]
+def _curve_sentence(case: Case, circuit: Numbers, full: Examples) -> str:
+    n, says = int(case.mask.sum()), _WORDS[verdict(circuit.faithfulness)]
     return (
         f"On {case.n_examples} held-out pairs the circuit of {n:,} edges "
         f"({n / case.graph.n_edges:.1%} of the model's) has faithfulness "
-        f"{spell(circuit['faithfulness'])} (95% interval over pairs), KL {spell(circuit['kl'], 3)} "
-        f"nats, accuracy {spell(circuit['accuracy'])} where the full model has "
+        f"{spell(circuit.faithfulness)} (95% interval over pairs), KL {spell(circuit.kl, 3)} "
+        f"nats, accuracy {spell(circuit.accuracy)} where the full model has "
         f"{full.accuracy.mean().item():.2f}, and the full model's first choice on "
-        f"{spell(circuit['exact_match'])} of the pairs. It counts as faithful if the whole "
+        f"{spell(circuit.exact_match)} of the pairs. It counts as faithful if the whole "
         f"interval lies within {BAND[0]:g} and {BAND[1]:g}: {says}."
     )
 
@@ -118,68 +192,10 @@ _WORDS = {
 }
 
 
-def cross_ablation(case: Case) -> dict:
-    """The same circuit where cut edges carry something else: `patch`, `mean`, ..., each in turn.
-
-    Each kind has its own empty model, so faithfulness is between that and the full model. Means
-    are over the training pairs. A kind that these cannot give (prompts longer than all of them)
-    has an `error` instead of numbers.
-
-    Source: Miller et al. 2024, "Transformer Circuit Metrics are not Robust" (arXiv 2407.08734).
-    """
-    bootstrap = Bootstrap.draw(case.n_examples, case.n_bootstrap, case.generator("cross_ablation"))
-    full = evaluate_full_each(case.references, case.batches, case.task_metric)
-    kinds: dict[str, dict] = {}
-    for done, kind in enumerate(ABLATIONS):
-        try:
-            kinds[kind] = _under(case, kind, bootstrap, full)
-        except DataError as error:
-            kinds[kind] = {"error": str(error)}
-        case.progress("cross_ablation", (done + 1) / len(ABLATIONS))
-    return {
-        "n_pairs": case.n_examples,
-        "n_bootstrap": case.n_bootstrap,
-        "found_with": case.references.ablation.kind,
-        "n_train_pairs": sum(map(len, case.train_batches)),
-        "kinds": kinds,
-        "verdict": _across_verdict(kinds),
-        "sentence": _across_sentence(case, kinds),
-    }
-
-
-def _under(case: Case, kind: str, bootstrap: Bootstrap, full: Examples) -> dict:
-    references = case.references
-    if kind != references.ablation.kind:
-        gated = references.gated
-        ablation = make_ablation(kind, gated.ports, case.train_batches)
-        references = References(gated, ablation, max_gb=0.0)
-    masks = {"circuit": case.mask, "empty": case.empty_mask}
-    found = evaluate_each(references, masks, case.batches, case.task_metric)
-    scale = _Scale(bootstrap, full, found["empty"])
-    return {
-        "n_without_ratio": scale.n_without_ratio,
-        "empty_metric": bootstrap.mean(found["empty"].metric),
-        **scale.numbers(found["circuit"]),
-    }
-
-
-def _across_verdict(kinds: dict[str, dict]) -> str:
-    verdicts = {verdict(k["faithfulness"]) for k in kinds.values() if "error" not in k}
-    return verdicts.pop() if len(verdicts) == 1 else "undecided"
-
-
-def _across_sentence(case: Case, kinds: dict[str, dict]) -> str:
-    found = [f"{k} {spell(v['faithfulness'])}" for k, v in kinds.items() if "error" not in v]
-    missing = [k for k, v in kinds.items() if "error" in v]
-    same = _across_verdict(kinds)
-    says = {
-        "pass": "it is faithful whichever is chosen",
-        "fail": "it is faithful under none",
-        "undecided": "the verdict depends on that choice, so name it with every number",
-    }[same]
-    text = (
-        f"Faithfulness on {case.n_examples} pairs by what cut edges carry (the circuit was found "
-        f"with {case.references.ablation.kind}): {'; '.join(found)}. With {BAND[0]:g} to "
-        f"{BAND[1]:g} as the band, {says}."
-    )
-    return f"{text} Not computable here: {', '.join(missing)}." if missing else text
+__getattr__ = old_names(
+    __name__,
+    {
+        "faithfulness": "evidence.faithfulness.faithfulness_curve",
+        "cross_ablation": "evidence.cross_ablation.cross_ablation",
+    },
+)

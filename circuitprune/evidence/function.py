@@ -4,32 +4,107 @@ Descriptions of the untouched model, restricted to the circuit's nodes. They sug
 for; the other kinds of evidence say whether it matters.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from circuitprune.circuits.circuit import Circuit
 from circuitprune.data.batches import Batch
 from circuitprune.errors import DataError, MetricError
 from circuitprune.evidence.case import Case
+from circuitprune.evidence.shown_pairs import (
+    ShownPair,
+    kept_heads,
+    kept_nodes_of,
+    short,
+    shown_pairs,
+)
 from circuitprune.lens.heads import attention_patterns, probe_heads
 from circuitprune.lens.logits import direct_logit_attribution, logit_lens, ranks, residual_streams
 from circuitprune.metrics import logit_diff
+from circuitprune.renamed import old_names
 
 N_SHOWN = 2
 """Example pairs whose tokens, lens and attention are shown."""
 N_PAIRS = 128
 """Pairs at most behind the means."""
 PROBES = ("previous", "duplicate", "induction", "copying", "anticopying")
-MOST_WEIGHTS = 30_000
-"""Attention weights of one pair that are kept; beyond, only those from the answer position."""
-N_TOP = 3
-"""Tokens that the lens shows at each place."""
 
 
-def function(case: Case) -> dict:
+@dataclass(frozen=True)
+class LensReading:
+    """The logit lens at one reader's stream, as means over pairs."""
+
+    at: str
+    """The reader's place: `a3`, `m3` or `logits`."""
+    answer_rank: float
+    """Of the best-ranked right token; 0 is the prediction."""
+    logit_diff: float | None
+    """Right minus wrong on clean prompts, in logits; None where a pair has no wrong token."""
+    logit_diff_corrupt: float | None
+    """The same on corrupt prompts."""
+
+
+@dataclass(frozen=True)
+class DirectShare:
+    """What one writer adds to the logit difference through its edge to the logits."""
+
+    node: str
+    """The writer; `not kept` for all others, `biases` for what no writer writes."""
+    share: float | None
+    """Mean over pairs, in logits."""
+    edge_to_logits_kept: bool
+    """Whether the circuit keeps that edge."""
+
+
+@dataclass(frozen=True)
+class HeadReading:
+    """What a kept head looks at from the answer position, and its probes; see `lens.heads`.
+
+    Means over pairs, and scores on random tokens, which are left out where prompts are too short.
+    """
+
+    head: str
+    """Its name, `a3.h1`."""
+    labels: tuple[str, ...]
+    """Probes that it passes."""
+    to_answers: float
+    """Share of its attention at right tokens, in [0, 1]."""
+    to_wrong: float
+    """Share of its attention at wrong tokens, in [0, 1]."""
+    previous: float | None = None
+    """Attention to the position before, in [0, 1]."""
+    duplicate: float | None = None
+    """Attention to the same token before, in [0, 1]."""
+    induction: float | None = None
+    """Attention to the token after that one, in [0, 1]."""
+    copying: float | None = None
+    """Share of tokens that it writes where it sees them, in [0, 1]."""
+    anticopying: float | None = None
+    """Share of tokens that it writes against where it sees them, in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Function:
+    """The section `function`: the untouched model, at the circuit's nodes."""
+
+    n_pairs: int
+    """Pairs behind the means, at most `N_PAIRS`."""
+    lens: tuple[LensReading, ...]
+    """At each reader's stream, in forward order."""
+    direct: tuple[DirectShare, ...]
+    """Kept writers by the size of their share, then `not kept` and `biases`."""
+    heads: tuple[HeadReading, ...]
+    """Kept heads, in forward order."""
+    examples: tuple[ShownPair, ...]
+    """A few pairs, whole."""
+    sentence: str
+    """The same in words."""
+
+
+def function(case: Case) -> Function:
     """The section `function`; see docs/evidence.md, What the circuit does.
 
     `lens`: at each reader's stream, the answer's mean rank and mean logit difference on clean
@@ -47,17 +122,16 @@ def function(case: Case) -> dict:
     case.progress("probes of heads", 0.5)
     heads = _heads(case, batches)
     case.progress("attention", 0.8)
-    examples = _examples(case, _first_pairs(case.batches, N_SHOWN))
+    examples = shown_pairs(case, _first_pairs(case.batches, N_SHOWN))
     case.progress("attention", 1.0)
-    parts = {"lens": lens, "direct": direct, "heads": heads, "examples": examples}
-    found = {"n_pairs": sum(map(len, batches)), **parts}
-    return {**found, "sentence": _sentence(found)}
+    found = Function(sum(map(len, batches)), lens, direct, heads, examples, sentence="")
+    return replace(found, sentence=_sentence(found))
 
 
 # ---------------------------------------------------------------- the parts
 
 
-def _lens(case: Case, batches: Sequence[Batch]) -> list[dict]:
+def _lens(case: Case, batches: Sequence[Batch]) -> tuple[LensReading, ...]:
     """Means over pairs at each reader's stream, in forward order."""
     gated = case.references.gated
     rows: dict[str, list[Tensor]] = {}
@@ -74,40 +148,31 @@ def _lens(case: Case, batches: Sequence[Batch]) -> list[dict]:
     table = []
     for place, parts in rows.items():
         rank, clean, corrupted = torch.cat(parts, dim=1).mean(dim=1).tolist()
-        row = {"answer_rank": rank, "logit_diff": clean, "logit_diff_corrupt": corrupted}
-        table.append({"at": place, **{name: _number(value) for name, value in row.items()}})
-    return table
+        table.append(LensReading(place, short(rank), _known(clean), _known(corrupted)))
+    return tuple(table)
 
 
-def _direct(case: Case, batches: Sequence[Batch]) -> list[dict]:
+def _direct(case: Case, batches: Sequence[Batch]) -> tuple[DirectShare, ...]:
     """Kept writers by the size of their mean direct share, `biases` and `not kept` last."""
     gated, graph = case.references.gated, case.graph
     try:
         parts = [direct_logit_attribution(gated, batch) for batch in batches]
     except MetricError:
-        return []
+        return ()
     shares = torch.cat([part[0] for part in parts], dim=1).double().mean(dim=1).cpu()
     constant = torch.cat([part[1] for part in parts]).double().mean().item()
-    kept = [graph.writers.index(node) for node in _kept(case) if node != "logits"]
+    kept = [graph.writers.index(node) for node in kept_nodes_of(case) if node != "logits"]
     to_logits = graph.block_view(case.mask.cpu(), graph.logits_block)[0]
     order = sorted(kept, key=lambda writer: -abs(shares[writer].item()))
     rows = [
-        {
-            "node": graph.writers[writer],
-            "share": _number(shares[writer].item()),
-            "edge_to_logits_kept": bool(to_logits[writer]),
-        }
-        for writer in order
+        DirectShare(graph.writers[w], _known(shares[w].item()), bool(to_logits[w])) for w in order
     ]
     rest = shares.sum().item() - shares[kept].sum().item()
-    return [
-        *rows,
-        {"node": "not kept", "share": _number(rest), "edge_to_logits_kept": False},
-        {"node": "biases", "share": _number(constant), "edge_to_logits_kept": True},
-    ]
+    others = DirectShare("not kept", _known(rest), False)
+    return (*rows, others, DirectShare("biases", _known(constant), True))
 
 
-def _heads(case: Case, batches: Sequence[Batch]) -> list[dict]:
+def _heads(case: Case, batches: Sequence[Batch]) -> tuple[HeadReading, ...]:
     """Each kept head: its attention on the task, and its probes on random tokens.
 
     The probes are left out where prompts cannot be long enough for them.
@@ -121,14 +186,14 @@ def _heads(case: Case, batches: Sequence[Batch]) -> list[dict]:
     except DataError:
         probes = None
     attended, rows = _attended(case, batches), []
-    for layer, head in _kept_heads(case):
-        row: dict = {"head": f"a{layer}.h{head}", "labels": []}
-        scores = dict(attended)
+    for at in kept_heads(case):
+        labels: tuple[str, ...] = ()
+        scores = {to: short(float(weights[at])) for to, weights in attended.items()}
         if probes is not None:
-            scores |= {name: getattr(probes, name) for name in PROBES}
-            row["labels"] = probes.labels(layer, head)
-        rows.append(row | {name: _number(float(s[layer, head])) for name, s in scores.items()})
-    return rows
+            labels = tuple(probes.labels(*at))
+            scores |= {name: short(float(getattr(probes, name)[at])) for name in PROBES}
+        rows.append(HeadReading("a{}.h{}".format(*at), labels, **scores))
+    return tuple(rows)
 
 
 def _attended(case: Case, batches: Sequence[Batch]) -> dict[str, Tensor]:
@@ -144,69 +209,21 @@ def _attended(case: Case, batches: Sequence[Batch]) -> dict[str, Tensor]:
     return {name: total / sum(map(len, batches)) for name, total in totals.items()}
 
 
-def _examples(case: Case, batches: Sequence[Batch]) -> list[dict]:
-    """Tokens, lens and attention of a few pairs, one at a time."""
-    gated, spell = case.references.gated, _speller(case)
-    shown = []
-    for batch in batches:
-        streams = residual_streams(gated, batch)
-        patterns = attention_patterns(gated, batch.clean, batch.mask)
-        for row in range(len(batch)):
-            last = int(batch.last[row])
-            tops = {
-                place: [spell(t) for t in logit_lens(gated, s[row]).topk(N_TOP).indices.tolist()]
-                for place, s in streams.items()
-            }
-            seen = patterns[:, row, :, : last + 1, : last + 1].cpu()
-            shown.append(
-                {
-                    "index": int(batch.index[row]),
-                    "clean": [spell(t) for t in batch.clean[row, : last + 1].tolist()],
-                    "corrupt": [spell(t) for t in batch.corrupt[row, : last + 1].tolist()],
-                    "answers": [spell(t) for t in batch.answers[row].tolist() if t >= 0][:10],
-                    "wrong": [spell(t) for t in batch.wrong[row].tolist() if t >= 0][:10],
-                    "lens": tops,
-                    **_attention(seen, _kept_heads(case)),
-                }
-            )
-    return shown
-
-
-def _attention(
-    patterns: Float[Tensor, "layer head query key"], heads: Sequence[tuple[int, int]]
-) -> dict[str, dict]:
-    """Of each head what the answer position sees, and, unless too much, what each position does."""
-    names = [f"a{layer}.h{head}" for layer, head in heads]
-    of = {name: patterns[at] for name, at in zip(names, heads, strict=True)}
-    last = {name: [_number(x) for x in pattern[-1].tolist()] for name, pattern in of.items()}
-    found: dict[str, dict] = {"attention_from_answer": last}
-    n = patterns.shape[-1]
-    if len(heads) * n * (n + 1) // 2 <= MOST_WEIGHTS:
-        found["attention"] = {name: _triangle(pattern) for name, pattern in of.items()}
-    return found
-
-
-def _triangle(pattern: Float[Tensor, "query key"]) -> list[list[float]]:
-    """For each position the weights of those up to it, to three digits after the point."""
-    rows = pattern.double().tolist()
-    return [[round(x, 3) for x in row[: at + 1]] for at, row in enumerate(rows)]
-
-
-def _sentence(found: dict) -> str:
+def _sentence(found: Function) -> str:
     """What the numbers say, in words."""
-    best = [row for row in found["direct"] if row["node"] not in ("not kept", "biases")][:3]
-    writers = ", ".join(f"{row['node']} ({row['share']:+.2f})" for row in best)
-    first = next((row["at"] for row in found["lens"] if row["answer_rank"] < 1), None)
+    best = [row for row in found.direct if row.node not in ("not kept", "biases")][:3]
+    writers = ", ".join(f"{row.node} ({row.share:+.2f})" for row in best)
+    first = next((row.at for row in found.lens if row.answer_rank < 1), None)
     when = (
         f"The logit lens ranks the answer first on average from {first} on"
         if first
         else "The logit lens never ranks the answer first on average"
     )
-    known = [row for row in found["heads"] if row["labels"]]
-    named = ", ".join(f"{row['head']} {'/'.join(row['labels'])}" for row in known[:6])
-    what = f"{len(known)} of {len(found['heads'])} kept heads pass a probe"
+    known = [row for row in found.heads if row.labels]
+    named = ", ".join(f"{row.head} {'/'.join(row.labels)}" for row in known[:6])
+    what = f"{len(known)} of {len(found.heads)} kept heads pass a probe"
     return (
-        f"{when}, over {found['n_pairs']} pairs. "
+        f"{when}, over {found.n_pairs} pairs. "
         + (f"The largest direct shares of the logit difference are {writers}. " if writers else "")
         + what
         + (f": {named}{', ...' * (len(known) > 6)}. " if named else ". ")
@@ -244,23 +261,15 @@ def _difference(logits: Tensor, batch: Batch) -> Tensor:
         return torch.full((len(batch),), torch.nan, dtype=torch.float64)
 
 
-def _kept(case: Case) -> tuple[str, ...]:
-    return Circuit(case.graph, case.mask).nodes
+def _known(value: float) -> float | None:
+    """None for what is not finite."""
+    return short(value) if math.isfinite(value) else None
 
 
-def _kept_heads(case: Case) -> list[tuple[int, int]]:
-    """Layer and index of the heads that the circuit keeps, in forward order."""
-    names = [node for node in _kept(case) if node.startswith("a")]
-    pairs = [name.removeprefix("a").split(".h") for name in names]
-    return [(int(layer), int(head)) for layer, head in pairs]
-
-
-def _speller(case: Case) -> Callable[[int], str]:
-    """Text of a token id; the id itself without a tokenizer."""
-    tokenizer = case.tokenizer
-    return str if tokenizer is None else lambda token: str(tokenizer.decode([token]))
-
-
-def _number(value: float) -> float | None:
-    """Six digits, so that the file stays small; None for what is not finite."""
-    return float(f"{value:.6g}") if torch.isfinite(torch.tensor(value)) else None
+__getattr__ = old_names(
+    __name__,
+    {
+        "MOST_WEIGHTS": "evidence.shown_pairs.MOST_WEIGHTS",
+        "N_TOP": "evidence.shown_pairs.N_TOP",
+    },
+)

@@ -9,44 +9,103 @@ outcome could have rejected it.
 Source: Shi et al. 2024, "Hypothesis Testing the Circuit Hypothesis in LLMs" (arXiv 2410.13032).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
-from circuitprune.circuits.graph import Graph
-from circuitprune.data.batches import FEW_PAIRS, Batch, few_pairs
 from circuitprune.engine.evaluation import Examples, evaluate_each, evaluate_full_each
 from circuitprune.evidence.case import Case
-from circuitprune.evidence.minimality import MOST_RUNS, removals
+from circuitprune.evidence.idle_edges import IdleEdges, NoIdleEdges, idle_edges
 from circuitprune.evidence.statistics import (
     ALPHA,
     MOST_PAIRS,
-    holm,
+    Verdict,
     hsic_test,
     least_hsic_p,
-    share_test,
     sign_test,
     verdict_of,
     worst_of,
 )
+from circuitprune.renamed import old_names
 
 EPSILON = 0.1
 """A chance to win within this of 1/2 counts as equal: the paper's choice."""
-Q = 0.9
-"""An edge should matter more than this share of random edges: the paper's choice."""
 ROUNDING = {torch.float64: 100, torch.float32: 100, torch.bfloat16: 4}
 """Differences that count as none, in steps of the model's dtype. Between the open gates and the
 model up to 7 were seen in float32, 3 in bfloat16, where 100 would be a factor of eight."""
-LEAST_PAIRS = 8
-"""Edges are judged on no fewer pairs, however many they are."""
-AT_ONCE = 16
-"""Inflated circuits that are held together."""
 
 
-def hypotheses(case: Case) -> dict:
+@dataclass(frozen=True)
+class Equivalence:
+    """Whether the circuit is as good as the model."""
+
+    n_pairs: int
+    """Pairs on which they differ."""
+    n_ties: int
+    """Pairs on which both score the same, left out."""
+    tolerance: float
+    """Share of two scores' magnitudes up to which they are the same."""
+    epsilon: float
+    """A chance to win within this of 1/2 counts as equal."""
+    statistic: float | None
+    """Share of the pairs on which the circuit wins, in [0, 1]; None without a pair."""
+    p: float
+    """Of that share, two-sided, in [0, 1]."""
+    p_sign: float
+    """The same with an epsilon of 0: the sign test's."""
+    mean_difference: float
+    """Circuit minus model, in the metric's unit."""
+    verdict: Verdict
+    """Whether equality is rejected."""
+    sentence: str
+    """The same in words."""
+
+
+@dataclass(frozen=True)
+class Independence:
+    """Whether what is left without the circuit knows nothing of what the model does."""
+
+    n_pairs: int
+    """Pairs, at most `statistics.MOST_PAIRS`."""
+    n_permutations: int
+    """Orders drawn at random."""
+    statistic: float
+    """HSIC of both scores, at least 0."""
+    p: float
+    """Share of orders with as much, in (0, 1]."""
+    correlation: float | None
+    """Pearson's, in [-1, 1]; None if either is constant."""
+    complement_metric: float
+    """Mean task metric of the model without the circuit's edges."""
+    verdict: Verdict
+    """Whether independence is rejected."""
+    sentence: str
+    """The same in words."""
+
+
+@dataclass(frozen=True)
+class Hypotheses:
+    """The section `hypotheses`: what an ideal circuit would meet."""
+
+    n_pairs: int
+    """Held-out pairs."""
+    alpha: float
+    """Below this, a p rejects its hypothesis."""
+    equivalence: Equivalence
+    """Is the circuit as good as the model?"""
+    independence: Independence
+    """Does the rest know nothing?"""
+    minimality: IdleEdges | NoIdleEdges
+    """Is no edge idle?"""
+    verdict: Verdict
+    """The worst of the three."""
+    sentence: str
+    """The same in words."""
+
+
+def hypotheses(case: Case) -> Hypotheses:
     """Equivalence, independence and minimality, each with statistic, p-value and a sentence.
 
     An ideal circuit meets all three, so `verdict` is `fail` if any is rejected. With each at 5 %,
@@ -55,24 +114,23 @@ def hypotheses(case: Case) -> dict:
     masks = {"circuit": case.mask, "complement": ~case.mask}
     found = evaluate_each(case.references, masks, case.batches, case.task_metric)
     full = evaluate_full_each(case.references, case.batches, case.task_metric)
-    tests = {
-        "equivalence": equivalence(found["circuit"], full, rounding(case.references.gated.dtype)),
-        "independence": independence(case, found["complement"], full),
-        "minimality": minimality(case),
-    }
-    verdicts = {name: test["verdict"] for name, test in tests.items()}
-    told = ", ".join(f"{name} {verdict}" for name, verdict in verdicts.items())
+    equal = equivalence(found["circuit"], full, rounding(case.references.gated.dtype))
+    apart = independence(case, found["complement"], full)
+    idle = idle_edges(case)
+    told = f"equivalence {equal.verdict}, independence {apart.verdict}, minimality {idle.verdict}"
     sentence = (
         f"Of the three hypotheses of an ideal circuit: {told}. A pass means not rejected, though "
         "that was possible."
     )
-    return {
-        "n_pairs": case.n_examples,
-        "alpha": ALPHA,
-        **tests,
-        "verdict": worst_of(verdicts.values()),
-        "sentence": sentence,
-    }
+    return Hypotheses(
+        n_pairs=case.n_examples,
+        alpha=ALPHA,
+        equivalence=equal,
+        independence=apart,
+        minimality=idle,
+        verdict=worst_of((equal.verdict, apart.verdict, idle.verdict)),
+        sentence=sentence,
+    )
 
 
 def rounding(dtype: torch.dtype) -> float:
@@ -80,7 +138,7 @@ def rounding(dtype: torch.dtype) -> float:
     return ROUNDING[dtype] * torch.finfo(dtype).eps
 
 
-def equivalence(circuit: Examples, full: Examples, tolerance: float = 0.0) -> dict:
+def equivalence(circuit: Examples, full: Examples, tolerance: float = 0.0) -> Equivalence:
     """Does the circuit beat the model on half of the pairs, give or take `EPSILON`?
 
     H0: `|P(metric of circuit > metric of model) - 1/2| <= epsilon`, by the exact binomial test of
@@ -106,18 +164,18 @@ def equivalence(circuit: Examples, full: Examples, tolerance: float = 0.0) -> di
         f"{_needed(n, least)} Wins are counted, not their size: the mean difference is "
         f"{difference.mean().item():+.3g}."
     )
-    return {
-        "n_pairs": n,
-        "n_ties": ties,
-        "tolerance": tolerance,
-        "epsilon": EPSILON,
-        "statistic": wins / n if n else None,
-        "p": p,
-        "p_sign": p_sign,
-        "mean_difference": difference.mean().item(),
-        "verdict": verdict_of(p, least),
-        "sentence": sentence,
-    }
+    return Equivalence(
+        n_pairs=n,
+        n_ties=ties,
+        tolerance=tolerance,
+        epsilon=EPSILON,
+        statistic=wins / n if n else None,
+        p=p,
+        p_sign=p_sign,
+        mean_difference=difference.mean().item(),
+        verdict=verdict_of(p, least),
+        sentence=sentence,
+    )
 
 
 def _needed(n: int, least: float) -> str:
@@ -129,7 +187,7 @@ def _needed(n: int, least: float) -> str:
     return f"{enough} wins or more, or {n - enough} or fewer, would have rejected it."
 
 
-def independence(case: Case, complement: Examples, full: Examples) -> dict:
+def independence(case: Case, complement: Examples, full: Examples) -> Independence:
     """Is what the complement scores on a pair independent of what the model scores on it?
 
     H0: independent, by HSIC and permutations. If rejected, the model without the circuit still
@@ -150,16 +208,16 @@ def independence(case: Case, complement: Examples, full: Examples) -> dict:
         + ("; the complement still knows something of the task." if rejected else ".")
         + (too_few if verdict == "undecided" else "")
     )
-    return {
-        "n_pairs": len(x),
-        "n_permutations": case.n_bootstrap,
-        "statistic": statistic,
-        "p": p,
-        "correlation": _correlation(x, y),
-        "complement_metric": x.mean().item(),
-        "verdict": verdict,
-        "sentence": sentence,
-    }
+    return Independence(
+        n_pairs=len(x),
+        n_permutations=case.n_bootstrap,
+        statistic=statistic,
+        p=p,
+        correlation=_correlation(x, y),
+        complement_metric=x.mean().item(),
+        verdict=verdict,
+        sentence=sentence,
+    )
 
 
 def _correlation(x: Float64[Tensor, " n"], y: Float64[Tensor, " n"]) -> float | None:
@@ -169,138 +227,11 @@ def _correlation(x: Float64[Tensor, " n"], y: Float64[Tensor, " n"]) -> float | 
     return (x @ y / size).item() if size > 0 else None
 
 
-def minimality(case: Case) -> dict:
-    """Does each edge matter more than most edges that were added to the circuit at random?
-
-    An edge's effect is the mean over pairs of `|metric without it - metric|`. For comparison the
-    circuit is inflated by a random path from `input` to `logits`, `n_random` times, and one of the
-    added edges, at random, is knocked out again. H0 for an edge: its effect exceeds that of more
-    than `Q` of those. The number of them that it exceeds is binomial at the border, and p is the
-    chance of so few; Holm's correction for the number of edges. An edge that is rejected is idle.
-
-    The paper averages squares of the change of a score; its paths share no edge with the circuit,
-    while these do where the circuit leaves no other way on. Few pairs are used: see `few_pairs`;
-    fewer yet where these, times the edges, would be more than `MOST_RUNS`.
-    """
-    edges = case.mask.nonzero().flatten().tolist()
-    most = MOST_RUNS // max(1, len(edges))
-    batches = few_pairs(case.batches, max(LEAST_PAIRS, min(FEW_PAIRS, most)))
-    random = _random_effects(case, batches) if edges else []
-    if not random:
-        reason = "the circuit keeps no edge" if not edges else "no edge can be added to the circuit"
-        return {"verdict": "undecided", "edges": [], "sentence": f"Not tested: {reason}."}
-    found = removals(
-        case.references,
-        case.mask,
-        batches,
-        case.task_metric,
-        lambda share: case.progress("hypotheses", (1 + share) / 2),
-    )
-    effects = found.metric.abs().mean(dim=1).tolist()
-    return _judge(case, edges, effects, random, sum(map(len, batches)))
-
-
-def _judge(
-    case: Case, edges: list[int], effects: list[float], random: list[float], n_pairs: int
-) -> dict:
-    exceeded = [sum(effect > other for other in random) for effect in effects]
-    p_values = [share_test(count, len(random), Q) for count in exceeded]
-    corrected = holm(p_values)
-    idle = [case.graph.edges[e] for e, p in zip(edges, corrected, strict=True) if p < ALPHA]
-    rows = zip(edges, effects, exceeded, p_values, corrected, strict=True)
-    worst, least = min(corrected), len(edges) * share_test(0, len(random), Q)
-    too_few = " It could not have: there are too few random edges." if least >= ALPHA else ""
-    sentence = (
-        f"On {n_pairs} pairs, {len(idle)} of {len(edges)} edges matter no more than edges added at "
-        f"random: for them it is rejected (Holm-corrected p < {ALPHA:g}) that they exceed more "
-        f"than {Q:.0%} of {len(random)} random ones. The smallest corrected p is {worst:.3g}; the "
-        f"circuit is minimal by this test if none falls below {ALPHA:g}.{too_few}"
-    )
-    return {
-        "n_pairs": n_pairs,
-        "n_inflated": len(random),
-        "quantile": Q,
-        "n_edges": len(edges),
-        "n_idle": len(idle),
-        "idle": idle,
-        "random_effects": random,
-        "edges": [
-            {
-                "edge": case.graph.edges[edge],
-                "effect": effect,
-                "statistic": count / len(random),
-                "p": p,
-                "p_holm": p_holm,
-            }
-            for edge, effect, count, p, p_holm in rows
-        ],
-        "p": worst,
-        "verdict": verdict_of(worst, least),
-        "sentence": sentence,
-    }
-
-
-def _random_effects(case: Case, batches: Sequence[Batch]) -> list[float]:
-    """Effects of edges that were added at random, on the inflated circuits: `AT_ONCE` in memory."""
-    inflations, effects = _inflations(case), list[float]()
-    while some := list(islice(inflations, AT_ONCE)):
-        masks: dict[str, Tensor] = {}
-        for i, (mask, edge) in enumerate(some):
-            masks |= {f"inflated {i}": mask, f"deflated {i}": _without(mask, edge)}
-        found = evaluate_each(case.references, masks, batches, case.task_metric)
-        effects += [_effect(found, f"inflated {i}", f"deflated {i}") for i in range(len(some))]
-        case.progress("hypotheses", len(effects) / case.n_random / 2)
-    return effects
-
-
-def _effect(found: Mapping[str, Examples], before: str, after: str) -> float:
-    return (found[after].metric - found[before].metric).abs().mean().item()
-
-
-def _without(mask: Bool[Tensor, " edge"], edge: int) -> Bool[Tensor, " edge"]:
-    mask = mask.clone()
-    mask[edge] = False
-    return mask
-
-
-def _inflations(case: Case) -> Iterator[tuple[Bool[Tensor, " edge"], int]]:
-    """`n_random` inflated circuits, each with one of the edges that were added."""
-    generator = case.generator("minimality")
-    for _ in range(case.n_random):
-        added = random_path(case.graph, case.mask, generator)
-        if len(added):
-            inflated = case.mask.clone()
-            inflated[added] = True
-            yield inflated, _pick(added, generator)
-
-
-def random_path(
-    graph: Graph, mask: Bool[Tensor, " edge"], generator: torch.Generator, tries: int = 100
-) -> list[int]:
-    """The new edges of a random path from `input` to `logits`, in forward order.
-
-    A random walk: of each node on the way, one of the out-edges that `mask` lacks, all alike
-    likely, or one that it has if it lacks none. Walks without a new edge are drawn again; empty if
-    there are none to be had.
-    """
-    out_edges = [
-        (graph.edge_writer == writer).nonzero().flatten() for writer in range(graph.n_writers)
-    ]
-    for _ in range(tries):
-        path, writer = [], 0
-        while True:
-            choices = out_edges[writer]
-            new = choices[~mask[choices]]
-            edge = _pick((new if len(new) else choices).tolist(), generator)
-            path.append(edge)
-            feeds = graph.heads_of_reader(int(graph.edge_reader[edge]))
-            if not feeds:
-                break
-            writer = _pick(list(feeds), generator)
-        if added := [edge for edge in path if not mask[edge]]:
-            return added
-    return []
-
-
-def _pick(choices: list[int], generator: torch.Generator) -> int:
-    return choices[int(torch.randint(len(choices), (), generator=generator))]
+__getattr__ = old_names(
+    __name__,
+    {
+        "minimality": "evidence.idle_edges.idle_edges",
+        **{name: f"evidence.idle_edges.{name}" for name in ("AT_ONCE", "LEAST_PAIRS", "Q")},
+        "random_path": "evidence.idle_edges.random_path",
+    },
+)

@@ -5,6 +5,7 @@ Knocking out a node ablates every edge out of it; `completeness.py` compares wha
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,12 +24,15 @@ GREEDY_PAIRS = 64
 """Pairs, at least, on which greedy knock-outs are searched; all are measured on all pairs."""
 
 
+Family = Literal["none", "class", "random", "greedy"]
+"""Why these nodes: nothing, a class of nodes, drawn at random, or the worst that was found."""
+
+
 @dataclass(frozen=True)
 class KnockOut:
     """Nodes that are knocked out together."""
 
-    family: str
-    """`none`, `class`, `random` or `greedy`."""
+    family: Family
     name: str
     writers: tuple[int, ...]
     """Positions in `Graph.writers`, ascending."""

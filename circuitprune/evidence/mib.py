@@ -1,5 +1,8 @@
 """CPR and CMD: faithfulness integrated over circuit sizes, as the MIB benchmark computes it."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
@@ -13,6 +16,56 @@ from circuitprune.evidence.case import Case
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's ten sizes, as fractions of all edges, or of all nodes."""
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One circuit of a curve."""
+
+    size: float
+    """Asked for, as a fraction of all edges, or of all nodes."""
+    n_edges: int
+    """Edges that it keeps."""
+    faithfulness: Interval
+    """Share of the full model's metric recovered: the ratio of means."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Faithfulness over MIB's sizes, by one order of edges or nodes."""
+
+    cpr: Interval
+    """Area under it; higher is better."""
+    cmd: Interval
+    """Area between it and 1; lower is better, 0 is ideal."""
+    points: tuple[CurvePoint, ...]
+    """At each of `SIZES`."""
+
+
+@dataclass(frozen=True)
+class Mib:
+    """The section `mib`."""
+
+    n_pairs: int
+    """Held-out pairs."""
+    n_bootstrap: int
+    """Resamples behind each interval."""
+    n_edges_total: int
+    """Edges of the model, in the run's convention of key and value readers."""
+    n_edges_total_ungrouped: int
+    """Edges of the model by query head, as MIB counts."""
+    signed_scores: bool
+    """Whether scores with a sign are there; else one ranking serves for both orders."""
+    nodes_left_out: str | None
+    """Why there are no curves of nodes; None if there are."""
+    cpr: Interval
+    """Of edges by signed scores."""
+    cmd: Interval
+    """Of edges by the magnitude of their scores."""
+    curves: Mapping[str, Curve]
+    """`edges_signed`, `edges_absolute`, and the same of nodes where they have scores."""
+    sentence: str
+    """The same in words."""
 
 
 def cpr(faithfulness: Float64[Tensor, "*any size"]) -> Float64[Tensor, "*any"]:
@@ -61,7 +114,7 @@ def node_circuits(
     return circuits
 
 
-def mib(case: Case) -> dict:
+def mib(case: Case) -> Mib:
     """CPR and CMD of the edges, and of the nodes where they have scores of their own.
 
     CPR is cut by signed scores, what helps most first; CMD by their magnitude; and both areas are
@@ -93,18 +146,18 @@ def mib(case: Case) -> dict:
         family: _curve(bootstrap, sizes, [of[f"{family}/{s}"] for s in sizes], full, empty)
         for family, sizes in families.items()
     }
-    return {
-        "n_pairs": case.n_examples,
-        "n_bootstrap": case.n_bootstrap,
-        "n_edges_total": case.graph.n_edges,
-        "n_edges_total_ungrouped": case.graph.n_edges_ungrouped,
-        "signed_scores": case.scores is not None,
-        "nodes_left_out": _why_no_nodes(case),
-        "cpr": curves["edges_signed"]["cpr"],
-        "cmd": curves["edges_absolute"]["cmd"],
-        "curves": curves,
-        "sentence": _sentence(case, curves),
-    }
+    return Mib(
+        n_pairs=case.n_examples,
+        n_bootstrap=case.n_bootstrap,
+        n_edges_total=case.graph.n_edges,
+        n_edges_total_ungrouped=case.graph.n_edges_ungrouped,
+        signed_scores=case.scores is not None,
+        nodes_left_out=_why_no_nodes(case),
+        cpr=curves["edges_signed"].cpr,
+        cmd=curves["edges_absolute"].cmd,
+        curves=curves,
+        sentence=_sentence(case, curves),
+    )
 
 
 def circuits_of(case: Case) -> dict[str, dict[float, Bool[Tensor, " edge"]]]:
@@ -143,35 +196,32 @@ def _curve(
     found: list[Examples],
     full: Examples,
     empty: Examples,
-) -> dict:
+) -> Curve:
     gained = torch.stack([examples.metric - empty.metric for examples in found], dim=1)
     span = (full.metric - empty.metric).unsqueeze(1)
     size = (full.metric.abs() + empty.metric.abs()).unsqueeze(1)
     here = ratio(*(part.mean(dim=0) for part in (gained, span, size)))
     resampled = ratio(*(bootstrap.weights @ part for part in (gained, span, size)))
-    areas: dict[str, Interval] = {
-        name: bootstrap.interval(area(here).item(), area(resampled))
-        for name, area in (("cpr", cpr), ("cmd", cmd))
-    }
-    points = [
-        {"size": size, "n_edges": int(mask.sum()), "faithfulness": interval}
-        for (size, mask), interval in zip(
-            circuits.items(),
-            map(bootstrap.interval, here.tolist(), resampled.unbind(-1)),
-            strict=True,
-        )
-    ]
-    return {**areas, "points": points}
+    intervals = map(bootstrap.interval, here.tolist(), resampled.unbind(-1))
+    points = tuple(
+        CurvePoint(size, int(mask.sum()), interval)
+        for (size, mask), interval in zip(circuits.items(), intervals, strict=True)
+    )
+    return Curve(
+        cpr=bootstrap.interval(cpr(here).item(), cpr(resampled)),
+        cmd=bootstrap.interval(cmd(here).item(), cmd(resampled)),
+        points=points,
+    )
 
 
-def _sentence(case: Case, curves: dict) -> str:
+def _sentence(case: Case, curves: Mapping[str, Curve]) -> str:
     signed, absolute = curves["edges_signed"], curves["edges_absolute"]
     how = "by signed scores" if case.scores is not None else "by one ranking without a sign"
-    small = sum(point["n_edges"] == 0 for point in signed["points"])
+    small = sum(point.n_edges == 0 for point in signed.points)
     text = (
         f"Over MIB's ten sizes, {case.n_examples} pairs, edges cut {how}: CPR "
-        f"{spell(signed['cpr'])} (about 1 if every size did as the model, more where circuits "
-        f"overshoot), CMD {spell(absolute['cmd'], 3)} (0 if every size did as the model). Half of "
+        f"{spell(signed.cpr)} (about 1 if every size did as the model, more where circuits "
+        f"overshoot), CMD {spell(absolute.cmd, 3)} (0 if every size did as the model). Half of "
         "both areas lies between half of the edges and all of them."
     )
     if small:

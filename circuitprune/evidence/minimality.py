@@ -1,4 +1,4 @@
-"""Minimality: does every kept edge earn its place, and what is left when the others are gone?
+"""Minimality: does every kept edge earn its place?
 
 Wang et al. 2022 (arXiv 2211.00593) ask of every node v for some set K of the circuit's nodes such
 that `F(C without K and v)` is far from `F(C without K)`. Here it is every edge, K is empty, and the
@@ -6,7 +6,7 @@ difference is measured exactly, in the KL to the full model as well as in the ta
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -14,22 +14,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitprune.circuits.graph import Graph
-from circuitprune.circuits.reachability import live_edges
 from circuitprune.data.batches import Batch
-from circuitprune.engine.evaluation import Examples, evaluate_each
 from circuitprune.engine.references import References
-from circuitprune.errors import ConfigError
-from circuitprune.evidence.bootstrap import Bootstrap, spell
+from circuitprune.evidence.bootstrap import Bootstrap, Estimate
 from circuitprune.evidence.case import Case
+from circuitprune.evidence.statistics import Verdict
 from circuitprune.metrics import Metric, evidence_values
 from circuitprune.patching.candidates import CandidateRuns
+from circuitprune.renamed import old_names
 
-TOLERANCE = 0.01
-"""Nats of KL up to which an edge, or all that `minimise` drops together, counts as dispensable."""
 MOST_RUNS = 100_000
 """Edges times pairs; a larger circuit is judged on fewer pairs, but never on less than a batch."""
-AT_ONCE = 8
-"""`minimise` first tries to drop one in this many edges together."""
 
 
 @dataclass(frozen=True)
@@ -48,34 +43,54 @@ class Removals:
 
 
 @dataclass(frozen=True)
-class Minimised:
-    """What `minimise` left of a circuit, and how it got there."""
+class EdgeRemoved:
+    """What removing one edge from the circuit changes."""
 
-    mask: Bool[Tensor, " edge"]
-    trace: list[dict]
-    """First the circuit itself, then each round: `n_edges`, `kl` on the pairs of the search, and
-    `removed`, the names of the edges that went."""
+    edge: str
+    """Its name."""
+    kl: Estimate
+    """By how much the KL rises, in nats; negative: the edge does harm."""
+    metric: Estimate
+    """By how much the task metric changes, in its unit; negative: the edge helps."""
+
+
+@dataclass(frozen=True)
+class Minimality:
+    """The section `minimality`."""
+
     n_pairs: int
-    """Pairs of the search."""
-    before: Examples
-    """The circuit on the held-out pairs."""
-    after: Examples
-    """What is left of it on the held-out pairs."""
+    """Held-out pairs that it was affordable on."""
+    n_edges: int
+    """Edges of the circuit."""
+    tolerance: float
+    """Nats of KL up to which an edge is dispensable."""
+    base_kl: float
+    """KL of the circuit itself on these pairs, in nats."""
+    base_metric: float
+    """Its task metric on these pairs."""
+    n_needed: int
+    """Edges without which the KL surely rises beyond the tolerance."""
+    n_surely_dispensable: int
+    """Edges without which it surely does not."""
+    dispensable: tuple[str, ...]
+    """Names of those without which its mean does not."""
+    edges: tuple[EdgeRemoved, ...]
+    """Each kept edge, the most needed first."""
+    verdict: Verdict
+    """Whether every edge is needed."""
+    sentence: str
+    """The same in words."""
 
 
-def minimality(case: Case) -> dict:
+def minimality(case: Case) -> Minimality:
     """The exact effect of removing each kept edge from the circuit, with intervals over pairs.
 
     An edge is *dispensable* if removing it alone raises the KL by at most `case.tolerance` nats,
     *needed* if the whole interval lies beyond, *surely dispensable* if the whole interval lies
     within. Two edges that stand in for each other are each dispensable, not both: `minimise` finds
     what can go together.
-
-    Returns:
-        `edges` (all kept ones, the most needed first: changes of KL and metric), `dispensable`,
-        `n_needed`, `n_surely_dispensable`, `verdict`, `sentence`. Docs: file_formats.md.
     """
-    batches = _affordable(case.batches, int(case.mask.sum()))
+    batches = affordable(case.batches, int(case.mask.sum()))
     found = removals(
         case.references,
         case.mask,
@@ -83,96 +98,41 @@ def minimality(case: Case) -> dict:
         case.task_metric,
         lambda share: case.progress("removing each edge", share),
     )
-    rows = _rows(case, found)
-    tolerance = case.tolerance
-    result = {
-        "n_pairs": len(found.base_kl),
-        "n_edges": len(rows),
-        "tolerance": tolerance,
-        "base_kl": found.base_kl.mean().item(),
-        "base_metric": found.base_metric.mean().item(),
-        "n_needed": sum(row["kl"]["low"] > tolerance for row in rows),
-        "n_surely_dispensable": sum(row["kl"]["high"] <= tolerance for row in rows),
-        "dispensable": [row["edge"] for row in rows if row["kl"]["value"] <= tolerance],
-        "edges": rows,
-    }
-    return {**result, "verdict": verdict(result), "sentence": _sentence(result)}
+    rows, tolerance = _rows(case, found), case.tolerance
+    n_needed = sum(row.kl.exceeds(tolerance) for row in rows)
+    n_surely_dispensable = sum(row.kl.is_at_most(tolerance) for row in rows)
+    result = Minimality(
+        n_pairs=len(found.base_kl),
+        n_edges=len(rows),
+        tolerance=tolerance,
+        base_kl=found.base_kl.mean().item(),
+        base_metric=found.base_metric.mean().item(),
+        n_needed=n_needed,
+        n_surely_dispensable=n_surely_dispensable,
+        dispensable=tuple(row.edge for row in rows if row.kl.value <= tolerance),
+        edges=rows,
+        verdict=verdict(len(rows), n_needed, n_surely_dispensable),
+        sentence="",
+    )
+    return replace(result, sentence=_sentence(result))
 
 
-def verdict(found: dict) -> str:
+def verdict(n_edges: int, n_needed: int, n_surely_dispensable: int) -> Verdict:
     """`pass` if every edge is needed, `fail` if one is surely dispensable, else `undecided`."""
-    if found["n_surely_dispensable"]:
+    if n_surely_dispensable:
         return "fail"
-    return "pass" if found["n_needed"] == found["n_edges"] else "undecided"
+    return "pass" if n_needed == n_edges else "undecided"
 
 
-def _rows(case: Case, found: Removals) -> list[dict]:
+def _rows(case: Case, found: Removals) -> tuple[EdgeRemoved, ...]:
     """Each edge's mean effects with 95 % intervals, all from the same resamples of the pairs."""
     generator = case.generator("minimality/bootstrap")
     draw = Bootstrap.draw(len(found.base_kl), case.n_bootstrap, generator)
     names, kl = names_of(case.graph, found.edges), found.kl.mean(dim=1)
-    return [
-        {"edge": names[i], "kl": draw.mean(found.kl[i]), "metric": draw.mean(found.metric[i])}
+    return tuple(
+        EdgeRemoved(names[i], draw.mean(found.kl[i]), draw.mean(found.metric[i]))
         for i in kl.argsort(descending=True, stable=True).tolist()
-    ]
-
-
-def minimise(case: Case, tolerance: float = TOLERANCE) -> Minimised:
-    """Drops edges greedily as long as the KL stays within `tolerance` nats of the circuit's.
-
-    In rounds: every edge's effect is measured exactly in what is left; those of least effect go
-    together, with all that then lies on no path, if the KL of the whole allows it, else half as
-    many, down to one. The last circuit keeps no edge that could go by itself.
-
-    Decided on the training pairs and verified on the held-out ones, so that `after` is no choice
-    among circuits by their own test. (Without training pairs, both are the held-out pairs.)
-
-    Raises:
-        ConfigError: a negative tolerance.
-    """
-    if tolerance < 0:
-        raise ConfigError(f"the tolerance of minimise is in nats and at least 0, got {tolerance}")
-    batches = _affordable(case.train_batches or case.batches, int(case.mask.sum()))
-    mask, limit, n_edges = case.mask, None, int(case.mask.sum())
-    trace: list[dict] = []
-    while mask.any():
-        case.progress("dropping edges", 1 - int(mask.sum()) / n_edges)
-        found = removals(case.references, mask, batches, case.task_metric)
-        kl = found.base_kl.mean().item()
-        limit = kl + tolerance if limit is None else limit
-        trace = trace or [{"n_edges": n_edges, "kl": kl, "removed": []}]
-        smaller = _drop(case, mask, found, batches, limit)
-        if smaller is None:
-            break
-        removed = names_of(case.graph, (mask & ~smaller[0]).nonzero().flatten())
-        mask = smaller[0]
-        trace.append({"n_edges": int(mask.sum()), "kl": smaller[1], "removed": removed})
-    case.progress("dropping edges", 1.0)
-    ends = {"before": case.mask, "after": mask}
-    held_out = evaluate_each(case.references, ends, case.batches, case.task_metric)
-    return Minimised(mask, trace, sum(map(len, batches)), held_out["before"], held_out["after"])
-
-
-def minimised(case: Case, tolerance: float = TOLERANCE) -> dict:
-    """`minimise` as JSON values: `edges`, `trace`, `before` and `after`, `sentence`."""
-    found = minimise(case, tolerance)
-    before, after = (end.mean().to_json() for end in (found.before, found.after))
-    rise = found.after.kl - found.before.kl
-    generator = case.generator("minimise/bootstrap")
-    bootstrap = Bootstrap.draw(case.n_examples, case.n_bootstrap, generator)
-    result = {
-        "n_pairs": case.n_examples,
-        "n_search_pairs": found.n_pairs,
-        "tolerance": tolerance,
-        "n_edges_before": int(case.mask.sum()),
-        "n_edges": int(found.mask.sum()),
-        "before": before,
-        "after": after,
-        "kl_rise": bootstrap.mean(rise),
-        "trace": found.trace,
-        "edges": names_of(case.graph, found.mask.nonzero().flatten()),
-    }
-    return {**result, "sentence": _minimised_sentence(result)}
+    )
 
 
 @torch.no_grad()
@@ -237,29 +197,7 @@ def names_of(graph: Graph, edges: Int[Tensor, " n"]) -> list[str]:
     return [f"{graph.writers[writer]}->{graph.readers[reader]}" for writer, reader in pairs]
 
 
-def _drop(
-    case: Case,
-    mask: Bool[Tensor, " edge"],
-    found: Removals,
-    batches: Sequence[Batch],
-    limit: float,
-) -> tuple[Bool[Tensor, " edge"], float] | None:
-    """The circuit without its least needed edges and its KL; None if no edge can go."""
-    order = found.edges[found.kl.mean(dim=1).argsort(stable=True)]
-    n = max(1, len(order) // AT_ONCE)
-    while n > 0:
-        smaller = mask.clone()
-        smaller[order[:n]] = False
-        smaller = live_edges(case.graph, smaller)
-        run = evaluate_each(case.references, {"": smaller}, batches, case.task_metric)[""]
-        kl = run.kl.mean().item()
-        if kl <= limit:
-            return smaller, kl
-        n //= 2
-    return None
-
-
-def _affordable(batches: Sequence[Batch], n_edges: int) -> list[Batch]:
+def affordable(batches: Sequence[Batch], n_edges: int) -> list[Batch]:
     """Whole batches from the front whose pairs, times the edges, are within `MOST_RUNS`."""
     taken = list(batches[:1])
     for batch in batches[1:]:
@@ -268,40 +206,21 @@ def _affordable(batches: Sequence[Batch], n_edges: int) -> list[Batch]:
     return taken
 
 
-def _sentence(found: dict) -> str:
-    n, tolerance = found["n_edges"], found["tolerance"]
+def _sentence(found: Minimality) -> str:
+    n, tolerance = found.n_edges, found.tolerance
     if n == 0:
         return "The circuit keeps no edge, so none can be removed."
-    first, surely = found["edges"][0], found["n_surely_dispensable"]
-    undecided = n - found["n_needed"] - surely
+    first, surely = found.edges[0], found.n_surely_dispensable
+    undecided = n - found.n_needed - surely
     return (
-        f"Each of the circuit's {n:,} edges was removed from it by itself on {found['n_pairs']} "
-        f"pairs: {found['n_needed']} are needed (the KL rises by more than {tolerance:g} nats, "
+        f"Each of the circuit's {n:,} edges was removed from it by itself on {found.n_pairs} "
+        f"pairs: {found.n_needed} are needed (the KL rises by more than {tolerance:g} nats, "
         f"whole interval), {surely} are dispensable alone (by at most that), and {undecided} lie "
-        f"in between. The most needed is {first['edge']} ({first['kl']['value']:.3g} nats). In a "
+        f"in between. The most needed is {first.edge} ({first.kl.value:.3g} nats). In a "
         "minimal circuit all are needed. Edges that stand in for each other are dispensable alone "
         "and not together: `--minimise` says how many can go."
     )
 
 
-def _minimised_sentence(found: dict) -> str:
-    before, after = found["before"], found["after"]
-    n, left, pairs = found["n_edges_before"], found["n_edges"], found["n_search_pairs"]
-    if left == n:
-        return (
-            f"None of the {n} edges could be dropped within {found['tolerance']:g} nats on "
-            f"{pairs} training pairs, so the circuit is minimal at this tolerance."
-        )
-    if left == 0:
-        return (
-            f"All {n} edges could be dropped within {found['tolerance']:g} nats on {pairs} "
-            "training pairs: at this tolerance the circuit is no better than none."
-        )
-    return (
-        f"{n - left} of {n} edges could be dropped within {found['tolerance']:g} nats on {pairs} "
-        f"training pairs, leaving {left}. On the {found['n_pairs']} held-out pairs the KL goes "
-        f"from {before['kl']:.3g} to {after['kl']:.3g} nats (change {spell(found['kl_rise'], 3)}), "
-        f"accuracy from {before['accuracy']:.1%} to {after['accuracy']:.1%}. A change far above "
-        f"{found['tolerance']:g} would have said that the smaller circuit suits the training pairs "
-        "alone."
-    )
+_MINIMISE = ("AT_ONCE", "TOLERANCE", "Minimised", "minimise", "minimised")
+__getattr__ = old_names(__name__, {name: f"evidence.minimise.{name}" for name in _MINIMISE})

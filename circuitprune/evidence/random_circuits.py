@@ -1,108 +1,110 @@
 """Is the circuit better than chance? Its place among random circuits of equal size."""
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
 
-from circuitprune.circuits.graph import Graph
-from circuitprune.circuits.reachability import joinable_edges, live_edges
 from circuitprune.data.batches import few_pairs
 from circuitprune.engine.evaluation import Examples, evaluate_each, evaluate_full_each
 from circuitprune.evidence.case import Case
-from circuitprune.evidence.statistics import ALPHA, rank_test, worst_of
+from circuitprune.evidence.draws import DRAWS
+from circuitprune.evidence.statistics import ALPHA, Verdict, rank_test, worst_of
 from circuitprune.metrics import EVIDENCE_NAMES
-
-Draw = Callable[[Graph, Bool[Tensor, " edge"], torch.Generator], Bool[Tensor, " edge"]]
-"""`(graph, circuit, generator) -> mask` of a random circuit as large as the given one."""
-ROUNDS = 200
-"""How often dangling edges of a matched circuit are drawn anew."""
+from circuitprune.renamed import old_names
 
 
-def uniform(
-    graph: Graph, mask: Bool[Tensor, " edge"], generator: torch.Generator
-) -> Bool[Tensor, " edge"]:
-    """As many live edges as the circuit has, from all edges alike.
+@dataclass(frozen=True)
+class CircuitMeans:
+    """One circuit, as means over pairs."""
 
-    Cutting a random ranking would not do: few random edges hold a path from `input` to `logits`,
-    and the ranking that does brings far more edges to life at once than were asked for. So edges
-    that dangle are drawn anew, as in `matched`.
-    """
-    return _drawn(graph, mask, torch.zeros(graph.n_edges, dtype=torch.long), generator)
-
-
-def matched(
-    graph: Graph, mask: Bool[Tensor, " edge"], generator: torch.Generator
-) -> Bool[Tensor, " edge"]:
-    """As many edges of each kind and layer, at both ends, as the circuit has, and all of them live.
-
-    A cell holds the edges from one layer's heads, one MLP or `input` to one layer's q, k or v
-    readers, one MLP or `logits`; in each, as many edges are drawn as the circuit has there.
-    """
-    return _drawn(graph, mask, cell_of_edges(graph), generator)
+    kl: float
+    """KL from the full model, in nats."""
+    metric: float
+    """The task metric, in its unit."""
+    accuracy: float
+    """Fraction of pairs on which a right token wins."""
+    exact_match: float
+    """Fraction of pairs on which the most likely token is the full model's."""
+    faithfulness: float | None = None
+    """Share of the full model's metric; left out where full and empty model score alike."""
 
 
-def _drawn(
-    graph: Graph,
-    mask: Bool[Tensor, " edge"],
-    cells: Int[Tensor, " edge"],
-    generator: torch.Generator,
-) -> Bool[Tensor, " edge"]:
-    """As many random edges of each cell as the circuit has there, all live.
+@dataclass(frozen=True)
+class Place:
+    """Where the circuit lies among random ones by one number."""
 
-    Of the edges that dangle, a quarter is drawn anew, those first that are live at once next to
-    what stays, and so on for up to `ROUNDS` rounds; every tenth draws half of all edges anew, in
-    case the live ones leave no place for the rest. What dangles even then is cut off.
-    """
-    wanted = torch.bincount(cells[live_edges(graph, mask)], minlength=int(cells.max()) + 1)
-    drawn = _best_of_cells(cells, torch.rand(graph.n_edges, generator=generator), wanted)
-    for done in range(1, ROUNDS + 1):
-        live = live_edges(graph, drawn)
-        if torch.equal(live, drawn):
-            break
-        among, share = (drawn, 2) if done % 10 == 0 else (drawn & ~live, 4)
-        edges = among.nonzero().flatten()
-        some = torch.randperm(len(edges), generator=generator)[: 1 + len(edges) // share]
-        out = edges[some]
-        drawn[out] = False
-        first = torch.rand(graph.n_edges, generator=generator)
-        first[joinable_edges(graph, drawn)] += 1
-        missing = torch.bincount(cells[out], minlength=len(wanted))
-        drawn |= _best_of_cells(cells, first.masked_fill(drawn, -torch.inf), missing)
-    return live_edges(graph, drawn)
+    quantile: float
+    """Share of random circuits that do worse, ties half; in [0, 1]."""
+    p: float
+    """Share that does at least as well, the circuit itself counted; in (0, 1]."""
+    mean: float
+    """Of the random circuits, in the number's unit."""
+    best: float
+    """Of the random circuits."""
+    worst: float
+    """Of the random circuits."""
 
 
-def relabelled(
-    graph: Graph, mask: Bool[Tensor, " edge"], generator: torch.Generator
-) -> Bool[Tensor, " edge"]:
-    """The same circuit with the heads of each layer exchanged among themselves at random.
+@dataclass(frozen=True)
+class EdgeCounts:
+    """Edges of the random circuits."""
 
-    Same edges in each cell of `matched`, same shape, every edge as live as it was: what is random
-    is only which heads have which part. With grouped queries, KV heads are exchanged and the heads
-    of a group within it.
-    """
-    writers, readers = torch.arange(graph.n_writers), torch.arange(graph.n_readers)
-    group = graph.n_heads // graph.n_kv_readers
-    for layer in range(graph.n_layers):
-        kv = torch.randperm(graph.n_kv_readers, generator=generator)
-        within = [torch.randperm(group, generator=generator) for _ in range(graph.n_kv_readers)]
-        heads = torch.cat([kv[i] * group + within[i] for i in range(graph.n_kv_readers)])
-        writers[graph.heads(layer)] = graph.head_writer(layer, 0) + heads
-        first = graph.attention_block(layer).first_reader
-        moved = torch.cat([heads, graph.n_heads + kv, graph.n_heads + graph.n_kv_readers + kv])
-        readers[first : first + len(moved)] = first + moved
-    new = torch.zeros_like(mask)
-    kept = mask.nonzero().flatten()
-    new[_edge_of(graph, writers[graph.edge_writer[kept]], readers[graph.edge_reader[kept]])] = True
-    return new
+    least: int
+    """Of the smallest."""
+    mean: float
+    """Of all."""
+    most: int
+    """Of the largest."""
 
 
-DRAWS: dict[str, Draw] = {"uniform": uniform, "matched": matched, "relabelled": relabelled}
-"""Families of random circuits, from the easiest to beat to the hardest."""
+@dataclass(frozen=True, kw_only=True)
+class RandomFamily:
+    """The random circuits of one family, and the circuit's place among them."""
+
+    n_edges: EdgeCounts
+    """How large they are."""
+    n_same: int
+    """Draws that are the circuit itself."""
+    least_p: float
+    """What p cannot fall below, for those draws; in (0, 1]."""
+    verdict: Verdict
+    """By the p of the KL; `undecided` where none could reject."""
+    kl: Place
+    """By the KL; less is better."""
+    metric: Place
+    """By the task metric."""
+    accuracy: Place
+    """By accuracy."""
+    exact_match: Place
+    """By the share of the full model's choices."""
+    faithfulness: Place | None = None
+    """By faithfulness; left out where full and empty model score alike."""
+    kl_of_each: tuple[float, ...]
+    """KL of every random circuit in nats, in the order drawn."""
 
 
-def random_circuits(case: Case) -> dict:
+@dataclass(frozen=True)
+class RandomCircuits:
+    """The section `random_circuits`."""
+
+    n_pairs: int
+    """Held-out pairs, few of them."""
+    n_random: int
+    """Random circuits of each family."""
+    n_edges: int
+    """Edges of the circuit."""
+    circuit: CircuitMeans
+    """The circuit itself, on the same pairs."""
+    families: Mapping[str, RandomFamily]
+    """By the names of `DRAWS`, from the easiest to beat to the hardest."""
+    verdict: Verdict
+    """The worst of all families."""
+    sentence: str
+    """The same in words."""
+
+
+def random_circuits(case: Case) -> RandomCircuits:
     """The circuit's quantile among `n_random` random circuits of each family in `DRAWS`.
 
     For KL, metric, accuracy, exact match and faithfulness: the share of random circuits that do
@@ -130,122 +132,99 @@ def random_circuits(case: Case) -> dict:
     )
     full = evaluate_full_each(case.references, batches, case.task_metric)
     numbers = {name: _numbers(examples, full, found["empty"]) for name, examples in found.items()}
-    families: dict[str, dict] = {}
+    families: dict[str, RandomFamily] = {}
     for family in DRAWS:
         names = [f"{family} {i}" for i in range(case.n_random)]
-        edges = [int(masks[name].sum()) for name in names]
-        places = _places(numbers["circuit"], [numbers[name] for name in names])
         n_same = sum(torch.equal(masks[name], case.mask) for name in names)
-        families[family] = {
-            "n_edges": {"least": min(edges), "mean": sum(edges) / len(edges), "most": max(edges)},
-            "n_same": n_same,
-            "least_p": (1 + n_same) / (1 + case.n_random),
-            "verdict": verdict(places["kl"]["p"], n_same, case.n_random),
-            **places,
-            "kl_of_each": [numbers[name]["kl"] for name in names],
-        }
-    return {
-        "n_pairs": sum(map(len, batches)),
-        "n_random": case.n_random,
-        "n_edges": int(case.mask.sum()),
-        "circuit": numbers["circuit"],
-        "families": families,
-        "verdict": worst_of(f["verdict"] for f in families.values()),
-        "sentence": _sentence(case, numbers["circuit"], families, sum(map(len, batches))),
-    }
+        edges = [int(masks[name].sum()) for name in names]
+        others = [numbers[name] for name in names]
+        families[family] = _family(numbers["circuit"], others, edges, n_same)
+    return RandomCircuits(
+        n_pairs=sum(map(len, batches)),
+        n_random=case.n_random,
+        n_edges=int(case.mask.sum()),
+        circuit=numbers["circuit"],
+        families=families,
+        verdict=worst_of(f.verdict for f in families.values()),
+        sentence=_sentence(case, numbers["circuit"], families, sum(map(len, batches))),
+    )
 
 
-def _numbers(circuit: Examples, full: Examples, empty: Examples) -> dict[str, float]:
+def _numbers(circuit: Examples, full: Examples, empty: Examples) -> CircuitMeans:
     """Means over the pairs, and faithfulness unless the full and the empty model score alike."""
     numbers = {name: getattr(circuit, name).mean().item() for name in EVIDENCE_NAMES}
     span = (full.metric - empty.metric).mean().item()
     if abs(span) > 1e-6 * (full.metric.abs() + empty.metric.abs()).mean().item():
         numbers["faithfulness"] = (circuit.metric - empty.metric).mean().item() / span
-    return numbers
+    return CircuitMeans(**numbers)
 
 
-def _places(circuit: dict[str, float], others: list[dict[str, float]]) -> dict[str, dict]:
-    places = {}
-    for name, value in circuit.items():
-        values = torch.tensor([other[name] for other in others], dtype=torch.float64)
-        sign = -1 if name == "kl" else 1  # of what is better
-        worse = (sign * values < sign * value).double() + 0.5 * (values == value)
-        places[name] = {
-            "quantile": worse.mean().item(),
-            "p": rank_test(sign * value, sign * values),
-            "mean": values.mean().item(),
-            "best": sign * (sign * values).max().item(),
-            "worst": sign * (sign * values).min().item(),
-        }
-    return places
+def _family(
+    circuit: CircuitMeans, others: Sequence[CircuitMeans], edges: Sequence[int], n_same: int
+) -> RandomFamily:
+    """One family of random circuits, of so many edges each, `n_same` of them the circuit itself."""
+    names = [field.name for field in fields(circuit) if getattr(circuit, field.name) is not None]
+    places = {name: _place(name, circuit, others) for name in names}
+    return RandomFamily(
+        n_edges=EdgeCounts(min(edges), sum(edges) / len(edges), max(edges)),
+        n_same=n_same,
+        least_p=(1 + n_same) / (1 + len(others)),
+        verdict=verdict(places["kl"].p, n_same, len(others)),
+        **places,
+        kl_of_each=tuple(other.kl for other in others),
+    )
 
 
-def verdict(p: float, n_same: int, n_random: int) -> str:
+def _place(name: str, circuit: CircuitMeans, others: Sequence[CircuitMeans]) -> Place:
+    value = getattr(circuit, name)
+    values = torch.tensor([getattr(other, name) for other in others], dtype=torch.float64)
+    sign = -1 if name == "kl" else 1  # of what is better
+    worse = (sign * values < sign * value).double() + 0.5 * (values == value)
+    return Place(
+        quantile=worse.mean().item(),
+        p=rank_test(sign * value, sign * values),
+        mean=values.mean().item(),
+        best=sign * (sign * values).max().item(),
+        worst=sign * (sign * values).min().item(),
+    )
+
+
+def verdict(p: float, n_same: int, n_random: int) -> Verdict:
     """Of one family; `undecided` if it holds too few other circuits for any circuit to pass."""
     if (1 + n_same) / (1 + n_random) >= ALPHA:
         return "undecided"
     return "pass" if p < ALPHA else "fail"
 
 
-def _sentence(case: Case, circuit: dict[str, float], families: dict, n_pairs: int) -> str:
+def _sentence(
+    case: Case, circuit: CircuitMeans, families: Mapping[str, RandomFamily], n_pairs: int
+) -> str:
     told = "; ".join(
-        f"{family} {f['kl']['quantile']:.0%} (p = {f['kl']['p']:.3g}, their mean KL "
-        f"{f['kl']['mean']:.3g}, best {f['kl']['best']:.3g})"
+        f"{family} {f.kl.quantile:.0%} (p = {f.kl.p:.3g}, their mean KL "
+        f"{f.kl.mean:.3g}, best {f.kl.best:.3g})"
         for family, f in families.items()
     )
     return (
-        f"On {n_pairs} pairs the circuit's KL of {circuit['kl']:.3g} nats is below that of this "
+        f"On {n_pairs} pairs the circuit's KL of {circuit.kl:.3g} nats is below that of this "
         f"share of {case.n_random} random circuits of its size: {told}. It is better than chance "
         f"if p < {ALPHA:g} in every family. {_reach(families)}"
     )
 
 
-def _reach(families: dict) -> str:
+def _reach(families: Mapping[str, RandomFamily]) -> str:
     """How small p could have become, and which families that leaves undecided."""
-    least = min(f["least_p"] for f in families.values())
-    few = {family: f for family, f in families.items() if f["verdict"] == "undecided"}
+    least = min(f.least_p for f in families.values())
+    few = {family: f for family, f in families.items() if f.verdict == "undecided"}
     said = f"p cannot fall below {least:.2g} here."
     if not few:
         return said
-    there = ", ".join(f"{family} {f['least_p']:.2g}" for family, f in few.items())
-    same = ", ".join(str(f["n_same"]) for f in few.values())
+    there = ", ".join(f"{family} {f.least_p:.2g}" for family, f in few.items())
+    same = ", ".join(str(f.n_same) for f in few.values())
     return (
         f"{said} Undecided, as p cannot fall below {ALPHA:g} there: {there}; of the circuits "
         f"drawn, {same} are this very circuit, and there are too few others to tell."
     )
 
 
-def cell_of_edges(graph: Graph) -> Int[Tensor, " edge"]:
-    """Number of the cell of each edge: kind and layer of the writer with those of the reader."""
-    kinds = {kind: i for i, kind in enumerate(("q", "k", "v", "mlp", "logits"))}
-    reader = torch.tensor([kinds[kind] for kind in graph.reader_kind])
-    reader += len(kinds) * graph.reader_layer
-    mlps = torch.tensor([graph.mlp_writer(layer) for layer in range(graph.n_layers)])
-    writer = 2 * (graph.writer_layer + 1)
-    writer[mlps] += 1
-    pairs = writer[graph.edge_writer] * (int(reader.max()) + 1) + reader[graph.edge_reader]
-    return pairs.unique(return_inverse=True)[1]
-
-
-def _best_of_cells(
-    cells: Int[Tensor, " edge"], keys: Tensor, number: Int[Tensor, " cell"]
-) -> Bool[Tensor, " edge"]:
-    """The mask of the `number[c]` edges of largest key in each cell c."""
-    order = keys.argsort(descending=True, stable=True)
-    order = order[cells[order].argsort(stable=True)]
-    sizes = torch.bincount(cells, minlength=len(number))
-    starts = sizes.cumsum(0) - sizes
-    place = torch.arange(len(cells)) - starts[cells[order]]
-    mask = torch.zeros(len(cells), dtype=torch.bool)
-    mask[order[place < number[cells[order]]]] = True
-    return mask
-
-
-def _edge_of(
-    graph: Graph, writers: Int[Tensor, " n"], readers: Int[Tensor, " n"]
-) -> Int[Tensor, " n"]:
-    """Positions of the edges from each writer to the reader beside it."""
-    first = torch.tensor(
-        [b.first_edge + i * b.n_writers for b in graph.blocks for i in range(b.n_readers)]
-    )
-    return first[readers] + writers
+_DRAWN = ("Draw", "ROUNDS", "uniform", "matched", "relabelled", "cell_of_edges")
+__getattr__ = old_names(__name__, {name: f"evidence.draws.{name}" for name in _DRAWN})

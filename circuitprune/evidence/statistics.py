@@ -2,28 +2,33 @@
 
 import math
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+Verdict = Literal["pass", "fail", "undecided"]
+"""Of a test: not rejected though that was possible, rejected, or not to be told."""
 ALPHA = 0.05
 """Below this, a p-value (corrected where there are many) rejects its hypothesis."""
 MOST_PAIRS = 1000
 """HSIC looks at no more pairs than this: its cost grows with their cube."""
 
 
-def verdict_of(p: float, least: float) -> str:
+def verdict_of(p: float, least: float) -> Verdict:
     """`undecided` if even the `least` p to be had would not reject, else `fail` if p does."""
     if least >= ALPHA:
         return "undecided"
     return "fail" if p < ALPHA else "pass"
 
 
-def worst_of(verdicts: Iterable[str]) -> str:
+def worst_of(verdicts: Iterable[Verdict]) -> Verdict:
     """`fail` if any fails, else `undecided` if any is, else `pass`."""
     found = set(verdicts)
-    return next((one for one in ("fail", "undecided") if one in found), "pass")
+    if "fail" in found:
+        return "fail"
+    return "undecided" if "undecided" in found else "pass"
 
 
 def binomial(n: int, p: float) -> Float64[Tensor, " k"]:

@@ -13,14 +13,14 @@ from circuitprune.config import RunConfig
 from circuitprune.errors import ConfigError, RunError
 from circuitprune.files import read_json
 from circuitprune.pipelines.describe import cost_text, describe, memory_text, pairs_text
-from circuitprune.pipelines.frontier import finish, frontier_of, verify
+from circuitprune.pipelines.frontier import finish, frontier_of, ranked_frontier
 from circuitprune.pipelines.logs import log_final, log_texts, make_logger
 from circuitprune.pipelines.metric import metric_name
 from circuitprune.pipelines.scoring import Scoring, scoring_of
 from circuitprune.pipelines.setup import Print, Setup, chosen_edges, reference_edges
 from circuitprune.pipelines.study import Study
 from circuitprune.runs.folder import claim, create, tidy, unfinished, unusable, write_command
-from circuitprune.runs.frontier import Frontier, write_results
+from circuitprune.runs.frontier import Frontier, Provenance, write_results
 from circuitprune.runs.settings import flatten, load_config, placed, to_yaml
 from circuitprune.runs.shards import differences, processes, threads
 from circuitprune.views.pages.summary import summary
@@ -124,7 +124,8 @@ def _finish(setup: Setup, scoring: Scoring, say: Print, command: str) -> Frontie
         say(note)
     say(f"Verifying circuits exactly on {len(setup.data.splits[split])} {split} pairs")
     ranking = ranking_of(scoring.scores, config.verify.ranking)
-    found = frontier_of(setup, scoring.circuits) if scoring.circuits else verify(setup, ranking)
+    own = scoring.circuits  # of a method that finds circuits itself
+    found = frontier_of(setup, own) if own else ranked_frontier(setup, ranking)
     command = command or "python scripts/attribute.py config.yaml"
     frontier = replace(found, provenance=_provenance(setup, found))
     write_results(folder, frontier, scoring.scores, ranking, summary(frontier, command, notes))
@@ -172,9 +173,17 @@ def notes_on(setup: Setup, scoring: Scoring) -> Sequence[str]:
     return notes
 
 
-def _provenance(setup: Setup, frontier: Frontier) -> dict[str, str | int | float | None]:
+def _provenance(setup: Setup, frontier: Frontier) -> Provenance:
     """Training's, with what was attributed in place of what was learned."""
-    config, about = setup.config, dict(frontier.provenance)
-    about |= {"learner": None, "objective": None, "init_metric": metric_name(setup)}
-    about |= {"init_steps": config.attribution.steps, "ranking": config.verify.ranking}
-    return about | ({"selection": "acdc"} if config.attribution.method == "acdc" else {})
+    config = setup.config
+    about: Provenance = {
+        **frontier.provenance,
+        "learner": None,
+        "objective": None,
+        "init_metric": metric_name(setup),
+        "init_steps": config.attribution.steps,
+        "ranking": config.verify.ranking,
+    }
+    if config.attribution.method == "acdc":
+        about["selection"] = "acdc"
+    return about

@@ -1,6 +1,6 @@
 """Circuits of several tasks or models: what they share, and what each does elsewhere."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,23 +8,41 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.overlap import overlaps, parts
 from circuitprune.circuits.selection import n_edges_of
 from circuitprune.config import RunConfig
 from circuitprune.data.batches import Batch
 from circuitprune.engine.evaluation import evaluate_each, evaluate_full_each
-from circuitprune.errors import GraphError, RunError
+from circuitprune.errors import RunError
+from circuitprune.evidence.baselines import (
+    FAMILIES,
+    Baselines,
+    Masks,
+    among_random,
+    draw_baselines,
+    flat,
+)
 from circuitprune.evidence.bootstrap import Bootstrap, Interval
-from circuitprune.evidence.controls import FAMILIES, Controls, Masks, against, draw_controls, flat
 from circuitprune.files import write_json
 from circuitprune.models import load_model
-from circuitprune.patching.across_models import cross_patched
+from circuitprune.pipelines.cross_model import cross_model, differs, same_task
 from circuitprune.pipelines.pairs import make_pairs
 from circuitprune.pipelines.setup import Print, Setup
 from circuitprune.pipelines.study import Study
 from circuitprune.pipelines.unseen import Texts, check_source, texts_of, unseen_batches
 from circuitprune.runs.finished import Found, load_found, same_graph
 from circuitprune.runs.identity import fingerprint
+from circuitprune.runs.studies import (
+    ComparedCircuit,
+    Comparison,
+    CrossModel,
+    CrossSkipped,
+    Specificity,
+    Transfer,
+    TransferCell,
+    TransferSetting,
+)
 
 N_BOOTSTRAP = 1000
 """Resamples of the pairs behind each interval."""
@@ -37,7 +55,7 @@ def compare(
     n_random: int = 20,
     folder: str | Path | None = None,
     say: Print = print,
-) -> dict:
+) -> Comparison:
     """What circuits of one graph share at equal size and, if asked, how each does elsewhere.
 
     Without `transfer`, set algebra alone. With it, every circuit is verified exactly on the pairs
@@ -67,23 +85,21 @@ def compare(
     _check(paths, folder)
     found = {str(path): load_found(path) for path in paths}
     graph = same_graph(found.values())
-    smallest = min(one.n_edges for one in found.values())
-    n_edges = smallest if size is None else n_edges_of(graph, size)
-    if not n_edges:
-        empty = next(one.name for one in found.values() if not one.n_edges)
-        raise RunError(f"{empty} keeps no edge, so nothing can be as large; give --size")
+    n_edges = _n_edges(found, graph, size)
     masks = {name: one.cut(n_edges) for name, one in found.items()}
-    result = {
-        "schema": 1,
-        "n_edges": n_edges,
-        "n_edges_total": graph.n_edges,
-        "circuits": [_about(one, masks[one.name]) for one in found.values()],
-        "overlap": overlaps(graph, masks),
-        **parts(graph, masks),
-    }
+    core, private = parts(graph, masks)
+    result = Comparison(
+        schema=1,
+        n_edges=n_edges,
+        n_edges_total=graph.n_edges,
+        circuits=tuple(_about(one, masks[one.name]) for one in found.values()),
+        overlap=overlaps(graph, masks),
+        core=core,
+        private=private,
+    )
     if transfer:
-        result |= _transfer(found, masks, draw_controls(graph, masks, n_random), say)
-        result["n_random"] = n_random
+        baselines = draw_baselines(graph, masks, n_random)
+        result = replace(_elsewhere(result, found, masks, baselines, say), n_random=n_random)
     if folder is not None:
         write_json(Path(folder) / "compare.json", result)
     return result
@@ -99,33 +115,45 @@ def _check(paths: Sequence[str | Path], folder: str | Path | None) -> None:
         raise RunError(f"{Path(folder) / 'compare.json'} exists; choose another --output-dir")
 
 
-def _about(found: Found, mask: Bool[Tensor, " edge"]) -> dict:
-    about = {"name": found.name, "n_edges_found": found.n_edges, "n_edges": int(mask.sum())}
+def _n_edges(found: Mapping[str, Found], graph: Graph, size: float | None) -> int:
+    """Edges to compare at: a fraction of all, or as many as the smallest circuit has."""
+    smallest = min(one.n_edges for one in found.values())
+    n_edges = smallest if size is None else n_edges_of(graph, size)
+    if not n_edges:
+        empty = next(one.name for one in found.values() if not one.n_edges)
+        raise RunError(f"{empty} keeps no edge, so nothing can be as large; give --size")
+    return n_edges
+
+
+def _about(found: Found, mask: Bool[Tensor, " edge"]) -> ComparedCircuit:
+    about = ComparedCircuit(found.name, found.n_edges, int(mask.sum()))
     if found.config is None:
         return about
-    task, model = found.config.task, found.config.model
-    return {
-        **about,
-        "task": task.name,
-        "task_seed": task.seed,
-        "model": model.name,
-        "model_fingerprint": found.fingerprint,
-        "ablation": found.config.ablation,
-    }
+    return replace(
+        about,
+        task=found.config.task.name,
+        task_seed=found.config.task.seed,
+        model=found.config.model.name,
+        model_fingerprint=found.fingerprint,
+        ablation=found.config.ablation,
+    )
 
 
 # ---------------------------------------------------------------- the transfer matrix
 
 
-def _transfer(found: dict[str, Found], masks: Masks, random: Controls, say: Print) -> dict:
+def _elsewhere(
+    result: Comparison, found: dict[str, Found], masks: Masks, random: Baselines, say: Print
+) -> Comparison:
+    """The same with the transfer matrix, and with activations across models."""
     files = [name for name, one in found.items() if one.config is None]
     if files:
         raise RunError(f"--transfer needs run folders, with their tasks; {files[0]} is a file")
     configs = {name: _fresh(one) for name, one in found.items()}
     seen = _trained_on(found, configs)
-    cells: list[dict] = []
-    settings: list[dict] = []
-    cross: list[dict] = []
+    cells: list[TransferCell] = []
+    settings: list[TransferSetting] = []
+    cross: list[CrossModel | CrossSkipped] = []
     for name, config in configs.items():
         say(f"Every circuit on the pairs of {name}")
         setup = Study.from_config(config).setup
@@ -134,13 +162,16 @@ def _transfer(found: dict[str, Found], masks: Masks, random: Controls, say: Prin
         if batches:
             cells += _column(name, setup, batches, masks, random)
             for donor in configs:
-                if _same_task(config, configs[donor]) and _differs(found[name], found[donor]):
+                if same_task(config, configs[donor]) and differs(found[name], found[donor]):
                     say(f"Patching activations of {donor} into {name}")
                     others = configs[donor]
-                    cross.append(_cross(name, donor, setup, others, batches, masks, random))
-    matrix = {"settings": settings, "cells": cells}
-    specific = [_specificity(name, configs, cells) for name in found]
-    return {"transfer": matrix, "specificity": specific, "cross_model": cross}
+                    cross.append(cross_model(name, donor, setup, others, batches, masks, random))
+    return replace(
+        result,
+        transfer=Transfer(tuple(settings), tuple(cells)),
+        specificity=tuple(_specificity(name, configs, cells) for name in found),
+        cross_model=tuple(cross),
+    )
 
 
 def _fresh(found: Found) -> RunConfig:
@@ -160,21 +191,16 @@ def _trained_on(found: dict[str, Found], configs: dict[str, RunConfig]) -> Texts
     return seen
 
 
-def _setting(name: str, setup: Setup, batches: Sequence[Batch]) -> dict:
+def _setting(name: str, setup: Setup, batches: Sequence[Batch]) -> TransferSetting:
     """One column: on what pairs the circuits were judged."""
     n_pairs, held_out = sum(map(len, batches)), setup.data.splits[setup.held_out]
-    return {
-        "name": name,
-        "split": setup.held_out,
-        "metric": setup.metric_name,
-        "n_pairs": n_pairs,
-        "n_pairs_seen": len(held_out) - n_pairs,
-    }
+    seen = len(held_out) - n_pairs
+    return TransferSetting(name, setup.held_out, setup.metric_name, n_pairs, seen)
 
 
 def _column(
-    name: str, setup: Setup, batches: Sequence[Batch], masks: Masks, random: Controls
-) -> list[dict]:
+    name: str, setup: Setup, batches: Sequence[Batch], masks: Masks, random: Baselines
+) -> list[TransferCell]:
     """Every circuit on one run's held-out pairs, in its model and under its ablation."""
     empty = setup.gated.graph.no_edges()
     everything = {**masks, **flat(random), "empty": empty}
@@ -187,100 +213,37 @@ def _column(
         return draws.faithfulness(examples[of].metric, *spans)
 
     return [
-        {
-            "circuit": circuit,
-            "on": name,
-            **examples[circuit].mean().to_json(),
-            "faithfulness": share(circuit),
-            "random": against(share, circuit, random),
-        }
+        TransferCell(
+            circuit=circuit,
+            on=name,
+            **vars(examples[circuit].means()),
+            faithfulness=share(circuit),
+            random=among_random(share, circuit, random),
+        )
         for circuit in masks
     ]
 
 
-def _specificity(name: str, configs: dict[str, RunConfig], cells: Sequence[dict]) -> dict:
+def _specificity(
+    name: str, configs: dict[str, RunConfig], cells: Sequence[TransferCell]
+) -> Specificity:
     """A circuit on its own task, on the tasks it was not found on, and random circuits there."""
 
     def mean(values: Sequence[float | None]) -> float | None:
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known else None
 
-    row = [cell for cell in cells if cell["circuit"] == name]
-    own = mean([cell["faithfulness"]["value"] for cell in row if cell["on"] == name])
-    away = [cell for cell in row if not _same_task(configs[name], configs[cell["on"]])]
-    others = mean([cell["faithfulness"]["value"] for cell in away])
-    return {
-        "circuit": name,
-        "own": own,
-        "others": others,
-        "random_on_others": {
-            family: mean([cell["random"][family]["mean"] for cell in away]) for family in FAMILIES
+    row = [cell for cell in cells if cell.circuit == name]
+    own = mean([cell.faithfulness.value for cell in row if cell.on == name])
+    away = [cell for cell in row if not same_task(configs[name], configs[cell.on])]
+    others = mean([cell.faithfulness.value for cell in away])
+    return Specificity(
+        circuit=name,
+        own=own,
+        others=others,
+        random_on_others={
+            family: mean([cell.random[family].mean for cell in away]) for family in FAMILIES
         },
-        "difference": None if own is None or others is None else own - others,
-        "n_other_tasks": len(away),
-    }
-
-
-# ---------------------------------------------------------------- across models
-
-
-def _same_task(a: RunConfig, b: RunConfig) -> bool:
-    """Whether two runs are of one task, whichever pairs of it they drew."""
-    return (a.task.name, a.task.path, a.task.corruption) == (
-        b.task.name,
-        b.task.path,
-        b.task.corruption,
+        difference=None if own is None or others is None else own - others,
+        n_other_tasks=len(away),
     )
-
-
-def _differs(a: Found, b: Found) -> bool:
-    return a.fingerprint != b.fingerprint
-
-
-def _cross(
-    host: str,
-    donor: str,
-    setup: Setup,
-    config: RunConfig,
-    batches: Sequence[Batch],
-    masks: Masks,
-    random: Controls,
-) -> dict:
-    """Each circuit's edges in the host carry the donor's activations; see `cross_patched`.
-
-    `recovered` is `(patched - host) / (donor - host)` of the mean task metric.
-    """
-    about: dict = {"host": host, "donor": donor, "n_pairs": sum(map(len, batches))}
-    other = Study.from_config(config).setup
-    if setup.tokenizer.get_vocab() != other.tokenizer.get_vocab():
-        return {**about, "skipped": "their tokenizers differ, so they do not read the same tokens"}
-    nothing = setup.gated.graph.no_edges()
-    ends = {"host": nothing, "all edges": ~nothing}
-    try:
-        examples = cross_patched(
-            setup.gated, other.gated, {**ends, **masks, **flat(random)}, batches, setup.task_metric
-        )
-    except GraphError as error:
-        return {**about, "skipped": str(error)}
-    itself = evaluate_full_each(other.references, batches, setup.task_metric)
-    start = examples.pop("host")
-    draws = Bootstrap.draw(len(start), N_BOOTSTRAP, torch.Generator().manual_seed(0))
-
-    def recovered(name: str) -> Interval:
-        return draws.faithfulness(examples[name].metric, itself.metric, start.metric)
-
-    rows = [
-        {
-            "edges_of": name,
-            **examples[name].mean().to_json(),
-            "recovered": recovered(name),
-            "random": against(recovered, name, random) if name in random else {},
-        }
-        for name in ("all edges", *masks)
-    ]
-    return {
-        **about,
-        "host_alone": start.mean().to_json(),
-        "donor_alone": itself.mean().to_json(),
-        "patched": rows,
-    }

@@ -1,6 +1,7 @@
 """From a ranking to circuits of each size, each verified on the held-out pairs."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,12 +14,13 @@ from circuitprune.files import write_json
 from circuitprune.metrics import Evidence
 from circuitprune.pipelines.own import own_hashes
 from circuitprune.pipelines.setup import Setup
+from circuitprune.renamed import old_names
 from circuitprune.runs.folder import complete
-from circuitprune.runs.frontier import Frontier, Point
+from circuitprune.runs.frontier import Frontier, Point, Provenance
 from circuitprune.views.report import write_report
 
 
-def verify(setup: Setup, ranking: Float[Tensor, " edge"]) -> Frontier:
+def ranked_frontier(setup: Setup, ranking: Float[Tensor, " edge"]) -> Frontier:
     """Cut circuits from a ranking and verify each on the held-out pairs."""
     return frontier_of(setup, cut(setup, ranking))
 
@@ -51,9 +53,9 @@ def cut(setup: Setup, ranking: Float[Tensor, " edge"]) -> dict[float, Bool[Tenso
     return {size: live_edges(graph, mask & known) for size, mask in masks.items()}
 
 
-def _provenance(setup: Setup, split: str) -> dict[str, str | int | float | None]:
+def _provenance(setup: Setup, split: str) -> Provenance:
     config = setup.config
-    return {
+    about: Provenance = {
         "model": config.model.name,
         "revision": config.model.revision,
         "dtype": config.model.dtype,
@@ -71,9 +73,11 @@ def _provenance(setup: Setup, split: str) -> dict[str, str | int | float | None]
         "selection": config.verify.selection,
         "task_seed": config.task.seed,
         "train_seed": config.train.seed,
-        **own_hashes(config),
-        **({"post_norms": "per_reader"} if setup.gated.ports.post_norms else {}),
     }
+    about |= cast(Provenance, own_hashes(config))
+    if setup.gated.ports.post_norms:
+        about["post_norms"] = "per_reader"
+    return about
 
 
 def _empty(setup: Setup, split: str) -> Evidence:
@@ -87,3 +91,6 @@ def finish(setup: Setup, folder: Path, frontier: Frontier) -> None:
     write_json(folder / "pairs.json", setup.example_pairs(frontier.chosen().mask))
     write_report([folder])
     complete(folder)
+
+
+__getattr__ = old_names(__name__, {"verify": "pipelines.frontier.ranked_frontier"})

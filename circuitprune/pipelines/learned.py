@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitprune.circuits.circuit import Circuit
-from circuitprune.pipelines.frontier import verify
+from circuitprune.pipelines.frontier import ranked_frontier
 from circuitprune.pipelines.setup import Setup
-from circuitprune.runs.frontier import Frontier
+from circuitprune.runs.frontier import Frontier, Provenance
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,7 +23,7 @@ class Learned:
     @cached_property
     def frontier(self) -> Frontier:
         """Circuits of the sizes of `verify.sizes` on the held-out pairs; made when asked for."""
-        return verify(self.setup, self.ranking)
+        return ranked_frontier(self.setup, self.ranking)
 
     def circuit(self, *, max_kl: float = 0.1) -> Circuit:
         """The smallest of the frontier's circuits with a KL of at most `max_kl` nats.
@@ -39,7 +39,7 @@ class Learned:
         return f"Learned({config.gates.learner}, {config.train.steps} steps, {config.objective})"
 
 
-def provenance_of(setup: Setup) -> dict[str, str | int | float | None]:
+def provenance_of(setup: Setup) -> Provenance:
     """What a circuit made in a notebook says of where it comes from."""
     config = setup.config
     return {

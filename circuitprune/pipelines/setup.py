@@ -20,7 +20,7 @@ from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
 from circuitprune.engine.selfcheck import self_check
 from circuitprune.errors import ConfigError, DataError, GraphError
-from circuitprune.lens.predictions import predictions
+from circuitprune.lens.predictions import ExamplePairs, TokenPair, predictions
 from circuitprune.metrics import Evidence, Metric
 from circuitprune.models import load_model
 from circuitprune.pipelines.own import check_own, method_of, metric_of
@@ -62,7 +62,7 @@ class Setup:
         """The split to verify on: test, else validation, else training pairs."""
         return next(name for name in ("test", "val", "train") if self.data.splits[name])
 
-    def example_pairs(self, circuit: Bool[Tensor, " edge"], n: int = 12) -> dict:
+    def example_pairs(self, circuit: Bool[Tensor, " edge"], n: int = 12) -> ExamplePairs:
         """`pairs.json`: the first `n` held-out pairs as tokens, and what follows by `predictions`.
 
         Args:
@@ -74,12 +74,11 @@ class Setup:
         batches = few_pairs(self.data.batches(split, size), n)
         follows = predictions(self.references, circuit, batches, self._spell)
         names = ("clean", "corrupt", "answers", "wrong")
-        pairs = [
-            {**{k: tokens(list(getattr(example, k))) for k in names}, "next": found}
-            for example, found in zip(examples, follows, strict=False)
-        ]
-        about = {"split": split, "n": len(examples), "n_edges": int(circuit.sum())}
-        return {**about, "pairs": pairs}
+        pairs = tuple(
+            TokenPair(**{k: tuple(tokens(list(getattr(one, k)))) for k in names}, next=found)
+            for one, found in zip(examples, follows, strict=False)
+        )
+        return ExamplePairs(split, len(examples), int(circuit.sum()), pairs)
 
     def _spell(self, token: int) -> str:
         """A token as the tokenizer names it, or its id where a model has more than it knows."""

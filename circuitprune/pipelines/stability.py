@@ -1,11 +1,11 @@
 """Does the same circuit come out again? Runs with other seeds and pairs, and what they share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitprune.circuits.circuit import Circuit
@@ -21,7 +21,7 @@ from circuitprune.circuits.overlap import (
 )
 from circuitprune.circuits.selection import n_edges_of
 from circuitprune.config import RunConfig
-from circuitprune.data.pairs import Batch
+from circuitprune.data.batches import Batch
 from circuitprune.engine.evaluation import evaluate_each, evaluate_full_each
 from circuitprune.errors import RunError
 from circuitprune.evidence.bootstrap import Bootstrap
@@ -30,7 +30,9 @@ from circuitprune.pipelines.setup import Print, Setup
 from circuitprune.pipelines.study import Study
 from circuitprune.pipelines.trials import Trial, Vary, check_finished, run_once, trials
 from circuitprune.pipelines.unseen import trained_on, unseen_batches
+from circuitprune.records import to_json
 from circuitprune.runs.finished import Found, load_run
+from circuitprune.runs.studies import Measured, RunMatrices, Stability, StabilityGroup, TrialRun
 from circuitprune.views.pages.studies import stability_page, stability_sentence
 
 N_BOOTSTRAP = 1000
@@ -45,7 +47,7 @@ def stability(
     vary: Vary = "both",
     size: float | None = None,
     say: Print = print,
-) -> dict:
+) -> Stability:
     """Run a config again and again, and report how far the circuits found are the same.
 
     Two groups of runs, below `config.output_dir`: `seed0`, `seed1`, ... with other seeds, and
@@ -75,52 +77,52 @@ def stability(
     folder = Path(config.output_dir)
     groups = trials(config, seeds, bootstrap, attributes, vary)
     everything = [trial for group in groups.values() for trial in group]
-    check_finished(everything)
-    for name, group in groups.items():
-        for number, trial in enumerate(group):
-            say(f"{name} {number + 1} of {len(group)}: {trial.folder}")
-            run_once(trial, say)
+    _run_all(groups, say)
     setup = Study.from_config(replace(config, train=replace(config.train, resume=None))).setup
     batches = unseen_batches(setup, trained_on(setup, [trial.config for trial in everything]))
-    found: dict = {
-        "schema": 1,
-        "model": config.model.name,
-        "model_fingerprint": setup.identity.model,
-        "task": config.task.name,
-        "ablation": config.ablation,
-        "metric": setup.metric_name,
-        "n_edges_total": setup.gated.graph.n_edges,
-        "split": setup.held_out,
-        "n_pairs": sum(map(len, batches)),
-        "n_pairs_seen": len(setup.data.splits[setup.held_out]) - sum(map(len, batches)),
-        "groups": {},
-    }
+    compared = {}
     for name, group in groups.items():
         say(f"Comparing the circuits of {len(group)} runs ({name})")
-        found["groups"][name] = _study(setup, name, group, batches, size)
+        compared[name] = _compared(setup, name, group, batches, size)
+    found = Stability(
+        schema=1,
+        model=config.model.name,
+        model_fingerprint=setup.identity.model,
+        task=config.task.name,
+        ablation=config.ablation,
+        metric=setup.metric_name,
+        n_edges_total=setup.gated.graph.n_edges,
+        split=setup.held_out,
+        n_pairs=sum(map(len, batches)),
+        n_pairs_seen=len(setup.data.splits[setup.held_out]) - sum(map(len, batches)),
+        groups=compared,
+    )
     write_json(folder / "stability.json", found)
     write_atomic(folder / "stability.md", stability_page(found))
     return found
 
 
-# ---------------------------------------------------------------- running
+def _run_all(groups: Mapping[str, Sequence[Trial]], say: Print) -> None:
+    check_finished([trial for group in groups.values() for trial in group])
+    for name, group in groups.items():
+        for number, trial in enumerate(group):
+            say(f"{name} {number + 1} of {len(group)}: {trial.folder}")
+            run_once(trial, say)
 
 
 # ---------------------------------------------------------------- comparing
 
 
-def _study(
+def _compared(
     setup: Setup,
     name: str,
     group: Sequence[Trial],
     batches: Sequence[Batch],
     size: float | None,
-) -> dict:
+) -> StabilityGroup:
     """One group: overlap at every size, votes, and the circuits that the votes elect."""
-    runs = [load_run(trial.folder) for trial in group]
-    graph, folder = setup.gated.graph, Path(setup.config.output_dir)
-    chosen = torch.tensor([run.n_edges for run in runs])
-    n_edges = int(chosen.median()) if size is None else n_edges_of(graph, size)
+    runs, graph = [load_run(trial.folder) for trial in group], setup.gated.graph
+    n_edges = _n_edges(runs, size)
     masks = torch.stack([run.cut(n_edges) for run in runs])
     if not masks.any():
         raise RunError(
@@ -128,39 +130,54 @@ def _study(
             "is nothing to compare; give a larger --size"
         )
     elected = {"consensus": consensus(graph, masks), "majority": majority(graph, masks, n_edges)}
+    measured = _measure(setup, batches, masks, elected) if batches else {}
     kept = times_kept(masks)
+    _write_votes(setup, name, runs, kept, elected, measured)
+    study = StabilityGroup(
+        method=setup.config.attribution.method if group[0].attributes else "training",
+        runs=tuple(_about(trial, run) for trial, run in zip(group, runs, strict=True)),
+        n_edges=n_edges,
+        overlap=overlap_at(graph, masks, n_edges),
+        jaccard=RunMatrices(plain(edge_jaccard(masks)), plain(node_jaccard(graph, masks))),
+        curve=tuple(
+            overlap_at(graph, torch.stack([run.cut(n) for run in runs]), n) for n in _sizes(setup)
+        ),
+        kept_by=tuple(torch.bincount(kept.long(), minlength=len(runs) + 1).tolist()),
+        elected={title: int(mask.sum()) for title, mask in elected.items()},
+        measured=measured,
+        sentence="",
+    )
+    return replace(study, sentence=stability_sentence(name, study))
+
+
+def _n_edges(runs: Sequence[Found], size: float | None) -> int:
+    """Edges to compare at: a fraction of all, or the median of what the runs chose."""
+    if size is not None:
+        return n_edges_of(runs[0].graph, size)
+    return int(torch.tensor([run.n_edges for run in runs]).median())
+
+
+def _write_votes(
+    setup: Setup,
+    name: str,
+    runs: Sequence[Found],
+    kept: Float[Tensor, " edge"],
+    elected: Mapping[str, Bool[Tensor, " edge"]],
+    measured: Mapping[str, Measured],
+) -> None:
+    """How many runs kept each edge, and the circuits that they elect."""
+    graph, folder = setup.gated.graph, Path(setup.config.output_dir)
     columns = {"times_kept": kept, "share_kept": kept / len(runs)}
     write_edges_csv(folder / f"{name}_edges.csv", Circuit(graph, kept > 0), columns)
-    measured = _measure(setup, batches, masks, elected) if batches else {}
     for title, mask in elected.items():
-        about = {"stability": name, "elected": title, "of": [run.name for run in runs]}
-        evidence = measured.get(title)
-        circuit = Circuit(graph, mask, None, {**about, "evidence": evidence}, ranking=kept)
-        circuit.save(folder / f"{name}_{title}.json")
-    study = {
-        "method": setup.config.attribution.method if group[0].attributes else "training",
-        "runs": [_about(trial, run) for trial, run in zip(group, runs, strict=True)],
-        "n_edges": n_edges,
-        "overlap": overlap_at(graph, masks, n_edges),
-        "jaccard": {
-            "edges": plain(edge_jaccard(masks)),
-            "nodes": plain(node_jaccard(graph, masks)),
-        },
-        "curve": [
-            overlap_at(graph, torch.stack([run.cut(n) for run in runs]), n) for n in _sizes(setup)
-        ],
-        "kept_by": torch.bincount(kept.long(), minlength=len(runs) + 1).tolist(),
-        "elected": {title: int(mask.sum()) for title, mask in elected.items()},
-        "measured": measured,
-    }
-    return {**study, "sentence": stability_sentence(name, study)}
+        of, evidence = [run.name for run in runs], to_json(measured.get(title))
+        about = {"stability": name, "elected": title, "of": of, "evidence": evidence}
+        Circuit(graph, mask, None, about, ranking=kept).save(folder / f"{name}_{title}.json")
 
 
-def _about(trial: Trial, run: Found) -> dict:
-    config = trial.config
-    seeds = {"train_seed": config.train.seed, "task_seed": config.task.seed}
-    about = {"folder": trial.folder.name, **seeds, "resample": config.task.resample}
-    return {**about, "chosen_n_edges": run.n_edges}
+def _about(trial: Trial, run: Found) -> TrialRun:
+    train, task = trial.config.train, trial.config.task
+    return TrialRun(trial.folder.name, train.seed, task.seed, task.resample, run.n_edges)
 
 
 def _sizes(setup: Setup) -> list[int]:
@@ -173,7 +190,7 @@ def _measure(
     batches: Sequence[Batch],
     masks: Bool[Tensor, "run edge"],
     elected: dict[str, Bool[Tensor, " edge"]],
-) -> dict:
+) -> dict[str, Measured]:
     """Every run's circuit and the elected ones, verified exactly on the same unseen pairs."""
     metric, references = setup.task_metric, setup.references
     named = {f"run{i}": mask for i, mask in enumerate(masks)} | elected
@@ -182,10 +199,10 @@ def _measure(
     full, empty = evaluate_full_each(references, batches, metric), examples.pop("empty")
     draws = Bootstrap.draw(len(full), N_BOOTSTRAP, torch.Generator().manual_seed(0))
     return {
-        name: {
-            "n_edges": int(named[name].sum()),
-            **found.mean().to_json(),
-            "faithfulness": draws.faithfulness(found.metric, full.metric, empty.metric),
-        }
+        name: Measured(
+            n_edges=int(named[name].sum()),
+            **vars(found.means()),
+            faithfulness=draws.faithfulness(found.metric, full.metric, empty.metric),
+        )
         for name, found in examples.items()
     }

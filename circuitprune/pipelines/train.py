@@ -14,7 +14,7 @@ from circuitprune.config import RunConfig
 from circuitprune.errors import ConfigError
 from circuitprune.files import write_tensors
 from circuitprune.pipelines.describe import describe, memory_text, pairs_text
-from circuitprune.pipelines.frontier import finish, verify
+from circuitprune.pipelines.frontier import finish, ranked_frontier
 from circuitprune.pipelines.learning import make_module, make_trainer, train
 from circuitprune.pipelines.logs import log_final, make_logger
 from circuitprune.pipelines.scoring import scoring_of
@@ -61,7 +61,7 @@ def discover(config: RunConfig, say: Print = print, command: str = "") -> Fronti
     split = setup.held_out
     say(f"Verifying circuits exactly on {len(setup.data.splits[split])} {split} pairs")
     command = command or "python scripts/train_mask.py config.yaml"
-    frontier = verify(setup, final)
+    frontier = ranked_frontier(setup, final)
     write_results(folder, frontier, initial, final, summary(frontier, command))
     write_command(folder, command)
     log_final(logger, config, frontier, final)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Required, TypedDict, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +15,92 @@ from circuitprune.circuits.graph import Graph
 from circuitprune.errors import RunError
 from circuitprune.files import read_json, write_atomic, write_json
 from circuitprune.metrics import Evidence
+from circuitprune.records import from_json, to_json
+
+
+class Provenance(TypedDict, total=False):
+    """What a run's numbers are of. Of its own accord a run may say more, or less."""
+
+    model: str
+    """Name or folder of the model."""
+    revision: str | None
+    """Of the model on the Hub."""
+    dtype: str
+    """The model's."""
+    kv_readers: str
+    """Whether a key or value reader is of a KV head or of a query head."""
+    model_fingerprint: str
+    """Hash of all weights."""
+    pairs_hash: str
+    """Hash of the pairs of all sides in their order."""
+    task: str
+    """Name of the task."""
+    corruption: str | None
+    """How the task corrupts its prompts; None for its usual way."""
+    ablation: str
+    """What cut edges carry."""
+    metric: str
+    """The task metric; higher is better."""
+    split: str
+    """The side that circuits were verified on."""
+    learner: str | None
+    """What learned the ranking; None for an attribution."""
+    objective: str | None
+    """What was minimised; None for an attribution."""
+    init: str
+    """Method of the attribution, or of the scores that training began with."""
+    selection: str
+    """How circuits were cut from the ranking."""
+    task_seed: int
+    """`task.seed`."""
+    train_seed: int
+    """`train.seed`."""
+    task_sha256: str
+    """Hash of the file of the user's own that the task is from."""
+    metric_sha256: str
+    """Of the one that the task metric is from."""
+    init_sha256: str
+    """Of the one that the attribution method is from."""
+    post_norms: str
+    """`per_reader` where a norm follows the attention."""
+    init_metric: str
+    """What was attributed."""
+    init_steps: int
+    """Steps of the attribution."""
+    ranking: str
+    """How scores become a ranking: `signed` or `absolute`."""
+    n_edges_total: int
+    """Edges of the model."""
+    n_edges_total_ungrouped: int
+    """The same by query head."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    size: float
+    """The fraction of all edges, or the threshold, that was asked for."""
+    n_edges: int
+    """Edges that it keeps."""
+    n_edges_ungrouped: int
+    """The same by query head."""
+    file: str
+    """Where it lies in the run's folder."""
+
+
+@dataclass(frozen=True)
+class PointRow(Evidence, _Place):
+    """One circuit of the frontier as `frontier.json` has it."""
+
+
+class FrontierFile(Provenance):
+    """`frontier.json`."""
+
+    full: Required[Evidence]
+    """The whole model."""
+    empty: Required[Evidence]
+    """The circuit without edges."""
+    points: Required[tuple[PointRow, ...]]
+    """For each size, or threshold, asked for."""
 
 
 @dataclass(frozen=True)
@@ -32,31 +118,41 @@ class Frontier:
     """Circuits of one run from sparse to dense, verified on the same held-out pairs."""
 
     graph: Graph
-    provenance: dict[str, str | int | float | None]
+    provenance: Provenance
     """Model, task, ablation and the like: what a reader needs to repeat the numbers."""
     full: Evidence
     empty: Evidence
     points: list[Point]
 
-    def to_json(self) -> dict:
+    def record(self) -> FrontierFile:
         """`frontier.json`: `kl` in nats, summed over the vocabulary, mean over answer positions."""
         return {
             **self.provenance,
             "n_edges_total": self.graph.n_edges,
             "n_edges_total_ungrouped": self.graph.n_edges_ungrouped,
-            "full": self.full.to_json(),
-            "empty": self.empty.to_json(),
-            "points": [
-                {
-                    "size": point.size,
-                    "n_edges": int(point.mask.sum()),
-                    "n_edges_ungrouped": int(self.graph.ungroup(point.mask).sum()),
-                    "file": file,
-                    **point.evidence.to_json(),
-                }
-                for point, file in zip(self.points, self.files(), strict=True)
-            ],
+            "full": self.full,
+            "empty": self.empty,
+            "points": self.rows(),
         }
+
+    def to_json(self) -> dict:
+        """`record` as plain values."""
+        found = to_json(self.record())
+        assert isinstance(found, dict)
+        return found
+
+    def rows(self) -> tuple[PointRow, ...]:
+        """The points with their sizes and files."""
+        return tuple(
+            PointRow(
+                size=point.size,
+                n_edges=int(point.mask.sum()),
+                n_edges_ungrouped=int(self.graph.ungroup(point.mask).sum()),
+                file=file,
+                **vars(point.evidence),
+            )
+            for point, file in zip(self.points, self.files(), strict=True)
+        )
 
     def files(self) -> list[str]:
         """Where the circuit of each point lies in the run's folder: `circuits/<edges>.json`.
@@ -122,7 +218,7 @@ def write_results(
     columns = {} if initial is None else {"initial_score": initial}
     columns |= {"final_score": final, "smallest_circuit": frontier.smallest_size()}
     write_edges_csv(folder / "edges.csv", frontier.graph, columns)
-    write_json(folder / "frontier.json", frontier.to_json())
+    write_json(folder / "frontier.json", frontier.record())
     write_atomic(folder / "summary.md", summary)
 
 
@@ -159,16 +255,21 @@ def read_results(folder: Path) -> tuple[Frontier, list[Circuit]]:
             f"{str(folder)!r} holds no run: it has no frontier.json; give the output_dir of a run "
             "of `train` or `attribute`"
         )
-    value: Any = read_json(path)
     try:
-        full, empty = (Evidence(**value[end]) for end in ("full", "empty"))
-        rows = value["points"]
-        circuits = [Circuit.load(folder / _file(row)) for row in rows]
-        points = [_point(row, c) for row, c in zip(rows, circuits, strict=True)]
-        about = {key: item for key, item in value.items() if key not in ("full", "empty", "points")}
-        return Frontier(circuits[0].graph, about, full, empty, points), circuits
+        return _frontier(path, read_json(path))
     except (KeyError, TypeError, IndexError) as error:
         raise RunError(f"{path} is damaged: {error!r}") from error
+
+
+def _frontier(path: Path, value: object) -> tuple[Frontier, list[Circuit]]:
+    if not isinstance(value, dict):
+        raise TypeError("not an object")
+    full, empty = (from_json(Evidence, value[end], f"{path}, {end},") for end in ("full", "empty"))
+    rows = value["points"]
+    circuits = [Circuit.load(path.parent / _file(row)) for row in rows]
+    points = [_point(path, row, c) for row, c in zip(rows, circuits, strict=True)]
+    about = {key: item for key, item in value.items() if key not in ("full", "empty", "points")}
+    return Frontier(circuits[0].graph, cast(Provenance, about), full, empty, points), circuits
 
 
 def _file(row: dict) -> str:
@@ -176,7 +277,7 @@ def _file(row: dict) -> str:
     return "circuits/" + Path(row.get("file", f"{row['n_edges']}.json")).name
 
 
-def _point(row: dict, circuit: Circuit) -> Point:
+def _point(path: Path, row: dict, circuit: Circuit) -> Point:
     about = ("size", "n_edges", "n_edges_ungrouped", "file")
     evidence = {name: value for name, value in row.items() if name not in about}
-    return Point(row["size"], circuit.mask, Evidence(**evidence))
+    return Point(row["size"], circuit.mask, from_json(Evidence, evidence, f"{path}, a point,"))

@@ -6,6 +6,7 @@ from report_runs import make_run
 
 from browser.cases import loaded
 from circuitprune.files import read_json, write_json
+from circuitprune.records import to_json
 from circuitprune.views.report import write_report
 
 MIDDLES = """(marks) => marks.map((mark) => {
@@ -97,20 +98,20 @@ def cells(opened, figure):
 
 
 def test_stability_is_a_matrix_of_every_two_runs(opened):
-    group = stability(RUNS)["groups"]["seed"]
-    assert cells(opened, "stability_seed_edges") == group["jaccard"]["edges"]
-    assert cells(opened, "stability_seed_nodes") == group["jaccard"]["nodes"]
+    jaccard = to_json(stability(RUNS).groups["seed"].jaccard)
+    assert cells(opened, "stability_seed_edges") == jaccard["edges"]
+    assert cells(opened, "stability_seed_nodes") == jaccard["nodes"]
     times = marks(opened, "stability_seed_kept", "[data-times]")
     assert times.count() == len(RUNS)
 
 
 def test_pairs_of_empty_circuits_say_that_they_have_no_index(view, tmp_path):
-    run, study = make_run(tmp_path), stability(RUNS)
+    run, study = make_run(tmp_path), to_json(stability(RUNS))
     for shared in study["groups"]["seed"]["jaccard"].values():
         shared[1][2] = shared[2][1] = None
-    study["groups"]["seed"]["overlap"]["nodes"] = dict.fromkeys(("mean", "low", "high"))
+    study["groups"]["seed"]["overlap"]["nodes"] |= dict.fromkeys(("mean", "low", "high"))
     write_json(run / "stability.json", study)
-    compared = transfer(RUNS)
+    compared = to_json(transfer(RUNS))
     compared["overlap"][0]["edge_jaccard"] = None
     write_json(run / "compare.json", compared)
     view.open(write_report([run]))
@@ -121,8 +122,7 @@ def test_pairs_of_empty_circuits_say_that_they_have_no_index(view, tmp_path):
 
 
 def test_transfer_is_a_matrix_of_circuits_by_pairs(opened):
-    found = transfer(RUNS)["transfer"]["cells"]
-    values = [cell["faithfulness"]["value"] for cell in found]
+    values = [cell.faithfulness.value for cell in transfer(RUNS).transfer.cells]
     n = len(RUNS)
     assert cells(opened, "transfer") == [values[i : i + n] for i in range(0, n * n, n)]
     assert cells(opened, "overlap") == [

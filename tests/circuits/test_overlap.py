@@ -11,6 +11,7 @@ from scipy.stats import hypergeom
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.overlap import (
+    PairsSummary,
     chance_jaccard,
     consensus,
     core_and_private,
@@ -61,15 +62,15 @@ def test_empty_circuits_are_no_sign_of_stability():
     nothing = torch.zeros_like(some)
     mixed = overlap_at(graph, torch.cat([some, nothing]), 9)
     share = edge_jaccard(some)[0, 1].item()
-    assert mixed["edges"]["n_pairs"] == 5 and mixed["n_empty"] == 2
-    assert mixed["edges"]["mean"] == pytest.approx(share / 5)  # four pairs share nothing
-    assert mixed["edges"]["least"] == 0 <= mixed["edges"]["low"] <= mixed["edges"]["high"] <= share
+    assert mixed.edges.n_pairs == 5 and mixed.n_empty == 2
+    assert mixed.edges.mean == pytest.approx(share / 5)  # four pairs share nothing
+    assert mixed.edges.least == 0 <= mixed.edges.low <= mixed.edges.high <= share
     empty = overlap_at(graph, torch.cat([nothing, nothing]), 1)
-    for part in ("edges", "nodes"):
-        assert empty[part].pop("n_pairs") == 0 and set(empty[part].values()) == {None}
-    assert plain(edge_jaccard(torch.cat([some[:1], nothing[:1]]))) == [[1.0, 0.0], [0.0, None]]
+    for part in (empty.edges, empty.nodes):
+        assert part == PairsSummary(None, None, None, None, None, n_pairs=0)
+    assert plain(edge_jaccard(torch.cat([some[:1], nothing[:1]]))) == ((1.0, 0.0), (0.0, None))
     row = overlaps(graph, dict(zip("ab", nothing, strict=True)))[0]
-    assert row["edge_jaccard"] is row["node_jaccard"] is row["chance_edge_jaccard"] is None
+    assert row.edge_jaccard is row.node_jaccard is row.chance_edge_jaccard is None
 
 
 def test_resampled_means_leave_out_a_copy_with_itself():
@@ -90,15 +91,15 @@ def test_the_interval_is_that_of_all_resamples_up_to_the_draws():
     every = resampled_means(jaccard, torch.tensor(list(product(range(5), repeat=5)))).numpy()
     summary = pairs_summary(jaccard, n_resamples=40_000)
     upper = np.triu_indices(5, 1)
-    assert summary["mean"] == pytest.approx(jaccard.numpy()[upper].mean())
-    assert summary["least"] == jaccard.numpy()[upper].min()
-    assert summary["largest"] == jaccard.numpy()[upper].max()
-    assert summary["n_pairs"] == 10
-    for value, tail in ((summary["low"], 0.025), (summary["high"], 0.975)):
+    assert summary.mean == pytest.approx(jaccard.numpy()[upper].mean())
+    assert summary.least == jaccard.numpy()[upper].min()
+    assert summary.largest == jaccard.numpy()[upper].max()
+    assert summary.n_pairs == 10
+    for value, tail in ((summary.low, 0.025), (summary.high, 0.975)):
         at = value + 1e-9 * np.array([-1, 1])  # few distinct means: a percentile is one of them
         below, up_to = (every < at[0]).mean(), (every < at[1]).mean()
         assert below - 0.005 <= tail <= up_to + 0.005
-    assert summary["low"] < summary["mean"] < summary["high"]
+    assert summary.low < summary.mean < summary.high
 
 
 def test_the_interval_covers_the_mean_of_many_runs():
@@ -112,15 +113,15 @@ def test_the_interval_covers_the_mean_of_many_runs():
     covered = 0
     for _ in range(200):
         found = pairs_summary(edge_jaccard(draw(12)), n_resamples=1000)
-        covered += found["low"] <= truth <= found["high"]
+        covered += found.low <= truth <= found.high
     assert 0.82 <= covered / 200 <= 1.0
 
 
 def test_two_runs_have_no_interval_and_one_no_overlap():
     jaccard = edge_jaccard(random_masks(GRAPHS[0], 2))
     summary = pairs_summary(jaccard)
-    assert summary["low"] is summary["high"] is None
-    assert summary["mean"] == summary["least"] == jaccard[0, 1].item()
+    assert summary.low is summary.high is None
+    assert summary.mean == summary.least == jaccard[0, 1].item()
     with pytest.raises(GraphError, match="needs two circuits"):
         pairs_summary(jaccard[:1, :1])
 
@@ -169,12 +170,12 @@ def test_core_and_private_parts_are_set_algebra():
     assert [set(Circuit(graph, p).edges) for p in private] == [a - b - c, b - a - c, c - a - b]
 
 
-def test_overlaps_are_plain_values_of_every_pair():
+def test_overlaps_are_those_of_every_pair():
     graph = GRAPHS[0]
     masks = dict(zip("xyz", random_masks(graph, 3), strict=True))
     rows = overlaps(graph, masks)
-    assert [(row["a"], row["b"]) for row in rows] == [("x", "y"), ("x", "z"), ("y", "z")]
+    assert [(row.a, row.b) for row in rows] == [("x", "y"), ("x", "z"), ("y", "z")]
     x, y = (Circuit(graph, masks[name]) for name in "xy")
-    assert rows[0]["shared_edges"] == (x & y).n_edges
-    assert rows[0]["edge_jaccard"] == pytest.approx(x.jaccard(y))
-    assert rows[0]["chance_edge_jaccard"] == chance_jaccard(graph.n_edges, x.n_edges, y.n_edges)
+    assert rows[0].shared_edges == (x & y).n_edges
+    assert rows[0].edge_jaccard == pytest.approx(x.jaccard(y))
+    assert rows[0].chance_edge_jaccard == chance_jaccard(graph.n_edges, x.n_edges, y.n_edges)

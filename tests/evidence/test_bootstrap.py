@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from circuitprune.evidence.bootstrap import Bootstrap, finite, ratio, spell
+from circuitprune.errors import MetricError
+from circuitprune.evidence.bootstrap import UNDEFINED, Bootstrap, Interval, finite, ratio, spell
 
 
 def generator(seed=0):
@@ -42,9 +43,9 @@ def test_the_mean_is_scipys_on_the_same_resamples(level):
     values = three()[0]
     found = Bootstrap.of_indices(scipy_resamples(40, 500, seed=1), level).mean(values)
     low, high = scipy_interval((values.numpy(),), np.mean, 500, 1, confidence_level=level)
-    assert found["low"] == pytest.approx(low, rel=1e-12)
-    assert found["high"] == pytest.approx(high, rel=1e-12)
-    assert found["value"] == pytest.approx(values.mean().item())
+    assert found.low == pytest.approx(low, rel=1e-12)
+    assert found.high == pytest.approx(high, rel=1e-12)
+    assert found.value == pytest.approx(values.mean().item())
 
 
 def test_faithfulness_is_scipys_to_monte_carlo_error():
@@ -57,8 +58,8 @@ def test_faithfulness_is_scipys_to_monte_carlo_error():
     low, high = scipy_interval(data, statistic, 4000, 1, paired=True)
     found = Bootstrap.draw(200, 4000, generator()).faithfulness(circuit, full, empty)
     spread = (high - low) / 4  # a standard error; a quantile of 4000 is off by about 4 % of it
-    assert found["low"] == pytest.approx(low, abs=0.2 * spread)
-    assert found["high"] == pytest.approx(high, abs=0.2 * spread)
+    assert found.low == pytest.approx(low, abs=0.2 * spread)
+    assert found.high == pytest.approx(high, abs=0.2 * spread)
 
 
 def test_every_statistic_is_that_of_the_resampled_pairs():
@@ -74,19 +75,19 @@ def test_every_statistic_is_that_of_the_resampled_pairs():
         ratios.append(sum(own) / len(own))
     for name, slow in (("faithfulness", means), ("mean_of_ratios", ratios)):
         found = getattr(bootstrap, name)(circuit, full, empty)
-        assert found["low"] == pytest.approx(np.quantile(slow, 0.025), rel=1e-9)
-        assert found["high"] == pytest.approx(np.quantile(slow, 0.975), rel=1e-9)
+        assert found.low == pytest.approx(np.quantile(slow, 0.025), rel=1e-9)
+        assert found.high == pytest.approx(np.quantile(slow, 0.975), rel=1e-9)
     kept = [i for i in range(7) if i != 2]
     own = ((circuit - empty) / (full - empty))[kept].mean().item()
-    assert found["value"] == pytest.approx(own)
+    assert found.value == pytest.approx(own)
 
 
 def test_ratio_of_means_and_mean_of_ratios_differ_where_pairs_do():
     full = torch.tensor([10.0, 1.0], dtype=torch.float64)
     circuit, empty = torch.tensor([10.0, 0.0]).double(), torch.zeros(2).double()
     bootstrap = Bootstrap.draw(2, 10, generator())
-    assert bootstrap.faithfulness(circuit, full, empty)["value"] == pytest.approx(10 / 11)
-    assert bootstrap.mean_of_ratios(circuit, full, empty)["value"] == pytest.approx(0.5)
+    assert bootstrap.faithfulness(circuit, full, empty).value == pytest.approx(10 / 11)
+    assert bootstrap.mean_of_ratios(circuit, full, empty).value == pytest.approx(0.5)
 
 
 def test_intervals_cover_the_mean_as_often_as_they_say():
@@ -94,24 +95,26 @@ def test_intervals_cover_the_mean_as_often_as_they_say():
     for seed in range(trials):
         values = torch.randn(60, dtype=torch.float64, generator=generator(seed))
         found = Bootstrap.draw(60, 300, generator(1000 + seed)).mean(values)
-        covered += found["low"] <= 0 <= found["high"]
+        covered += found.low <= 0 <= found.high
     assert 0.90 < covered / trials < 0.97
 
 
 def test_what_is_undefined_is_none():
     values = torch.ones(4, dtype=torch.float64)
     bootstrap = Bootstrap.draw(4, 20, generator())
-    nothing = {"value": None, "low": None, "high": None}
-    assert bootstrap.faithfulness(values, values, values) == nothing
-    assert bootstrap.mean_of_ratios(values, values, values) == nothing
-    assert spell(nothing) == "undefined"
+    assert bootstrap.faithfulness(values, values, values) == UNDEFINED
+    assert bootstrap.mean_of_ratios(values, values, values) == UNDEFINED
+    assert spell(UNDEFINED) == "undefined"
+    assert not UNDEFINED.exceeds(0.0) and not UNDEFINED.is_at_most(0.0)
+    with pytest.raises(MetricError, match="not finite"):
+        bootstrap.mean(values / 0)
     assert finite(math.inf) is None and finite(1.0) == 1.0
     assert ratio(values, 1e-9 * values, values).isnan().all()
 
 
 def test_an_interval_is_spelled():
-    assert spell({"value": 0.934, "low": 0.9, "high": 0.96}) == "0.93 [0.90, 0.96]"
-    assert spell({"value": 0.934, "low": None, "high": None}) == "0.93"
+    assert spell(Interval(0.934, 0.9, 0.96)) == "0.93 [0.90, 0.96]"
+    assert spell(Interval(0.934, None, None)) == "0.93"
 
 
 def test_rows_of_weights_add_up_to_one():

@@ -1,18 +1,17 @@
 """Knock-outs of circuit and model, against hooks on the untouched model and written-out gates."""
 
-import json
 from dataclasses import replace
 
 import pytest
 import reference
 import torch
 from conftest import build_tiny_model
-from evidence_cases import tiny_case
+from evidence_cases import tiny_case, written
 from torch.testing import assert_close
 
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
-from circuitprune.evidence.bootstrap import Bootstrap
+from circuitprune.evidence.bootstrap import UNDEFINED, Bootstrap, Interval
 from circuitprune.evidence.completeness import TOLERANCE, Scale, completeness, verdict
 from circuitprune.evidence.knockouts import (
     Both,
@@ -121,7 +120,7 @@ def test_greedy_takes_the_worst_node_of_all_at_each_step(case):
     for found in greedy_sets(case, nodes):
         gaps = {}
         for node in set(nodes) - set(chosen):
-            knock_out = KnockOut("", "", tuple(sorted([*chosen, node])))
+            knock_out = KnockOut("greedy", "", tuple(sorted([*chosen, node])))
             gaps[node] = abs(both(case, [knock_out], case.batches)[0].gap.mean().item())
         worst = max(gaps, key=gaps.get)
         assert set(found.writers) == {*chosen, worst} and gaps[worst] > before
@@ -144,36 +143,36 @@ def test_mean_gap_is_the_mean_over_knock_outs_resample_by_resample():
         return (sum(gaps) / len(gaps) / abs(span)).item()
 
     each = torch.tensor([by_hand(rows) for rows in draws.tolist()], dtype=torch.float64)
-    assert found["value"] == pytest.approx(by_hand(range(n)))
-    assert found["low"] == pytest.approx(each.quantile(0.025).item())
-    assert found["high"] == pytest.approx(each.quantile(0.975).item())
+    assert found.value == pytest.approx(by_hand(range(n)))
+    assert found.low == pytest.approx(each.quantile(0.025).item())
+    assert found.high == pytest.approx(each.quantile(0.975).item())
 
 
 def test_the_whole_model_is_complete_and_leaves_nothing(case):
     found = completeness(replace(case, mask=case.full_mask))
-    assert all(abs(point["gap"]["value"]) < 1e-12 for point in found["points"])
-    assert found["verdict"] == "pass" and found["mean_relative_gap"]["value"] < 1e-12
-    assert found["complement"]["faithfulness"]["value"] == pytest.approx(0, abs=1e-12)
+    assert all(abs(point.gap.value) < 1e-12 for point in found.points)
+    assert found.verdict == "pass" and found.mean_relative_gap.value < 1e-12
+    assert found.complement.faithfulness.value == pytest.approx(0, abs=1e-12)
 
 
 def test_every_point_and_summary(case):
     found = completeness(case)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert written(found) == found
     assert completeness(case) == found
     points = {family: [] for family in ("none", "class", "random", "greedy")}
-    for point in found["points"]:
-        points[point["family"]].append(point)
-        assert point["gap"]["value"] == pytest.approx(point["circuit"] - point["model"])
-        assert point["relative_gap"] == pytest.approx(point["gap"]["value"] / found["span"])
-        assert point["gap"]["low"] <= point["gap"]["value"] <= point["gap"]["high"]
-    assert len(points["none"]) == 1 and not points["none"][0]["nodes"]
-    for family, summary in found["summary"].items():
-        gaps = [abs(point["gap"]["value"]) for point in points[family]]
-        assert summary["n"] == len(gaps) and abs(summary["worst_gap"]) == max(gaps)
-        assert summary["mean_gap"] == pytest.approx(sum(gaps) / len(gaps))
-    counted = [p for f in ("class", "random") for p in points[f] if p["telling"]]
-    mean = sum(abs(p["relative_gap"]) for p in counted) / len(counted)
-    assert found["mean_relative_gap"]["value"] == pytest.approx(mean)
+    for point in found.points:
+        points[point.family].append(point)
+        assert point.gap.value == pytest.approx(point.circuit - point.model)
+        assert point.relative_gap == pytest.approx(point.gap.value / found.span)
+        assert point.gap.low <= point.gap.value <= point.gap.high
+    assert len(points["none"]) == 1 and not points["none"][0].nodes
+    for family, summary in found.summary.items():
+        gaps = [abs(point.gap.value) for point in points[family]]
+        assert summary.n == len(gaps) and abs(summary.worst_gap) == max(gaps)
+        assert summary.mean_gap == pytest.approx(sum(gaps) / len(gaps))
+    counted = [p for f in ("class", "random") for p in points[f] if p.telling]
+    mean = sum(abs(p.relative_gap) for p in counted) / len(counted)
+    assert found.mean_relative_gap.value == pytest.approx(mean)
 
 
 def test_a_knock_out_that_leaves_nothing_tells_nothing(case):
@@ -189,8 +188,8 @@ def test_a_knock_out_that_leaves_nothing_tells_nothing(case):
 
 def test_a_circuit_without_nodes_says_so(case):
     found = completeness(replace(case, mask=case.graph.mask_of(["input->logits"])))
-    assert found["summary"] == {} and found["verdict"] == "undecided"
-    assert "nothing can be knocked out" in found["sentence"]
+    assert found.summary == {} and found.verdict == "undecided"
+    assert "nothing can be knocked out" in found.sentence
 
 
 @pytest.mark.parametrize(
@@ -198,5 +197,5 @@ def test_a_circuit_without_nodes_says_so(case):
     [(0.01, TOLERANCE, "pass"), (0.05, 0.2, "undecided"), (0.11, 0.2, "fail")],
 )
 def test_verdict(low, high, expected):
-    assert verdict({"value": 0.1, "low": low, "high": high}) == expected
-    assert verdict({"value": None, "low": None, "high": None}) == "undecided"
+    assert verdict(Interval(0.1, low, high)) == expected
+    assert verdict(UNDEFINED) == "undecided"

@@ -1,11 +1,10 @@
 """The curve and the cross-ablation, against the verifier and against ablations made by hand."""
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
-from evidence_cases import SIZES, pairs, tiny_case
+from evidence_cases import SIZES, in_a_file, pairs, tiny_case, written
 
 from circuitprune.engine.ablation import make_ablation
 from circuitprune.engine.evaluation import (
@@ -15,14 +14,11 @@ from circuitprune.engine.evaluation import (
     evaluate_full_each,
 )
 from circuitprune.engine.references import References
-from circuitprune.evidence.faithfulness import cross_ablation, faithfulness, verdict
+from circuitprune.evidence.bootstrap import Interval
+from circuitprune.evidence.cross_ablation import cross_ablation
+from circuitprune.evidence.faithfulness import faithfulness_curve, verdict
 
 NAMES = ("kl", "metric", "accuracy", "exact_match", "faithfulness")
-
-
-def plain(value):
-    """As it comes back from a file that takes neither NaN nor infinity."""
-    return json.loads(json.dumps(value, allow_nan=False))
 
 
 def verified(case, references=None):
@@ -36,16 +32,16 @@ def verified(case, references=None):
 
 def test_the_curve_is_the_verifiers():
     case = tiny_case()
-    found, expected = plain(faithfulness(case)), verified(case)
-    assert [point["size"] for point in found["sizes"]] == list(SIZES)
-    for point, of in [(found["circuit"], "circuit"), *((p, p["size"]) for p in found["sizes"])]:
+    found, expected = written(faithfulness_curve(case)), verified(case)
+    assert [point.size for point in found.sizes] == list(SIZES)
+    for point, of in [(found.circuit, "circuit"), *((p, p.size) for p in found.sizes)]:
         for name in NAMES:
-            assert point[name]["value"] == pytest.approx(expected[of][name], abs=1e-12)
-            assert point[name]["low"] <= point[name]["high"]
-    assert found["full"]["faithfulness"] == pytest.approx({"value": 1, "low": 1, "high": 1})
-    assert found["empty"]["faithfulness"] == {"value": 0, "low": 0, "high": 0}
-    assert found["n_pairs"] == 8 and found["n_without_ratio"] == 0
-    assert "8 held-out pairs" in found["sentence"]
+            assert getattr(point, name).value == pytest.approx(expected[of][name], abs=1e-12)
+            assert getattr(point, name).low <= getattr(point, name).high
+    assert vars(found.full.faithfulness) == pytest.approx({"value": 1, "low": 1, "high": 1})
+    assert found.empty.faithfulness == Interval(0.0, 0.0, 0.0)
+    assert found.n_pairs == 8 and found.n_without_ratio == 0
+    assert "8 held-out pairs" in found.sentence
 
 
 def test_pairs_without_a_ratio_are_counted_and_left_out():
@@ -56,47 +52,49 @@ def test_pairs_without_a_ratio_are_counted_and_left_out():
     case = replace(
         case, batches=same, references=References(case.references.gated, case.references.ablation)
     )  # pair 2 is its own corruption: full and empty agree on it
-    found = faithfulness(case)
-    assert found["n_without_ratio"] == 1
+    found = faithfulness_curve(case)
+    assert found.n_without_ratio == 1
     others = [i != 2 for i in range(8)]
     masks = {"c": case.mask, "e": case.empty_mask}
     each = evaluate_each(case.references, masks, case.batches, case.task_metric)
     full = evaluate_full_each(case.references, case.batches, case.task_metric).metric
     own = (each["c"].metric - each["e"].metric) / (full - each["e"].metric)
-    assert found["circuit"]["mean_of_ratios"]["value"] == pytest.approx(own[others].mean().item())
+    assert found.circuit.mean_of_ratios.value == pytest.approx(own[others].mean().item())
 
 
 def test_the_same_seed_gives_the_same_bytes():
-    one, two = (json.dumps(faithfulness(tiny_case())) for _ in range(2))
+    one, two = (in_a_file(faithfulness_curve(tiny_case())) for _ in range(2))
     assert one == two
-    assert one != json.dumps(faithfulness(tiny_case(seed=1)))
+    assert one != in_a_file(faithfulness_curve(tiny_case(seed=1)))
 
 
 @pytest.mark.parametrize("found_with", ["patch", "mean"])
 def test_cross_ablation_is_the_verifier_under_each_kind(found_with):
     case = tiny_case(ablation=found_with)
-    found = plain(cross_ablation(case))
-    assert found["found_with"] == found_with and found["n_train_pairs"] == 3
-    assert set(found["kinds"]) == {"patch", "zero", "mean", "positional-mean"}
+    found = written(cross_ablation(case))
+    assert found.found_with == found_with and found.n_train_pairs == 3
+    assert set(found.kinds) == {"patch", "zero", "mean", "positional-mean"}
     gated = case.references.gated
-    for kind, numbers in found["kinds"].items():
+    for kind, numbers in found.kinds.items():
         ablation = make_ablation(kind, gated.ports, case.train_batches)
         expected = verified(case, References(gated, ablation))["circuit"]
         for name in NAMES:
-            assert numbers[name]["value"] == pytest.approx(expected[name], rel=1e-9, abs=1e-12)
+            assert getattr(numbers, name).value == pytest.approx(
+                expected[name], rel=1e-9, abs=1e-12
+            )
 
 
 def test_the_kinds_really_differ():
-    kinds = cross_ablation(tiny_case())["kinds"]
-    values = [numbers["kl"]["value"] for numbers in kinds.values()]
+    kinds = cross_ablation(tiny_case()).kinds
+    values = [numbers.kl.value for numbers in kinds.values()]
     assert len({round(value, 6) for value in values}) == 4
 
 
 def test_a_kind_that_cannot_be_is_named():
     found = cross_ablation(tiny_case(train_batches=[pairs([5, 4], seed=2, first=50)]))
-    assert "longer references" in found["kinds"]["positional-mean"]["error"]
-    assert "Not computable here: positional-mean" in found["sentence"]
-    assert found["kinds"]["mean"]["faithfulness"]["value"] is not None
+    assert "longer references" in found.kinds["positional-mean"].error
+    assert "Not computable here: positional-mean" in found.sentence
+    assert found.kinds["mean"].faithfulness.value is not None
 
 
 @pytest.mark.parametrize(
@@ -110,10 +108,10 @@ def test_a_kind_that_cannot_be_is_named():
     ],
 )
 def test_verdicts(low, high, says):
-    assert verdict({"value": 1.0, "low": low, "high": high}) == says
+    assert verdict(Interval(1.0, low, high)) == says
 
 
 def test_progress_is_reported():
     seen = []
-    faithfulness(tiny_case(progress=lambda name, share: seen.append((name, share))))
+    faithfulness_curve(tiny_case(progress=lambda name, share: seen.append((name, share))))
     assert seen[-1] == ("faithfulness", 1.0) and torch.tensor([s for _, s in seen]).diff().min() > 0

@@ -1,18 +1,19 @@
 """The section about what a circuit does, on the model whose answer to that is known."""
 
-import json
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
 
 import pytest
 import torch
+from evidence_cases import in_a_file, written
 from models.test_induction import data, references
 
 from circuitprune.engine.evaluation import evaluate_full
 from circuitprune.evidence import EVIDENCE
 from circuitprune.evidence.case import Case
-from circuitprune.evidence.function import function
+from circuitprune.evidence.function import Function, function
+from circuitprune.evidence.results import verdict_in
 from circuitprune.lens.heads import attention_patterns
 from circuitprune.metrics import logit_diff
 from circuitprune.models.zoo.induction import (
@@ -22,6 +23,7 @@ from circuitprune.models.zoo.induction import (
     induction_tokenizer,
     true_circuit,
 )
+from circuitprune.records import to_json
 
 
 @cache
@@ -41,58 +43,57 @@ def base() -> Case:
 
 
 @cache
-def found() -> dict:
+def found() -> Function:
     return function(base())
 
 
 def test_it_is_registered_and_plain_json():
     assert EVIDENCE["function"] is function
-    text = json.dumps(found(), allow_nan=False)
-    assert json.loads(text) == found() and len(text) < 20_000
+    assert written(found()) == found() and len(in_a_file(found())) < 20_000
 
 
 def test_the_same_case_gives_the_same_bytes_whatever_the_global_seed():
     torch.manual_seed(5)
-    assert json.dumps(function(base())) == json.dumps(found())
+    assert in_a_file(function(base())) == in_a_file(found())
 
 
 def test_only_nodes_of_the_circuit_are_described():
-    assert [row["head"] for row in found()["heads"]] == [PREVIOUS_HEAD, INDUCTION_HEAD]
-    nodes = {row["node"] for row in found()["direct"]}
+    assert [row.head for row in found().heads] == [PREVIOUS_HEAD, INDUCTION_HEAD]
+    nodes = {row.node for row in found().direct}
     assert nodes == {"input", PREVIOUS_HEAD, INDUCTION_HEAD, "not kept", "biases"}
-    for example in found()["examples"]:
-        assert set(example["attention_from_answer"]) == {PREVIOUS_HEAD, INDUCTION_HEAD}
+    for example in found().examples:
+        assert set(example.attention_from_answer) == {PREVIOUS_HEAD, INDUCTION_HEAD}
 
 
 def test_direct_shares_sum_to_the_models_logit_difference():
-    total = sum(row["share"] for row in found()["direct"])
+    total = sum(row.share for row in found().direct)
     full = evaluate_full(references(0.0), data().batches("test"), logit_diff).metric
     assert total == pytest.approx(full, abs=1e-3)
-    first = found()["direct"][0]
-    assert first["node"] == INDUCTION_HEAD and first["edge_to_logits_kept"]
-    assert first["share"] == pytest.approx(full, abs=1e-2)
+    first = found().direct[0]
+    assert first.node == INDUCTION_HEAD and first.edge_to_logits_kept
+    assert first.share == pytest.approx(full, abs=1e-2)
 
 
 def test_the_lens_ends_at_the_models_own_numbers():
-    lens = {row["at"]: row for row in found()["lens"]}
+    lens = {row.at: row for row in found().lens}
     full = evaluate_full(references(0.0), data().batches("test"), logit_diff).metric
     assert list(lens) == ["a0", "m0", "a1", "m1", "logits"]
-    assert lens["logits"]["logit_diff"] == pytest.approx(full, abs=1e-3)
-    assert lens["logits"]["logit_diff_corrupt"] == pytest.approx(-full, abs=0.2)
-    assert lens["logits"]["answer_rank"] == lens["m1"]["answer_rank"] == 0
-    assert abs(lens["a1"]["logit_diff"]) < 0.01
+    assert lens["logits"].logit_diff == pytest.approx(full, abs=1e-3)
+    assert lens["logits"].logit_diff_corrupt == pytest.approx(-full, abs=0.2)
+    assert lens["logits"].answer_rank == lens["m1"].answer_rank == 0
+    assert abs(lens["a1"].logit_diff) < 0.01
 
 
 def test_the_heads_are_called_by_their_names():
-    labels = {row["head"]: row["labels"] for row in found()["heads"]}
-    assert labels == {PREVIOUS_HEAD: ["previous"], INDUCTION_HEAD: ["induction", "copying"]}
-    assert f"{INDUCTION_HEAD} induction/copying" in found()["sentence"]
-    assert "from m1 on" in found()["sentence"]
+    labels = {row.head: row.labels for row in found().heads}
+    assert labels == {PREVIOUS_HEAD: ("previous",), INDUCTION_HEAD: ("induction", "copying")}
+    assert f"{INDUCTION_HEAD} induction/copying" in found().sentence
+    assert "from m1 on" in found().sentence
 
 
 def test_attention_to_the_answer_is_what_the_patterns_say():
-    heads = {row["head"]: row for row in found()["heads"]}
-    assert heads[INDUCTION_HEAD]["to_answers"] > 0.99 > 0.01 > heads[INDUCTION_HEAD]["to_wrong"]
+    heads = {row.head: row for row in found().heads}
+    assert heads[INDUCTION_HEAD].to_answers > 0.99 > 0.01 > heads[INDUCTION_HEAD].to_wrong
     gated, sums = references(0.0).gated, {"to_answers": 0.0, "to_wrong": 0.0}
     for batch in data().batches("test"):
         layer, head = 0, 2
@@ -103,56 +104,58 @@ def test_attention_to_the_answer_is_what_the_patterns_say():
                 sums["to_answers"] += weight * (token in batch.answers[row].tolist())
                 sums["to_wrong"] += weight * (token in batch.wrong[row].tolist())
     for name, expected in sums.items():
-        assert heads[PREVIOUS_HEAD][name] == pytest.approx(expected, rel=1e-4)
+        assert getattr(heads[PREVIOUS_HEAD], name) == pytest.approx(expected, rel=1e-4)
 
 
 def test_examples_show_what_the_induction_head_looks_at():
-    assert len(found()["examples"]) == 2
-    for example in found()["examples"]:
-        clean, weights = example["clean"], example["attention_from_answer"][INDUCTION_HEAD]
-        assert len(clean) == len(example["corrupt"]) == len(weights) == LENGTH
+    assert len(found().examples) == 2
+    for example in found().examples:
+        clean, weights = example.clean, example.attention_from_answer[INDUCTION_HEAD]
+        assert len(clean) == len(example.corrupt) == len(weights) == LENGTH
         after = clean.index(clean[-1]) + 1
-        assert weights[after] > 0.99 and [clean[after]] == example["answers"]
-        assert example["lens"]["logits"][0] == clean[after]
-        assert example["attention_from_answer"][PREVIOUS_HEAD][-2] > 0.99
+        assert weights[after] > 0.99 and (clean[after],) == example.answers
+        assert example.lens["logits"][0] == clean[after]
+        assert example.attention_from_answer[PREVIOUS_HEAD][-2] > 0.99
 
 
 def test_the_whole_pattern_is_the_models_and_ends_with_the_answer_position():
     gated, batch = references(0.0).gated, data().batches("test")[0]
     patterns = attention_patterns(gated, batch.clean, batch.mask)
-    for row, example in enumerate(found()["examples"]):
+    for row, example in enumerate(found().examples):
         for name, (layer, head) in {PREVIOUS_HEAD: (0, 2), INDUCTION_HEAD: (1, 1)}.items():
-            triangle = example["attention"][name]
+            triangle = example.attention[name]
             assert [len(weights) for weights in triangle] == list(range(1, LENGTH + 1))
             for at, weights in enumerate(triangle):
                 theirs = patterns[layer, row, head, at, : at + 1].tolist()
                 assert weights == pytest.approx(theirs, abs=6e-4)
-            assert triangle[-1] == pytest.approx(example["attention_from_answer"][name], abs=6e-4)
+            assert triangle[-1] == pytest.approx(example.attention_from_answer[name], abs=6e-4)
 
 
 def test_a_pattern_too_large_for_the_file_is_left_out(monkeypatch):
     monkeypatch.setattr(
-        import_module("circuitprune.evidence.function"), "MOST_WEIGHTS", LENGTH * (LENGTH + 1) - 1
+        import_module("circuitprune.evidence.shown_pairs"),
+        "MOST_WEIGHTS",
+        LENGTH * (LENGTH + 1) - 1,
     )  # of two heads
-    examples = function(base())["examples"]
-    assert not any("attention" in example for example in examples)
-    assert [e["attention_from_answer"] for e in examples] == [
-        e["attention_from_answer"] for e in found()["examples"]
+    examples = function(base()).examples
+    assert not any("attention" in to_json(example) for example in examples)
+    assert [e.attention_from_answer for e in examples] == [
+        e.attention_from_answer for e in found().examples
     ]
 
 
 def test_it_describes_and_gives_no_verdict():
-    assert found()["n_pairs"] == 64 and "verdict" not in found()
+    assert found().n_pairs == 64 and verdict_in(found()) is None
 
 
 def test_without_a_tokenizer_ids_are_shown():
     bare = function(replace(base(), tokenizer=None))
-    assert all(token.isdigit() for token in bare["examples"][0]["clean"])
+    assert all(token.isdigit() for token in bare.examples[0].clean)
 
 
 def test_an_empty_circuit_has_nothing_to_describe():
     empty = function(replace(base(), mask=torch.zeros_like(true_circuit())))
-    assert empty["heads"] == [] and [row["node"] for row in empty["direct"]] == [
+    assert empty.heads == () and [row.node for row in empty.direct] == [
         "not kept",
         "biases",
     ]

@@ -1,12 +1,11 @@
 """The hypothesis tests: against scipy, loops and brute force, and uniform under simulated nulls."""
 
-import json
 from dataclasses import fields, replace
 from importlib import import_module
 
 import pytest
 import torch
-from evidence_cases import pairs, tiny_case
+from evidence_cases import in_a_file, pairs, tiny_case, written
 from reference_evidence import holm as slow_holm
 from reference_evidence import hsic, median_distance
 from scipy import stats
@@ -16,14 +15,8 @@ from circuitprune.circuits.reachability import live_edges
 from circuitprune.data.batches import few_pairs
 from circuitprune.engine.evaluation import Examples, evaluate_each
 from circuitprune.evidence import EVIDENCE, evaluate_full_each
-from circuitprune.evidence.hypotheses import (
-    equivalence,
-    hypotheses,
-    independence,
-    minimality,
-    random_path,
-    rounding,
-)
+from circuitprune.evidence.hypotheses import equivalence, hypotheses, independence, rounding
+from circuitprune.evidence.idle_edges import idle_edges, random_path
 from circuitprune.evidence.statistics import (
     binomial,
     holm,
@@ -190,28 +183,28 @@ def numbers(metric):
 
 def test_equivalence_counts_wins_and_leaves_ties_out():
     found = equivalence(numbers([1.0, 2.0, 3.0, 0.0]), numbers([0.0, 2.0, 4.0, 1.0]))
-    assert (found["n_pairs"], found["n_ties"], found["statistic"]) == (3, 1, 1 / 3)
-    assert found["p_sign"] == pytest.approx(1.0) and found["verdict"] == "undecided"
-    assert found["mean_difference"] == pytest.approx(-0.25)
-    assert "too few pairs" in found["sentence"]
+    assert (found.n_pairs, found.n_ties, found.statistic) == (3, 1, 1 / 3)
+    assert found.p_sign == pytest.approx(1.0) and found.verdict == "undecided"
+    assert found.mean_difference == pytest.approx(-0.25)
+    assert "too few pairs" in found.sentence
     worse = equivalence(numbers([0.0] * 100), numbers([1.0] * 100))
-    assert worse["verdict"] == "fail" and worse["statistic"] == 0
+    assert worse.verdict == "fail" and worse.statistic == 0
 
 
 def test_equivalence_is_undecided_until_some_number_of_wins_would_reject():
     for n in range(1, 12):
         found = equivalence(numbers([1.0, 0.0] * n), numbers([0.5] * 2 * n))
-        reachable = equivalence(numbers([1.0] * 2 * n), numbers([0.5] * 2 * n))["verdict"] == "fail"
-        assert found["verdict"] == ("pass" if reachable else "undecided")
-        assert ("too few pairs" in found["sentence"]) == (not reachable)
+        reachable = equivalence(numbers([1.0] * 2 * n), numbers([0.5] * 2 * n)).verdict == "fail"
+        assert found.verdict == ("pass" if reachable else "undecided")
+        assert ("too few pairs" in found.sentence) == (not reachable)
     few = equivalence(numbers([1.0] * 3), numbers([1.0] * 3))  # alike, but on three pairs
-    assert few["verdict"] == "undecided"
+    assert few.verdict == "undecided"
 
 
 def test_a_difference_within_the_tolerance_is_a_tie():
     full, circuit = [10.0, -10.0, 10.0, 0.0, 0.0], [10.1, -10.3, 9.7, 1e-9, 1.0]
     found = equivalence(numbers(circuit), numbers(full), 0.01)
-    assert (found["n_ties"], found["n_pairs"], found["statistic"]) == (2, 3, 1 / 3)
+    assert (found.n_ties, found.n_pairs, found.statistic) == (2, 3, 1 / 3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -222,18 +215,18 @@ def test_rounding_of_the_gated_model_is_no_win(family, dtype):
     gated = evaluate_each(case.references, opened, case.batches, case.task_metric)[""]
     plain = evaluate_full_each(case.references, case.batches, case.task_metric)
     found = equivalence(gated, plain, rounding(dtype))
-    assert (found["n_ties"], found["n_pairs"]) == (case.n_examples, 0)
-    assert found["verdict"] == "pass" and "alike on every pair" in found["sentence"]
+    assert (found.n_ties, found.n_pairs) == (case.n_examples, 0)
+    assert found.verdict == "pass" and "alike on every pair" in found.sentence
     circuit = evaluate_each(case.references, {"": case.mask}, case.batches, case.task_metric)[""]
-    assert equivalence(circuit, plain, rounding(dtype))["n_ties"] < case.n_examples
+    assert equivalence(circuit, plain, rounding(dtype)).n_ties < case.n_examples
 
 
 def test_the_said_number_of_wins_is_where_the_verdict_turns():
     n, said = 100, None
     for wins in range(50, n + 1):
         found = equivalence(numbers([2.0] * wins + [0.0] * (n - wins)), numbers([1.0] * n))
-        said = said or int(found["sentence"].split(" wins or more")[0].split()[-1])
-        assert (found["verdict"] == "fail") == (wins >= said)
+        said = said or int(found.sentence.split(" wins or more")[0].split()[-1])
+        assert (found.verdict == "fail") == (wins >= said)
 
 
 def test_the_whole_model_is_equal_and_has_an_idle_complement():
@@ -241,7 +234,7 @@ def test_the_whole_model_is_equal_and_has_an_idle_complement():
     full = evaluate_each(case.references, {"f": case.full_mask}, case.batches, case.task_metric)[
         "f"
     ]
-    assert equivalence(full, full) | {"sentence": ""} == {
+    assert vars(equivalence(full, full)) | {"sentence": ""} == {
         "n_pairs": 0,
         "n_ties": 8,
         "tolerance": 0.0,
@@ -253,7 +246,7 @@ def test_the_whole_model_is_equal_and_has_an_idle_complement():
         "verdict": "pass",
         "sentence": "",
     }
-    assert independence(case, full, full)["p"] < 0.05  # the model depends on itself
+    assert independence(case, full, full).p < 0.05  # the model depends on itself
 
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=Graph.describe)
@@ -272,15 +265,15 @@ def test_a_random_path_makes_the_circuit_larger_and_is_all_live(graph, share):
 def test_a_whole_model_cannot_be_inflated():
     graph = GRAPHS[0]
     assert random_path(graph, torch.ones(graph.n_edges, dtype=torch.bool), generator()) == []
-    found = minimality(tiny_case(mask=tiny_case().full_mask))
-    assert found["verdict"] == "undecided" and "no edge can be added" in found["sentence"]
-    found = minimality(tiny_case(mask=tiny_case().empty_mask))
-    assert "keeps no edge" in found["sentence"]
+    found = idle_edges(tiny_case(mask=tiny_case().full_mask))
+    assert found.verdict == "undecided" and "no edge can be added" in found.sentence
+    found = idle_edges(tiny_case(mask=tiny_case().empty_mask))
+    assert "keeps no edge" in found.sentence
 
 
 def test_minimality_is_the_definition():
     case = tiny_case(n_random=8)
-    found = minimality(case)
+    found = idle_edges(case)
 
     def metric(mask):
         return evaluate_each(case.references, {"m": mask}, case.batches, case.task_metric)[
@@ -295,22 +288,22 @@ def test_minimality_is_the_definition():
         deflated = inflated.clone()
         deflated[added[int(torch.randint(len(added), (), generator=draw))]] = False
         random.append((metric(deflated) - metric(inflated)).abs().mean().item())
-    assert found["random_effects"] == pytest.approx(random, rel=1e-9)
+    assert found.random_effects == pytest.approx(random, rel=1e-9)
     kept, p_values = case.mask.nonzero().flatten().tolist(), []
-    assert [row["edge"] for row in found["edges"]] == [case.graph.edges[e] for e in kept]
-    for edge, row in zip(kept, found["edges"], strict=True):
+    assert [row.edge for row in found.edges] == [case.graph.edges[e] for e in kept]
+    for edge, row in zip(kept, found.edges, strict=True):
         without = case.mask.clone()
         without[edge] = False
         effect = (metric(without) - metric(case.mask)).abs().mean().item()
-        assert row["effect"] == pytest.approx(effect, rel=1e-9, abs=1e-15)
+        assert row.effect == pytest.approx(effect, rel=1e-9, abs=1e-15)
         beaten = sum(effect > other for other in random)
         p_values.append(stats.binomtest(beaten, 8, 0.9, alternative="less").pvalue)
-    assert [row["p"] for row in found["edges"]] == pytest.approx(p_values)
+    assert [row.p for row in found.edges] == pytest.approx(p_values)
     m = len(kept)
     ranked = sorted(range(m), key=p_values.__getitem__)
     for place, i in enumerate(ranked):
         steps = [min(1, (m - j) * p_values[ranked[j]]) for j in range(place + 1)]
-        assert found["edges"][i]["p_holm"] == pytest.approx(max(steps))
+        assert found.edges[i].p_holm == pytest.approx(max(steps))
 
 
 def test_idle_edges_are_found():
@@ -319,14 +312,14 @@ def test_idle_edges_are_found():
     graph = case.graph
     core = graph.mask_of(["input->logits", "input->m1", "m1->logits"])
     dangling = graph.mask_of(["input->a0.h0<q>", "input->a0.h1<k>"])
-    found = minimality(replace(case, mask=core | dangling))
-    assert {"input->a0.h0<q>", "input->a0.h1<k>"} <= set(found["idle"])
-    assert found["verdict"] == "fail" and found["n_idle"] == len(found["idle"])
+    found = idle_edges(replace(case, mask=core | dangling))
+    assert {"input->a0.h0<q>", "input->a0.h1<k>"} <= set(found.idle)
+    assert found.verdict == "fail" and found.n_idle == len(found.idle)
 
 
 def test_minimality_holds_few_circuits_and_takes_few_pairs(monkeypatch):
     """Not one mask for each edge at once; fewer pairs where there are many edges."""
-    module = import_module("circuitprune.evidence.hypotheses")
+    module = import_module("circuitprune.evidence.idle_edges")
     case, held = tiny_case(n_random=10), []
 
     def counted(references, masks, *rest):
@@ -335,14 +328,14 @@ def test_minimality_holds_few_circuits_and_takes_few_pairs(monkeypatch):
 
     monkeypatch.setattr(module, "evaluate_each", counted)
     monkeypatch.setattr(module, "AT_ONCE", 4)
-    whole = minimality(case)
-    assert max(held) == 8 and sum(held) == 20 and len(whole["edges"]) > 8
+    whole = idle_edges(case)
+    assert max(held) == 8 and sum(held) == 20 and len(whole.edges) > 8
     monkeypatch.setattr(module, "LEAST_PAIRS", 2)
-    for most, n_pairs in ((0, 2), (3 * len(whole["edges"]), 3)):
+    for most, n_pairs in ((0, 2), (3 * len(whole.edges), 3)):
         monkeypatch.setattr(module, "MOST_RUNS", most)
-        found = minimality(case)
-        few = minimality(replace(case, batches=few_pairs(case.batches, n_pairs)))
-        assert found["n_pairs"] == n_pairs and found["edges"] == few["edges"]
+        found = idle_edges(case)
+        few = idle_edges(replace(case, batches=few_pairs(case.batches, n_pairs)))
+        assert found.n_pairs == n_pairs and found.edges == few.edges
 
 
 @pytest.mark.parametrize(("n_random", "decided"), [(1, False), (2, False), (3, True)])
@@ -350,9 +343,9 @@ def test_minimality_is_undecided_with_too_few_random_edges(n_random, decided):
     """No p of six edges is below 6 * 0.1 ** n_random."""
     case = tiny_case(n_random=n_random)
     core = ["input->logits", "input->m1", "m1->logits", "input->m0", "m0->logits", "m0->m1"]
-    found = minimality(replace(case, mask=case.graph.mask_of(core)))
-    assert (found["verdict"] != "undecided") == decided
-    assert ("too few random edges" in found["sentence"]) == (not decided)
+    found = idle_edges(replace(case, mask=case.graph.mask_of(core)))
+    assert (found.verdict != "undecided") == decided
+    assert ("too few random edges" in found.sentence) == (not decided)
 
 
 def test_independence_is_undecided_with_few_permutations_or_pairs():
@@ -360,32 +353,32 @@ def test_independence_is_undecided_with_few_permutations_or_pairs():
     x = numbers(torch.randn(30, dtype=torch.float64, generator=generator()).tolist())
     for n_permutations, verdict in ((19, "undecided"), (20, "fail")):
         found = independence(replace(case, n_bootstrap=n_permutations), x, x)
-        assert found["verdict"] == verdict and found["n_permutations"] == n_permutations
-        assert ("No outcome" in found["sentence"]) == (verdict == "undecided")
+        assert found.verdict == verdict and found.n_permutations == n_permutations
+        assert ("No outcome" in found.sentence) == (verdict == "undecided")
     few = Examples(*(getattr(x, f.name)[:3] for f in fields(x)))
-    assert independence(case, few, few)["verdict"] == "undecided"
+    assert independence(case, few, few).verdict == "undecided"
 
 
 @pytest.mark.parametrize("kind", EVIDENCE)
 def test_one_pair_is_judged_without_a_crash(kind):
     case = tiny_case(batches=[pairs([9], seed=0)], n_bootstrap=20, n_random=25, n_knockouts=2)
-    found = json.loads(json.dumps(EVIDENCE[kind](case), allow_nan=False))
-    assert found["sentence"]
+    found = written(EVIDENCE[kind](case))
+    assert found.sentence
     if kind == "hypotheses":
-        assert found["equivalence"]["verdict"] == "undecided"
-        assert found["independence"]["verdict"] == "undecided"
-        assert (found["independence"]["statistic"], found["independence"]["p"]) == (0.0, 1.0)
+        assert found.equivalence.verdict == "undecided"
+        assert found.independence.verdict == "undecided"
+        assert (found.independence.statistic, found.independence.p) == (0.0, 1.0)
 
 
 def test_the_section_is_plain_and_the_same_again():
-    one, two = (json.dumps(hypotheses(tiny_case()), allow_nan=False) for _ in range(2))
-    assert one == two
-    found = json.loads(one)
+    one, two = (hypotheses(tiny_case()) for _ in range(2))
+    assert in_a_file(one) == in_a_file(two)
+    found = written(one)
+    assert found == one
     tests = ("equivalence", "independence", "minimality")
-    assert {*tests, "n_pairs", "alpha", "verdict", "sentence"} == set(found)
-    assert found["n_pairs"] == tiny_case().n_examples
+    assert found.n_pairs == tiny_case().n_examples
     for name in tests:
-        assert 0 <= found[name]["p"] <= 1 and found[name]["sentence"]
+        assert 0 <= getattr(found, name).p <= 1 and getattr(found, name).sentence
 
 
 @pytest.mark.parametrize(
@@ -397,14 +390,17 @@ def test_the_section_is_plain_and_the_same_again():
     ],
 )
 def test_one_rejection_is_a_rejection_of_the_ideal_circuit(monkeypatch, three, verdict):
-    names = ("equivalence", "independence", "minimality")
-    for name, one in zip(names, three, strict=True):
-        monkeypatch.setattr(
-            import_module("circuitprune.evidence.hypotheses"),
-            name,
-            lambda *_, one=one: {"verdict": one},
-        )
-    assert hypotheses(tiny_case())["verdict"] == verdict
+    case, module = tiny_case(n_random=1), import_module("circuitprune.evidence.hypotheses")
+    found = hypotheses(case)
+    tests = {
+        "equivalence": found.equivalence,
+        "independence": found.independence,
+        "idle_edges": found.minimality,
+    }
+    for (name, test), one in zip(tests.items(), three, strict=True):
+        changed = replace(test, verdict=one)
+        monkeypatch.setattr(module, name, lambda *_, changed=changed: changed)
+    assert hypotheses(case).verdict == verdict
 
 
 def test_few_pairs_are_the_first():

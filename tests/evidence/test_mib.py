@@ -1,11 +1,10 @@
 """CPR and CMD against hand-worked numbers and a curve computed straight from MIB's definition."""
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
-from evidence_cases import tiny_case
+from evidence_cases import tiny_case, written
 from reference_evidence import MIB_SIZES, area, on_a_path
 from tiny import quick_config, save_model, save_pairs
 from torch.testing import assert_close
@@ -26,7 +25,7 @@ from circuitprune.evidence.mib import SIZES, cmd, cpr, edge_circuits, mib, node_
 from circuitprune.pipelines.attribute import attribute
 from circuitprune.pipelines.scoring import Scoring, attribution_metric, by_method
 from circuitprune.pipelines.setup import make_setup, training_batches
-from circuitprune.pipelines.verify import read_run
+from circuitprune.pipelines.subject import read_run
 
 GRAPH = Graph(3, 4, 4)
 GRAPH_OF_RUNS = Graph(2, 4, 4, d_model=32)
@@ -107,17 +106,17 @@ def mask_of(graph, scores, size):
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_the_section_is_mibs_definition(family):
     case = tiny_case(family)
-    found = json.loads(json.dumps(mib(case), allow_nan=False))
+    found = written(mib(case))
     helps = (-case.scores).tolist()
     signed = slow_curve(case, [mask_of(case.graph, helps, s) for s in MIB_SIZES])
     magnitudes = [abs(score) for score in helps]
     absolute = slow_curve(case, [mask_of(case.graph, magnitudes, s) for s in MIB_SIZES])
-    assert found["cpr"]["value"] == pytest.approx(area(signed), rel=1e-5)
-    assert found["cmd"]["value"] == pytest.approx(area([abs(1 - f) for f in absolute]), rel=1e-5)
-    points = found["curves"]["edges_signed"]["points"]
-    assert [p["faithfulness"]["value"] for p in points] == pytest.approx(signed, rel=1e-5, abs=1e-5)
-    assert points[-1]["n_edges"] == case.graph.n_edges
-    assert found["cpr"]["low"] < found["cpr"]["value"] < found["cpr"]["high"]
+    assert found.cpr.value == pytest.approx(area(signed), rel=1e-5)
+    assert found.cmd.value == pytest.approx(area([abs(1 - f) for f in absolute]), rel=1e-5)
+    points = found.curves["edges_signed"].points
+    assert [p.faithfulness.value for p in points] == pytest.approx(signed, rel=1e-5, abs=1e-5)
+    assert points[-1].n_edges == case.graph.n_edges
+    assert found.cpr.low < found.cpr.value < found.cpr.high
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -127,21 +126,21 @@ def test_nodes_are_cut_by_their_own_scores(family):
     nodes = torch.randn(graph.n_writers, generator=torch.Generator().manual_seed(9))
     case = replace(case, scores=lift(graph, nodes), nodes=nodes)
     found = mib(case)
-    assert found["nodes_left_out"] is None
+    assert found.nodes_left_out is None
     for curve, helps in (("nodes_signed", -nodes), ("nodes_absolute", nodes.abs())):
-        points, circuits = found["curves"][curve]["points"], node_circuits(graph, helps)
-        assert [p["n_edges"] for p in points] == [int(m.sum()) for m in circuits.values()]
+        points, circuits = found.curves[curve].points, node_circuits(graph, helps)
+        assert [p.n_edges for p in points] == [int(m.sum()) for m in circuits.values()]
         slow = slow_curve(case, list(circuits.values()))
-        found_here = [p["faithfulness"]["value"] for p in points]
+        found_here = [p.faithfulness.value for p in points]
         assert found_here == pytest.approx(slow, rel=1e-5, abs=1e-5)
 
 
 def test_where_no_node_was_scored_there_is_no_curve_of_nodes():
     case = tiny_case()
     found = mib(case)
-    assert set(found["curves"]) == {"edges_signed", "edges_absolute"}
-    assert "scored edges alone" in found["nodes_left_out"]
-    assert "has no sign" in mib(replace(case, scores=None))["nodes_left_out"]
+    assert set(found.curves) == {"edges_signed", "edges_absolute"}
+    assert "scored edges alone" in found.nodes_left_out
+    assert "has no sign" in mib(replace(case, scores=None)).nodes_left_out
 
 
 @pytest.fixture(scope="module")
@@ -197,12 +196,12 @@ def test_intervals_are_those_of_the_area_of_each_resample():
         low, high = row @ each["e"].metric, row @ full
         areas.append(area([((row @ each[s].metric - low) / (high - low)).item() for s in masks]))
     ends = torch.tensor(areas, dtype=torch.float64).quantile(values(0.025, 0.975)).tolist()
-    assert [found["cpr"]["low"], found["cpr"]["high"]] == pytest.approx(ends, rel=1e-9)
+    assert [found.cpr.low, found.cpr.high] == pytest.approx(ends, rel=1e-9)
 
 
 def test_without_a_sign_one_ranking_serves_for_both():
     case = tiny_case()
     found = mib(replace(case, scores=None))
-    assert not found["signed_scores"] and set(found["curves"]) == {"edges_signed", "edges_absolute"}
-    assert found["curves"]["edges_signed"] == found["curves"]["edges_absolute"]
-    assert "one ranking without a sign" in found["sentence"]
+    assert not found.signed_scores and set(found.curves) == {"edges_signed", "edges_absolute"}
+    assert found.curves["edges_signed"] == found.curves["edges_absolute"]
+    assert "one ranking without a sign" in found.sentence

@@ -1,6 +1,5 @@
 """Edges removed from a circuit one by one, against whole runs; and what minimising leaves."""
 
-import json
 import sys
 from dataclasses import replace
 
@@ -8,14 +7,15 @@ import pytest
 import reference
 import torch
 from conftest import TOLERANCE, build_tiny_model
-from evidence_cases import tiny_case
+from evidence_cases import tiny_case, written
 from torch.testing import assert_close
 
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.engine.evaluation import evaluate_each
 from circuitprune.errors import ConfigError
-from circuitprune.evidence.minimality import minimality, minimise, minimised, removals, verdict
+from circuitprune.evidence.minimality import minimality, removals, verdict
+from circuitprune.evidence.minimise import minimise, minimised
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +57,13 @@ def test_removals_are_whole_runs_of_smaller_circuits(family, ablation):
 
 def test_an_effect_is_that_of_the_transformer_written_out(case):
     model, found = build_tiny_model("gpt2"), minimality(case)
-    for row in (found["edges"][0], found["edges"][-1]):
+    for row in (found.edges[0], found.edges[-1]):
         effects = []
         for batch in case.batches:
             ablated = reference.writers(model, "gpt2", batch.corrupt, batch.mask)
             full = reference.plain_logits(model, batch.clean, batch.mask)
             kls = []
-            for gone in (None, row["edge"]):
+            for gone in (None, row.edge):
                 names = zip(case.graph.edges, case.mask.tolist(), strict=True)
                 gates = {name: float(kept and name != gone) for name, kept in names}
                 tokens = (batch.clean, batch.mask)
@@ -71,31 +71,30 @@ def test_an_effect_is_that_of_the_transformer_written_out(case):
                 ends = [reference.at_last(each, batch.last) for each in (full, logits)]
                 kls.append(reference.kl(*ends))
             effects += (kls[1] - kls[0]).tolist()
-        assert row["kl"]["value"] == pytest.approx(sum(effects) / len(effects), abs=1e-9)
+        assert row.kl.value == pytest.approx(sum(effects) / len(effects), abs=1e-9)
 
 
 def test_the_section_counts_what_its_rows_say(case):
     case = replace(case, tolerance=0.002)
     found = minimality(case)
-    rows = found["edges"]
-    assert json.loads(json.dumps(found, allow_nan=False)) == found and minimality(case) == found
-    assert {row["edge"] for row in rows} == set(Circuit(case.graph, case.mask).edges)
-    values = [row["kl"]["value"] for row in rows]
+    rows = found.edges
+    assert written(found) == found == minimality(case)
+    assert {row.edge for row in rows} == set(Circuit(case.graph, case.mask).edges)
+    values = [row.kl.value for row in rows]
     assert values == sorted(values, reverse=True)
-    assert found["n_needed"] == len([r for r in rows if r["kl"]["low"] > 0.002]) > 0
-    surely = [r["edge"] for r in rows if r["kl"]["high"] <= 0.002]
-    assert found["n_surely_dispensable"] == len(surely) > 0
-    assert set(surely) <= set(found["dispensable"])
-    assert set(found["dispensable"]) == {r["edge"] for r in rows if r["kl"]["value"] <= 0.002}
-    assert str(len(surely)) in found["sentence"] and rows[0]["edge"] in found["sentence"]
+    assert found.n_needed == len([r for r in rows if r.kl.low > 0.002]) > 0
+    surely = [r.edge for r in rows if r.kl.high <= 0.002]
+    assert found.n_surely_dispensable == len(surely) > 0
+    assert set(surely) <= set(found.dispensable)
+    assert set(found.dispensable) == {r.edge for r in rows if r.kl.value <= 0.002}
+    assert str(len(surely)) in found.sentence and rows[0].edge in found.sentence
 
 
 @pytest.mark.parametrize(
     ("needed", "surely", "expected"), [(5, 0, "pass"), (4, 0, "undecided"), (4, 1, "fail")]
 )
 def test_verdict(needed, surely, expected):
-    counts = {"n_edges": 5, "n_needed": needed, "n_surely_dispensable": surely}
-    assert verdict(counts) == expected
+    assert verdict(5, needed, surely) == expected
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 0.02])
@@ -114,9 +113,9 @@ def test_minimise_leaves_a_trace_that_can_be_followed(case):
     found, mask = minimise(case, 0.1), case.mask.clone()
     assert len(found.trace) > 2
     for step in found.trace:
-        mask[[case.graph.edge_index(name) for name in step["removed"]]] = False
-        assert step["n_edges"] == int(mask.sum())
-        assert step["kl"] == pytest.approx(mean_kl(case, mask, case.train_batches), rel=1e-9)
+        mask[[case.graph.edge_index(name) for name in step.removed]] = False
+        assert step.n_edges == int(mask.sum())
+        assert step.kl == pytest.approx(mean_kl(case, mask, case.train_batches), rel=1e-9)
     assert torch.equal(mask, found.mask)
     assert found.after.kl.mean().item() == pytest.approx(mean_kl(case, mask, case.batches))
     assert found.before.kl.mean().item() == pytest.approx(mean_kl(case, case.mask, case.batches))
@@ -140,20 +139,20 @@ def test_an_edge_that_leads_nowhere_goes_for_nothing(case):
 def test_a_circuit_of_needed_edges_stays_and_a_worthless_one_goes(case):
     rest = minimise(case, 0.02).mask
     again = minimised(replace(case, mask=rest), 0.0)
-    assert again["n_edges"] == int(rest.sum()) and len(again["trace"]) == 1
-    assert f"None of the {int(rest.sum())} edges" in again["sentence"]
+    assert again.n_edges == int(rest.sum()) and len(again.trace) == 1
+    assert f"None of the {int(rest.sum())} edges" in again.sentence
     nothing = minimised(case, 10.0)
-    assert nothing["edges"] == [] and "no better than none" in nothing["sentence"]
+    assert nothing.edges == () and "no better than none" in nothing.sentence
 
 
 def test_minimised_is_json_and_the_same_again(case):
     case = replace(case, mask=case.sizes[0.05])
     found = minimised(case, 0.1)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert written(found) == found
     assert minimised(case, 0.1) == found
-    assert found["n_edges"] == len(found["edges"]) == found["trace"][-1]["n_edges"]
-    rise = found["after"]["kl"] - found["before"]["kl"]
-    assert found["kl_rise"]["value"] == pytest.approx(rise)
+    assert found.n_edges == len(found.edges) == found.trace[-1].n_edges
+    rise = found.after.kl - found.before.kl
+    assert found.kl_rise.value == pytest.approx(rise)
 
 
 def test_a_negative_tolerance_is_refused(case):
@@ -164,5 +163,5 @@ def test_a_negative_tolerance_is_refused(case):
 def test_a_large_circuit_is_judged_on_fewer_pairs(case, monkeypatch):
     monkeypatch.setattr(sys.modules[minimality.__module__], "MOST_RUNS", 7 * int(case.mask.sum()))
     found = minimality(case)
-    assert found["n_pairs"] == len(case.batches[0]) < case.n_examples
-    assert f"on {found['n_pairs']} pairs" in found["sentence"]
+    assert found.n_pairs == len(case.batches[0]) < case.n_examples
+    assert f"on {found.n_pairs} pairs" in found.sentence

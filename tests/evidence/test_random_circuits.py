@@ -1,12 +1,11 @@
 """Random circuits: as large, in the same cells, live; and the circuit's place among them."""
 
-import json
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
-from evidence_cases import tiny_case
+from evidence_cases import in_a_file, tiny_case, written
 from scipy import stats
 
 from circuitprune.circuits.graph import Graph
@@ -18,15 +17,8 @@ from circuitprune.engine.evaluation import evaluate_each
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
 from circuitprune.evidence import Case
-from circuitprune.evidence.random_circuits import (
-    DRAWS,
-    cell_of_edges,
-    matched,
-    random_circuits,
-    relabelled,
-    uniform,
-    verdict,
-)
+from circuitprune.evidence.draws import DRAWS, cell_of_edges, matched, relabelled, uniform
+from circuitprune.evidence.random_circuits import random_circuits, verdict
 from circuitprune.evidence.statistics import rank_test, worst_of
 from circuitprune.metrics import logit_diff
 from circuitprune.models.zoo.induction import (
@@ -148,7 +140,7 @@ def test_uniform_draws_differ():
 
 def test_the_place_of_the_circuit_is_counted():
     case = tiny_case(n_random=12)
-    found = json.loads(json.dumps(random_circuits(case), allow_nan=False))
+    found = written(random_circuits(case))
     for family, draw in DRAWS.items():
         source = case.generator(f"random circuits {family}")
         masks = {str(i): draw(case.graph, case.mask, source) for i in range(12)}
@@ -156,17 +148,17 @@ def test_the_place_of_the_circuit_is_counted():
         each = evaluate_each(case.references, masks, case.batches, case.task_metric)
         kl = {name: examples.kl.mean().item() for name, examples in each.items()}
         own = kl.pop("circuit")
-        place = found["families"][family]["kl"]
-        assert found["families"][family]["kl_of_each"] == pytest.approx(list(kl.values()))
+        place = found.families[family].kl
+        assert found.families[family].kl_of_each == pytest.approx(list(kl.values()))
         ties = sum(value == own for value in kl.values())
-        assert place["quantile"] == (sum(value > own for value in kl.values()) + ties / 2) / 12
-        assert place["p"] == pytest.approx((1 + sum(value <= own for value in kl.values())) / 13)
-        assert place["best"] == pytest.approx(min(kl.values()))
-        assert place["worst"] == pytest.approx(max(kl.values()))
+        assert place.quantile == (sum(value > own for value in kl.values()) + ties / 2) / 12
+        assert place.p == pytest.approx((1 + sum(value <= own for value in kl.values())) / 13)
+        assert place.best == pytest.approx(min(kl.values()))
+        assert place.worst == pytest.approx(max(kl.values()))
         metric = {name: examples.metric.mean().item() for name, examples in each.items()}
         better = sum(metric[name] >= metric["circuit"] for name in kl)
-        assert found["families"][family]["metric"]["p"] == pytest.approx((1 + better) / 13)
-        assert found["families"][family]["faithfulness"]["mean"] is not None
+        assert found.families[family].metric.p == pytest.approx((1 + better) / 13)
+        assert found.families[family].faithfulness.mean is not None
 
 
 def test_p_values_are_uniform_for_a_circuit_that_is_random_itself():
@@ -182,7 +174,7 @@ def test_p_values_are_uniform_for_a_circuit_that_is_random_itself():
 
 
 def test_too_few_random_circuits_decide_nothing():
-    assert random_circuits(tiny_case(n_random=2))["verdict"] == "undecided"
+    assert random_circuits(tiny_case(n_random=2)).verdict == "undecided"
 
 
 @pytest.mark.parametrize(
@@ -218,20 +210,20 @@ def test_the_true_circuit_of_the_hand_built_model_does_not_fail():
     batches, ranking = data.batches("test"), truth.double()
     case = Case(references, batches, train, logit_diff, truth, ranking, {}, 0, n_random=60)
     found = random_circuits(case)
-    verdicts = {family: f["verdict"] for family, f in found["families"].items()}
+    verdicts = {family: f.verdict for family, f in found.families.items()}
     assert verdicts == {"uniform": "pass", "matched": "undecided", "relabelled": "undecided"}
-    assert found["verdict"] == "undecided" and "too few others to tell" in found["sentence"]
-    n_same = found["families"]["relabelled"]["n_same"]
-    assert n_same > 2 and found["families"]["relabelled"]["least_p"] == (1 + n_same) / 61
+    assert found.verdict == "undecided" and "too few others to tell" in found.sentence
+    n_same = found.families["relabelled"].n_same
+    assert n_same > 2 and found.families["relabelled"].least_p == (1 + n_same) / 61
 
 
 def test_a_circuit_that_no_draw_can_differ_from_is_undecided():
     case = tiny_case(n_random=20)
     found = random_circuits(replace(case, mask=case.full_mask))
-    assert {f["verdict"] for f in found["families"].values()} == {"undecided"}
-    assert found["verdict"] == "undecided"
+    assert {f.verdict for f in found.families.values()} == {"undecided"}
+    assert found.verdict == "undecided"
 
 
 def test_the_same_seed_gives_the_same_bytes():
-    one, two = (json.dumps(random_circuits(tiny_case())) for _ in range(2))
-    assert one == two and one != json.dumps(random_circuits(tiny_case(seed=1)))
+    one, two = (in_a_file(random_circuits(tiny_case())) for _ in range(2))
+    assert one == two and one != in_a_file(random_circuits(tiny_case(seed=1)))

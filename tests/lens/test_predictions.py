@@ -38,17 +38,18 @@ def test_model_and_circuit_say_what_their_own_forwards_say(family):
         for i in range(len(batch)):
             end, row = int(batch.last[i]) + 1, next(rows)
             for name, prompts in (("model", batch.clean), ("model_corrupt", batch.corrupt)):
-                assert_is(row[name], top_by_hand(model(prompts[i : i + 1, :end]).logits[0, -1]))
-            assert_is(row["circuit"], top_by_hand(circuit[i]))
+                logits = model(prompts[i : i + 1, :end]).logits[0, -1]
+                assert_is(getattr(row, name), top_by_hand(logits))
+            assert_is(row.circuit, top_by_hand(circuit[i]))
     assert next(rows, None) is None
 
 
 def test_the_full_circuit_is_the_model_and_the_empty_one_sees_the_corrupt_prompt():
     case = tiny_case()
     for row in found_in(case, case.full_mask):
-        assert_is(row["circuit"], row["model"])
+        assert_is(row.circuit, row.model)
     for row in found_in(case, case.empty_mask):
-        assert_is(row["circuit"], row["model_corrupt"])
+        assert_is(row.circuit, row.model_corrupt)
 
 
 def test_a_small_vocabulary_is_shown_whole(monkeypatch):
@@ -56,6 +57,6 @@ def test_a_small_vocabulary_is_shown_whole(monkeypatch):
     monkeypatch.setattr("circuitprune.lens.predictions.N_TOP", 10_000)
     case = replace(case, batches=case.batches[:1])
     for row in found_in(case, case.mask):
-        for prediction in row.values():
+        for prediction in vars(row).values():
             values = [p for _, p in prediction]
             assert sum(values) == pytest.approx(1, abs=0.01) and values == sorted(values)[::-1]

@@ -474,7 +474,7 @@ def test_scores_that_are_there_are_not_made_again(make, home, tmp_path, monkeypa
         raise OSError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr("circuitprune.pipelines.attribute.verify", fail)
+        patch.setattr("circuitprune.pipelines.attribute.ranked_frontier", fail)
         with pytest.raises(OSError, match="power cut"):
             go(home, tmp_path, "attribution.method=eap")
     (tmp_path / ".frontier.json.1a2b.tmp").write_text("half")

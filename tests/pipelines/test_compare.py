@@ -18,13 +18,16 @@ from circuitprune.data.pairs import Batch
 from circuitprune.engine.evaluation import evaluate, evaluate_full
 from circuitprune.engine.gated import GatedModel
 from circuitprune.errors import GraphError, RunError
-from circuitprune.evidence.controls import against, draw_controls, flat
+from circuitprune.evidence.baselines import AmongRandom, among_random, draw_baselines, flat
+from circuitprune.evidence.bootstrap import Interval
 from circuitprune.metrics import kl_divergence, logit_diff
 from circuitprune.patching.across_models import cross_patched
 from circuitprune.pipelines.attribute import attribute
 from circuitprune.pipelines.compare import compare
 from circuitprune.pipelines.setup import make_setup
+from circuitprune.records import from_json, to_json
 from circuitprune.runs.finished import load_found
+from circuitprune.runs.studies import Comparison
 from circuitprune.views.pages.studies import compare_page
 from pipelines.test_train import strict
 
@@ -141,28 +144,28 @@ def make(home: Path, name: str, *overrides: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def compared(home) -> dict:
+def compared(home) -> Comparison:
     paths = [home / name for name in ("one", "two", "tuned")]
     return compare(paths, transfer=True, size=0.2, n_random=3, folder=home / "out", say=quiet)
 
 
 def test_parts_are_set_algebra_of_the_names(home, compared):
-    assert strict(home / "out" / "compare.json") == json.loads(json.dumps(compared))
+    assert from_json(Comparison, strict(home / "out" / "compare.json")) == compared
     names = [str(home / name) for name in ("one", "two", "tuned")]
     found = {name: load_found(name) for name in names}
-    n_edges = compared["n_edges"]
-    assert n_edges == int(0.2 * compared["n_edges_total"])
+    n_edges = compared.n_edges
+    assert n_edges == int(0.2 * compared.n_edges_total)
     circuits = {name: Circuit(one.graph, one.cut(n_edges)) for name, one in found.items()}
     for name, circuit in circuits.items():
         file = Circuit.load(Path(name) / "circuits" / f"{circuit.n_edges}.json")
         assert set(file.edges) == set(circuit.edges)
         others = [other for key, other in circuits.items() if key != name]
-        alone = compared["private"][name]
-        assert set(alone["edges"]) == set(circuit.edges) - set().union(*(o.edges for o in others))
-        assert set(alone["nodes"]) == set(circuit.nodes) - set().union(*(o.nodes for o in others))
+        alone = compared.private[name]
+        assert set(alone.edges) == set(circuit.edges) - set().union(*(o.edges for o in others))
+        assert set(alone.nodes) == set(circuit.nodes) - set().union(*(o.nodes for o in others))
     shared = [set(circuit.edges) for circuit in circuits.values()]
-    assert set(compared["core"]["edges"]) == set.intersection(*shared)
-    assert set(compared["core"]["nodes"]) == set.intersection(
+    assert set(compared.core.edges) == set.intersection(*shared)
+    assert set(compared.core.nodes) == set.intersection(
         *(set(circuit.nodes) for circuit in circuits.values())
     )
 
@@ -173,7 +176,7 @@ def test_every_cell_of_the_matrix_is_an_exact_verification_on_unseen_pairs(home,
     trained = [e.pair for setup in setups.values() for e in setup.data.splits["train"]]
     prompts = {p.clean for p in trained}
     both = {frozenset((p.clean, p.corrupt)) for p in trained}
-    cells = {(c["circuit"], c["on"]): c for c in compared["transfer"]["cells"]}
+    cells = {(c.circuit, c.on): c for c in compared.transfer.cells}
     assert len(cells) == 9
     for on, setup in setups.items():
         held_out = setup.data.splits["test"]
@@ -185,19 +188,21 @@ def test_every_cell_of_the_matrix_is_an_exact_verification_on_unseen_pairs(home,
         batches = setup.data.batches("test", 5)
         for name, path in names.items():
             found = load_found(path)
-            masks = {"it": found.cut(compared["n_edges"])}
+            masks = {"it": found.cut(compared.n_edges)}
             masks["empty"] = torch.zeros_like(masks["it"])
             evidence = evaluate(fresh, masks, batches, setup.task_metric)
             full = evaluate_full(fresh, batches, setup.task_metric)
             expected = evidence["it"].against(full, evidence["empty"])
             cell = cells[path, names[on]]
-            assert cell["n"] == len(unseen)
+            assert cell.n == len(unseen)
             for key in ("kl", "metric", "accuracy"):
-                assert cell[key] == pytest.approx(getattr(expected, key), rel=1e-3, abs=1e-5), (
+                assert getattr(cell, key) == pytest.approx(
+                    getattr(expected, key), rel=1e-3, abs=1e-5
+                ), (
                     name,
                     on,
                 )
-            assert cell["faithfulness"]["value"] == pytest.approx(
+            assert cell.faithfulness.value == pytest.approx(
                 expected.faithfulness, rel=1e-3, abs=1e-5
             )
 
@@ -209,33 +214,33 @@ def make_references(setup):
 
 def test_specificity_averages_over_other_tasks_only(home, compared):
     one, two, tuned = (str(home / name) for name in ("one", "two", "tuned"))
-    cells = {(c["circuit"], c["on"]): c for c in compared["transfer"]["cells"]}
-    rows = {row["circuit"]: row for row in compared["specificity"]}
+    cells = {(c.circuit, c.on): c for c in compared.transfer.cells}
+    rows = {row.circuit: row for row in compared.specificity}
 
     def value(circuit, on):
-        return cells[circuit, on]["faithfulness"]["value"]
+        return cells[circuit, on].faithfulness.value
 
-    assert rows[one]["own"] == value(one, one)
-    assert rows[one]["others"] == value(one, two)  # `tuned` is of the same task
-    assert rows[two]["others"] == pytest.approx((value(two, one) + value(two, tuned)) / 2)
-    assert rows[two]["difference"] == pytest.approx(rows[two]["own"] - rows[two]["others"])
-    assert (rows[one]["n_other_tasks"], rows[two]["n_other_tasks"]) == (1, 2)
-    chance = [cells[two, on]["random"]["uniform"]["mean"] for on in (one, tuned)]
-    assert rows[two]["random_on_others"]["uniform"] == pytest.approx(sum(chance) / 2)
+    assert rows[one].own == value(one, one)
+    assert rows[one].others == value(one, two)  # `tuned` is of the same task
+    assert rows[two].others == pytest.approx((value(two, one) + value(two, tuned)) / 2)
+    assert rows[two].difference == pytest.approx(rows[two].own - rows[two].others)
+    assert (rows[one].n_other_tasks, rows[two].n_other_tasks) == (1, 2)
+    chance = [cells[two, on].random["uniform"].mean for on in (one, tuned)]
+    assert rows[two].random_on_others["uniform"] == pytest.approx(sum(chance) / 2)
 
 
 def test_models_of_one_task_are_patched_both_ways(home, compared):
     one, tuned = str(home / "one"), str(home / "tuned")
-    cross = compared["cross_model"]
-    assert [(c["host"], c["donor"]) for c in cross] == [(one, tuned), (tuned, one)]
+    cross = compared.cross_model
+    assert [(c.host, c.donor) for c in cross] == [(one, tuned), (tuned, one)]
     forth, back = cross
-    assert forth["host_alone"]["metric"] == pytest.approx(back["donor_alone"]["metric"], rel=1e-4)
-    assert forth["donor_alone"]["metric"] == pytest.approx(back["host_alone"]["metric"], rel=1e-4)
-    for row in forth["patched"]:
-        start, end = forth["host_alone"]["metric"], forth["donor_alone"]["metric"]
-        expected = (row["metric"] - start) / (end - start)
-        assert row["recovered"]["value"] == pytest.approx(expected, rel=1e-6)
-    assert forth["donor_alone"]["kl"] == 0 and forth["host_alone"]["kl"] > 0
+    assert forth.host_alone.metric == pytest.approx(back.donor_alone.metric, rel=1e-4)
+    assert forth.donor_alone.metric == pytest.approx(back.host_alone.metric, rel=1e-4)
+    for row in forth.patched:
+        start, end = forth.host_alone.metric, forth.donor_alone.metric
+        expected = (row.metric - start) / (end - start)
+        assert row.recovered.value == pytest.approx(expected, rel=1e-6)
+    assert forth.donor_alone.kl == 0 and forth.host_alone.kl > 0
 
 
 def test_the_page_shows_every_part(compared):
@@ -245,21 +250,18 @@ def test_the_page_shows_every_part(compared):
     assert "nan" not in text.lower()
 
 
-def test_controls_have_the_size_and_places_count_those_beaten(home):
+def test_baselines_have_the_size_and_places_count_those_beaten(home):
     found = load_found(home / "one")
     masks = {"x": found.cut(22)}
-    controls = draw_controls(found.graph, masks, 4)
-    for mask in flat(controls).values():
+    baselines = draw_baselines(found.graph, masks, 4)
+    for mask in flat(baselines).values():
         assert mask.sum() == masks["x"].sum() and torch.equal(live_edges(found.graph, mask), mask)
-    values = dict(zip(flat(controls), [0.1, 0.2, None, 0.6, 1.0, 2.0, 3.0, 4.0], strict=True))
-    shares = {name: {"value": v} for name, v in {**values, "x": 0.5}.items()}
-    places = against(shares.__getitem__, "x", controls)
-    assert places["uniform"] == {
-        "n": 3,
-        "mean": pytest.approx(0.3),
-        "beaten": pytest.approx(2 / 3),
-    }
-    assert places["relabelled"] == {"n": 4, "mean": 2.5, "beaten": 0.0}
+    values = dict(zip(flat(baselines), [0.1, 0.2, None, 0.6, 1.0, 2.0, 3.0, 4.0], strict=True))
+    shares = {name: Interval(v, None, None) for name, v in {**values, "x": 0.5}.items()}
+    places = among_random(shares.__getitem__, "x", baselines)
+    easy = places["uniform"]
+    assert (easy.n, easy.mean, easy.beaten) == (3, pytest.approx(0.3), pytest.approx(2 / 3))
+    assert places["relabelled"] == AmongRandom(4, 2.5, 0.0)
 
 
 # ---------------------------------------------------------------- files, and what is refused
@@ -274,8 +276,8 @@ def test_files_are_cut_within_their_own_edges(home, tmp_path):
     theirs = load_found(tmp_path / "theirs.json")  # by magnitude: no word that it is a ranking
     assert torch.equal(theirs.cut(22) & whole.mask, theirs.cut(22))
     result = compare([home / "one", tmp_path / "theirs.json", tmp_path / "bare.json"])
-    assert result["n_edges"] == bare.n_edges
-    assert "transfer" not in result
+    assert result.n_edges == bare.n_edges
+    assert "transfer" not in to_json(result)
 
 
 def test_a_circuit_without_scores_is_not_cut(home, tmp_path):

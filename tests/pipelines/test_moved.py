@@ -33,8 +33,18 @@ RETIRED = {
     "results.versions",
     "scoring.SHARDED",
     "verification.with_faithfulness",
+    "verify_page.TABLES",
 }
 """Names whose thing is gone, not moved."""
+
+
+STAYED = {
+    module: names.split()
+    for module, names in json.loads(
+        Path(__file__).with_name("names_that_stayed.json").read_text()
+    ).items()
+}
+"""The public names of modules of 0.1 that have the same place now."""
 
 
 def old(module):
@@ -55,6 +65,23 @@ def test_every_old_name_is_handed_on(module):
     face = old(module)
     lost = {name for name in NAMES[module] if not hasattr(face, name)}
     assert {f"{module}.{name}" for name in lost} <= RETIRED
+
+
+@pytest.mark.parametrize("module", STAYED)
+@pytest.mark.filterwarnings("ignore:circuitprune:DeprecationWarning")
+def test_every_name_is_still_where_it_was(module):
+    here = import_module(f"circuitprune.{module}")
+    assert [name for name in STAYED[module] if not hasattr(here, name)] == []
+
+
+def test_a_renamed_thing_warns_and_is_the_new_object():
+    from circuitprune.evidence.idle_edges import idle_edges
+
+    place = import_module("circuitprune.evidence.hypotheses")
+    with pytest.warns(DeprecationWarning, match=r"is now circuitprune\.evidence\.idle_edges"):
+        assert place.minimality is idle_edges
+    with pytest.raises(AttributeError, match="no attribute 'minimalty'"):
+        place.minimalty  # noqa: B018
 
 
 def test_what_is_retired_is_gone():

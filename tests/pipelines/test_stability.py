@@ -21,8 +21,10 @@ from circuitprune.pipelines.setup import make_setup
 from circuitprune.pipelines.stability import stability
 from circuitprune.pipelines.trials import trials
 from circuitprune.pipelines.unseen import texts_of, unseen_batches
+from circuitprune.records import from_json, to_json
 from circuitprune.runs.finished import Found, load_run
 from circuitprune.runs.settings import load_config
+from circuitprune.runs.studies import Stability
 from pipelines.test_train import strict
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's and transformers' advice
@@ -43,7 +45,7 @@ def config_of(home: Path, name: str, *overrides: str):
 
 
 @pytest.fixture(scope="module")
-def study(home) -> tuple[Path, dict]:
+def study(home) -> tuple[Path, Stability]:
     """A study of three trained and four attributed runs, and what it returned."""
     found = stability(config_of(home, "study"), N_SEEDS, N_BOOTSTRAP, say=lambda _: None)
     return home / "study", found
@@ -108,52 +110,52 @@ def test_every_run_is_a_finished_run_of_its_own_config(study):
         assert (folder / name / "gates.safetensors").exists() == name.startswith("seed")
     assert load_config(folder / "seed2" / "config.yaml").train.seed == 2
     assert load_config(folder / "bootstrap2" / "config.yaml").task.resample == 2
-    assert strict(folder / "stability.json") == json.loads(json.dumps(found))
-    assert set(found["groups"]) == {"seed", "bootstrap"}
+    assert from_json(Stability, strict(folder / "stability.json")) == found
+    assert set(found.groups) == {"seed", "bootstrap"}
 
 
 def test_overlap_follows_from_the_circuit_files(study):
     folder, found = study
-    for name, group in found["groups"].items():
-        n_runs = len(group["runs"])
-        for row in group["curve"]:
+    for name, group in found.groups.items():
+        n_runs = len(group.runs)
+        for row in group.curve:
             sets = []
             for i in range(n_runs):
-                file = folder / f"{name}{i}" / "circuits" / f"{row['n_edges']}.json"
+                file = folder / f"{name}{i}" / "circuits" / f"{row.n_edges}.json"
                 sets.append(set(Circuit.load(file).edges))
             pairs = [len(a & b) / len(a | b) for i, a in enumerate(sets) for b in sets[i + 1 :]]
-            assert row["edges"]["mean"] == pytest.approx(np.mean(pairs))
-            assert row["edges"]["least"] == pytest.approx(min(pairs))
-            assert row["edges"]["largest"] == pytest.approx(max(pairs))
+            assert row.edges.mean == pytest.approx(np.mean(pairs))
+            assert row.edges.least == pytest.approx(min(pairs))
+            assert row.edges.largest == pytest.approx(max(pairs))
 
 
 def test_the_matrix_has_every_pair_of_the_overlap(study):
     _, found = study
-    for group in found["groups"].values():
-        for kind, matrix in group["jaccard"].items():
-            n = len(group["runs"])
+    for group in found.groups.values():
+        for kind, matrix in vars(group.jaccard).items():
+            n = len(group.runs)
             assert [len(row) for row in matrix] == [n] * n
-            assert (
-                all(matrix[i][i] == 1 for i in range(n)) and matrix == np.transpose(matrix).tolist()
+            assert all(matrix[i][i] == 1 for i in range(n)) and np.array_equal(
+                matrix, np.transpose(matrix)
             )
             pairs = [matrix[i][j] for i in range(n) for j in range(i)]
-            summary = group["overlap"][kind]
-            assert summary["mean"] == pytest.approx(np.mean(pairs))
-            assert (summary["least"], summary["largest"]) == pytest.approx((min(pairs), max(pairs)))
+            summary = getattr(group.overlap, kind)
+            assert summary.mean == pytest.approx(np.mean(pairs))
+            assert (summary.least, summary.largest) == pytest.approx((min(pairs), max(pairs)))
 
 
 def test_the_csv_counts_how_often_an_edge_was_kept(study):
     folder, found = study
-    for name, group in found["groups"].items():
-        runs = [load_run(folder / run["folder"]) for run in group["runs"]]
-        kept = [set(Circuit(run.graph, run.cut(group["n_edges"])).edges) for run in runs]
+    for name, group in found.groups.items():
+        runs = [load_run(folder / run.folder) for run in group.runs]
+        kept = [set(Circuit(run.graph, run.cut(group.n_edges)).edges) for run in runs]
         with (folder / f"{name}_edges.csv").open() as file:
             rows = {f"{r['writer']}->{r['reader']}": r for r in csv.DictReader(file)}
         assert set(rows) == set().union(*kept)
         counts = {edge: sum(edge in one for one in kept) for edge in rows}
         assert {edge: float(row["times_kept"]) for edge, row in rows.items()} == counts
         expected = [sum(n == times for n in counts.values()) for times in range(1, len(runs) + 1)]
-        assert group["kept_by"][1:] == expected
+        assert list(group.kept_by[1:]) == expected
 
 
 def test_elected_circuits_are_verified_on_pairs_that_no_run_was_trained_on(study, home):
@@ -165,9 +167,9 @@ def test_elected_circuits_are_verified_on_pairs_that_no_run_was_trained_on(study
         trained |= {example.pair.clean for example in other.data.splits["train"]}
     unseen = [e for e in setup.data.splits["test"] if e.pair.clean not in trained]
     assert 0 < len(unseen) < len(setup.data.splits["test"])
-    assert (found["n_pairs"], found["n_pairs"] + found["n_pairs_seen"]) == (len(unseen), 20)
+    assert (found.n_pairs, found.n_pairs + found.n_pairs_seen) == (len(unseen), 20)
 
-    data, group = setup.data, found["groups"]["seed"]
+    data, group = setup.data, found.groups["seed"]
     data.splits["test"] = unseen
     setup.references.budget = 0  # the ids have moved: nothing of the cache is asked for
     batches = data.batches("test", 7)
@@ -176,12 +178,12 @@ def test_elected_circuits_are_verified_on_pairs_that_no_run_was_trained_on(study
     evidence = evaluate(setup.references, masks, batches, setup.task_metric)
     full = evaluate_full(setup.references, batches, setup.task_metric)
     expected = evidence["circuit"].against(full, evidence["empty"])
-    measured = group["measured"]["consensus"]
+    measured = group.measured["consensus"]
     for key in ("kl", "metric", "accuracy", "exact_match", "n"):
-        assert measured[key] == pytest.approx(getattr(expected, key), rel=1e-4)
-    assert measured["faithfulness"]["value"] == pytest.approx(expected.faithfulness, rel=1e-4)
-    assert measured["faithfulness"]["low"] < measured["faithfulness"]["high"]
-    assert circuit.provenance["evidence"] == json.loads(json.dumps(measured))
+        assert getattr(measured, key) == pytest.approx(getattr(expected, key), rel=1e-4)
+    assert measured.faithfulness.value == pytest.approx(expected.faithfulness, rel=1e-4)
+    assert measured.faithfulness.low < measured.faithfulness.high
+    assert circuit.provenance["evidence"] == to_json(measured)
 
 
 def test_unseen_batches_keep_the_ids_of_the_data_set(home):
@@ -200,8 +202,8 @@ def test_unseen_batches_keep_the_ids_of_the_data_set(home):
 
 def test_the_page_says_it_in_words(study):
     text, found = (study[0] / "stability.md").read_text(), study[1]
-    for group in found["groups"].values():
-        assert group["sentence"] in text
+    for group in found.groups.values():
+        assert group.sentence in text
     assert "Trained 3 times" in text and "Attributed by gate_ig 4 times" in text
     assert (
         "**consensus**" in text and "NaN" not in text and "nan" not in text.replace("finance", "")
@@ -234,8 +236,8 @@ def test_a_finished_study_is_not_run_again_and_grows(study, home, monkeypatch):
     shutil.rmtree(home / "grown" / "seed2" / "checkpoints")
     again = stability(config_of(home, "grown"), N_SEEDS, N_BOOTSTRAP + 1, say=lambda _: None)
     assert ran == ["seed1", "seed2", "bootstrap1", "bootstrap4"]
-    assert again["groups"]["seed"] == found["groups"]["seed"]
-    assert again["groups"]["bootstrap"]["runs"][:-1] == found["groups"]["bootstrap"]["runs"]
+    assert again.groups["seed"] == found.groups["seed"]
+    assert again.groups["bootstrap"].runs[:-1] == found.groups["bootstrap"].runs
 
 
 @pytest.fixture
@@ -275,14 +277,14 @@ def test_circuits_of_any_selection_are_cut_to_live_edges(home):
     """`top_n_raw` counts before it prunes: its budget of 60 is a circuit of fewer live edges."""
     wanted = ["attribution.method=random", "verify.selection=top_n_raw", "verify.sizes=[0.1,0.55]"]
     found = stability(config_of(home, "raw", *wanted), 2, attributes=True, say=lambda _: None)
-    group = found["groups"]["seed"]
-    runs = [load_run(home / "raw" / run["folder"]) for run in group["runs"]]
+    group = found.groups["seed"]
+    runs = [load_run(home / "raw" / run.folder) for run in group.runs]
     for run in runs:
         assert 0 < run.n_edges < 60 and torch.equal(run.cut(run.n_edges), run.mask)
         sizes = {n: int(run.cut(n).sum()) for n in (1, 5, 20, 60)}
         assert all(size <= n for n, size in sizes.items())
         assert list(sizes.values()) == sorted(sizes.values()) and sizes[60] > 50
-    assert group["overlap"]["fewest_edges"] > 0.7 * group["n_edges"]
+    assert group.overlap.fewest_edges > 0.7 * group.n_edges
 
 
 def test_a_study_of_empty_circuits_is_refused_and_some_empty_ones_are_told(home, monkeypatch):
@@ -297,10 +299,10 @@ def test_a_study_of_empty_circuits_is_refused_and_some_empty_ones_are_told(home,
     with pytest.raises(RunError, match=r"all 3 runs .* are empty at .* give a larger --size"):
         stability(config, 3, attributes=True, say=lambda _: None)
     some.remove("empty/seed0")
-    group = stability(config, 3, attributes=True, say=lambda _: None)["groups"]["seed"]
-    assert group["jaccard"]["edges"] == [[1.0, 0.0, 0.0], [0.0, None, None], [0.0, None, None]]
-    assert group["overlap"]["edges"]["mean"] == 0 and group["overlap"]["n_empty"] == 2
-    assert "2 of the 3 circuits kept no edge" in group["sentence"]
+    group = stability(config, 3, attributes=True, say=lambda _: None).groups["seed"]
+    assert group.jaccard.edges == ((1.0, 0.0, 0.0), (0.0, None, None), (0.0, None, None))
+    assert group.overlap.edges.mean == 0 and group.overlap.n_empty == 2
+    assert "2 of the 3 circuits kept no edge" in group.sentence
     strict(home / "empty" / "stability.json")
 
 
@@ -310,9 +312,9 @@ def test_without_unseen_pairs_nothing_is_verified(home, tmp_path):
     sizes = ["task.n_train=36", "task.n_val=0", "task.n_test=4", "task.seed=1"]
     config = config_of(home, "few", f"task.path={tmp_path / 'few.jsonl'}", *sizes)
     found = stability(config, 5, attributes=True, say=lambda _: None)
-    assert found["n_pairs"] == 0
-    assert found["groups"]["seed"]["measured"] == {}
-    assert "none was verified" in found["groups"]["seed"]["sentence"]
+    assert found.n_pairs == 0
+    assert found.groups["seed"].measured == {}
+    assert "none was verified" in found.groups["seed"].sentence
 
 
 def test_the_command_takes_overrides_on_both_sides_of_its_options(home, capsys):

@@ -248,7 +248,7 @@ def test_complete_comes_last(finished):
     assert max(written.values()) == written[finished / "COMPLETE"]
 
 
-@pytest.mark.parametrize("step", ["write_results", "verify", "train", "log_final"])
+@pytest.mark.parametrize("step", ["write_results", "ranked_frontier", "train", "log_final"])
 def test_a_run_that_failed_is_not_complete(gpt2_home, tmp_path, monkeypatch, step):
     def fail(*args, **kwargs):
         raise OSError("disk on fire")

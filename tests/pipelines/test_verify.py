@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,12 +15,15 @@ from circuitprune.circuits.graph import Graph
 from circuitprune.cli import main, script_main
 from circuitprune.errors import ConfigError, GraphError, MetricError, RunError
 from circuitprune.evidence import EVIDENCE
+from circuitprune.evidence.results import NotComputed, Sections
 from circuitprune.pipelines import verify
 from circuitprune.pipelines.attribute import attribute
 from circuitprune.pipelines.train import discover
 from circuitprune.pipelines.verify import verify_run
 from circuitprune.pipelines.verify_config import EvidenceConfig, load_options
+from circuitprune.records import from_json, to_json
 from circuitprune.runs.finished import read_frontier
+from circuitprune.runs.verification import Verification
 from circuitprune.views.pages.verification import page
 from pipelines.test_train import strict
 
@@ -84,7 +88,7 @@ def test_a_run_made_with_relative_names_is_verified_from_another_folder(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     found, _ = gather(tmp_path / "run", "sections=[mib]")
-    assert found["run"]["model"] == "model" and "sentence" in found["sections"]["mib"]
+    assert found.run["model"] == "model" and found.sections.mib.sentence
 
 
 # ---------------------------------------------------------------- what is written
@@ -100,17 +104,17 @@ def whole(home, tmp_path_factory):
 def test_the_report_shows_the_evidence(whole):
     text = (whole[0] / "report.html").read_text()
     (data,) = re.findall(r'type="application/json">(.*?)</script>', text)
-    assert json.loads(data)["evidence"] == json.loads(json.dumps(whole[1]))
+    assert json.loads(data)["evidence"] == to_json(whole[1])
 
 
 def test_every_section_is_there_in_json_and_on_the_page(whole):
     folder, found = whole
-    assert strict(folder / "verification.json") == found
-    assert list(found["sections"]) == [*EVIDENCE, "minimise"]
+    assert from_json(Verification, strict(folder / "verification.json")) == found
+    assert [name for name, _ in found.sections.items()] == [*EVIDENCE, "minimise"]
     text = (folder / "verification.md").read_text()
-    for name, section in found["sections"].items():
-        assert section["sentence"] and "error" not in section, name
-        assert strict(folder / "evidence" / f"{name}.json")["result"] == section
+    for name, section in found.sections.items():
+        assert section.sentence and not isinstance(section, NotComputed), name
+        assert strict(folder / "evidence" / f"{name}.json")["result"] == to_json(section)
     assert text.count("\n## ") == len(EVIDENCE) + 1
     assert text == page(found)
 
@@ -119,20 +123,21 @@ def test_the_head_says_what_was_tested(run):
     found, _ = gather(run)
     frontier, _ = read_frontier(run)
     mask = frontier.chosen().mask
-    assert found["circuit"]["n_edges"] == int(mask.sum())
-    assert found["circuit"]["file"] == f"circuits/{int(mask.sum())}.json"
-    assert found["n_pairs"] == 20 and found["n_train_pairs"] == 24
-    assert found["run"]["ablation"] == "patch" and found["options"]["n_random"] == 3
+    assert found.circuit.n_edges == int(mask.sum())
+    assert found.circuit.file == f"circuits/{int(mask.sum())}.json"
+    assert found.n_pairs == 20 and found.n_train_pairs == 24
+    assert found.run["ablation"] == "patch" and found.options.n_random == 3
     evidence = frontier.chosen().evidence
-    measured = found["sections"]["faithfulness"]["circuit"]
+    measured = found.sections.faithfulness.circuit
     for name in ("kl", "metric", "accuracy", "exact_match", "faithfulness"):
-        assert measured[name]["value"] == pytest.approx(getattr(evidence, name), rel=1e-5, abs=1e-6)
+        expected = pytest.approx(getattr(evidence, name), rel=1e-5, abs=1e-6)
+        assert getattr(measured, name).value == expected
 
 
 def test_a_trained_run_is_verified_by_its_learned_ranking(home, tmp_path, monkeypatch):
     discover(quick_config(home, f"output_dir={tmp_path / 'run'}"), say=lambda _: None)
     cases = []
-    monkeypatch.setattr(verify, "gather", lambda folder, case, *_: cases.append(case) or {})
+    monkeypatch.setattr(verify, "gather", lambda _, case, *__: cases.append(case) or Sections())
     gather(tmp_path / "run")
     _, ranking = read_frontier(tmp_path / "run")
     assert cases[0].scores is None and torch.equal(cases[0].ranking, ranking)
@@ -141,7 +146,7 @@ def test_a_trained_run_is_verified_by_its_learned_ranking(home, tmp_path, monkey
 
 def test_an_attribution_brings_its_signed_scores(run, monkeypatch):
     cases = []
-    monkeypatch.setattr(verify, "gather", lambda folder, case, *_: cases.append(case) or {})
+    monkeypatch.setattr(verify, "gather", lambda _, case, *__: cases.append(case) or Sections())
     gather(run)
     assert bool((cases[0].scores < 0).any()) and torch.equal(
         cases[0].scores.abs(), cases[0].ranking
@@ -156,21 +161,21 @@ def test_the_same_bytes_from_the_same_seed(whole, run):
 
 def test_another_seed_draws_other_resamples(whole, run):
     found, _ = gather(run, "seed=1")
-    ours, theirs = (f["sections"]["faithfulness"]["circuit"]["kl"] for f in (found, whole[1]))
-    assert ours["value"] == theirs["value"] and ours["low"] != theirs["low"]
+    ours, theirs = (f.sections.faithfulness.circuit.kl for f in (found, whole[1]))
+    assert ours.value == theirs.value and ours.low != theirs.low
 
 
 def test_minimise_writes_a_smaller_circuit_with_what_was_measured(run):
     found, _ = gather(run, "tolerance=0.05", minimise=True)
-    section = found["sections"]["minimise"]
+    section = found.sections.minimise
     circuit = Circuit.load(run / "circuits" / "minimal.json", GRAPH)
-    assert list(circuit.edges) == section["edges"]
-    assert circuit.n_edges < found["circuit"]["n_edges"] == circuit.provenance["minimised_from"]
-    assert circuit.provenance["evidence"] == section["after"]
+    assert circuit.edges == section.edges
+    assert circuit.n_edges < found.circuit.n_edges == circuit.provenance["minimised_from"]
+    assert circuit.provenance["evidence"] == to_json(section.after)
     again, _ = gather(run, circuit=run / "circuits" / "minimal.json")
-    assert again["circuit"]["n_edges"] == circuit.n_edges
-    kl = again["sections"]["faithfulness"]["circuit"]["kl"]["value"]
-    assert kl == pytest.approx(section["after"]["kl"])
+    assert again.circuit.n_edges == circuit.n_edges
+    kl = again.sections.faithfulness.circuit.kl.value
+    assert kl == pytest.approx(section.after.kl)
 
 
 # ---------------------------------------------------------------- going on
@@ -201,8 +206,8 @@ def test_sections_of_other_settings_are_computed_again(run, change):
 def test_sections_of_another_circuit_are_computed_again(run):
     gather(run)
     found, said = gather(run, circuit=run / "circuits" / "5.json")
-    assert reused(said) == [] and found["circuit"]["file"] == "5.json"
-    assert found["sections"]["minimality"]["n_edges"] == 5
+    assert reused(said) == [] and found.circuit.file == "5.json"
+    assert found.sections.minimality.n_edges == 5
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"identity": 1, "result": {}}', "{"])
@@ -217,7 +222,7 @@ def test_a_section_that_is_undefined_says_why_and_is_not_kept(run, monkeypatch):
     with monkeypatch.context() as patch:
         spied(patch, fail_in="faithfulness", error=MetricError)
         found, _ = gather(run)
-    assert found["sections"]["faithfulness"]["error"] == "no"
+    assert found.sections.faithfulness.error == "no"
     assert "Not computed: no" in (run / "verification.md").read_text()
     assert reused(gather(run)[1]) == ["minimality"]
 
@@ -339,15 +344,16 @@ def test_ctrl_c_says_how_to_go_on(run, monkeypatch, capsys):
 
 def test_the_page_gives_verdicts_and_breaks_on_no_name(run):
     found, _ = gather(run)
-    found = json.loads(json.dumps(found))
-    found["run"]["task"] = "a | <b>\n# c"
-    section = found["sections"]["minimality"]
-    section["verdict"], section["edges"][0]["edge"] = "fail", "input->a0.h1<q>"
+    minimality = found.sections.minimality
+    edge, *others = minimality.edges
+    edges = (replace(edge, edge="input->a0.h1<q>"), *others)
+    sections = replace(found.sections, minimality=replace(minimality, verdict="fail", edges=edges))
+    found = replace(found, run={**found.run, "task": "a | <b>\n# c"}, sections=sections)
     text = page(found)
     assert text.splitlines()[0] == r"# Evidence for a circuit of a \| \<b> # c in " + str(
-        found["run"]["model"]
+        found.run["model"]
     )
     assert "| Minimality | **fails** | 20 |" in text and "| `input->a0.h1<q>` |" in text
     assert "held-out test pairs" in text
-    found["run"]["split"] = "train"
+    found = replace(found, run={**found.run, "split": "train"})
     assert "pairs that it was found on" in page(found)

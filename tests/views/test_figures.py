@@ -1,12 +1,23 @@
 """Figures for papers: the numbers that they show, the bytes that they are, what they refuse."""
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
+from report_evidence import (
+    completeness_of,
+    faithfulness,
+    group_of,
+    interval,
+    minimality_of,
+    study,
+    verification,
+)
+from report_evidence import transfer as comparison
 from report_runs import GROUPED, HOSTILE, make_run
 
 from circuitprune.circuits.circuit import Circuit
@@ -15,8 +26,14 @@ from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.layout import KIND_COLOURS
 from circuitprune.cli import main
 from circuitprune.errors import CircuitPruneError, RunError
+from circuitprune.evidence.baselines import AmongRandom
+from circuitprune.evidence.bootstrap import Estimate, Interval
+from circuitprune.evidence.gaps import KnockOutGap
+from circuitprune.evidence.minimality import EdgeRemoved
+from circuitprune.evidence.results import Sections
 from circuitprune.files import read_json, write_json
 from circuitprune.runs.finished import read_frontier
+from circuitprune.runs.studies import Transfer
 from circuitprune.views import figures
 from circuitprune.views.figures import (
     FIGURES,
@@ -35,18 +52,22 @@ SVG = "{http://www.w3.org/2000/svg}"
 DAMAGED = {"sections": {"minimality": {}, "completeness": {"points": 3}}}
 
 
-def interval(value, low=None, high=None):
-    return {"value": value, "low": low, "high": high}
-
-
 def effect(name, value, half=0.001):
-    return {"edge": name, "kl": interval(value, value - half, value + half)}
+    return EdgeRemoved(name, interval(value, half), interval(-value))
 
 
 def knock_out(family, model, gap, telling=True):
-    about = {"family": family, "name": family, "nodes": [], "telling": telling}
-    gaps = {"gap": interval(gap, gap - 0.2, gap + 0.2), "relative_gap": gap / 10}
-    return {**about, "model": model, "circuit": model + gap, **gaps}
+    return KnockOutGap(
+        family=family,
+        name=family,
+        nodes=(),
+        circuit=model + gap,
+        model=model,
+        gap=interval(gap, 0.2),
+        relative_gap=gap / 10,
+        telling=telling,
+        kl=0.1,
+    )
 
 
 EDGES = [effect("m0->logits", 2.0), effect("input->m0", 0.005), effect("a0.h1->m3", -0.5)]
@@ -57,17 +78,22 @@ POINTS += [knock_out("random", 0.1, 0.0, telling=False), knock_out("class", 6.0,
 def verified(folder):
     """Evidence for the run: intervals at two sizes, three edges, four knock-outs."""
     points = read_json(folder / "frontier.json")["points"]
-    sizes = [
-        {"size": p["size"], "n_edges": p["n_edges"]}
-        | {name: interval(p[name], 0.9 * p[name], 1.2 * p[name]) for name in ("kl", "faithfulness")}
-        for p in points[:2]
-    ]
-    sections = {
-        "faithfulness": {"sizes": sizes},
-        "minimality": {"tolerance": 0.01, "edges": EDGES},
-        "completeness": {"tolerance": 0.1, "span": 10.0, "points": POINTS},
-    }
-    write_json(folder / "verification.json", {"sections": sections})
+    circuit = Circuit.load(folder / "circuits/7.json")
+    curve = faithfulness(circuit.graph, [p["n_edges"] for p in points[:2]], circuit)
+    sizes = tuple(
+        replace(
+            row,
+            kl=Estimate(p["kl"], 0.9 * p["kl"], 1.2 * p["kl"]),
+            faithfulness=Interval(*(share * p["faithfulness"] for share in (1, 0.9, 1.2))),
+        )
+        for row, p in zip(curve.sizes, points, strict=False)
+    )
+    sections = Sections(
+        faithfulness=replace(curve, sizes=sizes),
+        minimality=minimality_of(EDGES),
+        completeness=completeness_of(POINTS, span=10.0),
+    )
+    write_json(folder / "verification.json", verification(sections, circuit))
     return folder
 
 
@@ -84,30 +110,28 @@ def run(tmp_path_factory):
 def compared(tmp_path_factory):
     """What `compare --transfer` wrote: two circuits on the pairs of one of two runs."""
     names = ["runs/ioi", "runs/sva"]
-    settings = [{"name": name, "n_pairs": n} for name, n in zip(names, (64, 0), strict=True)]
-    random = {"uniform": {"mean": 0.1}, "relabelled": {"mean": 0.3}}
-    cells = [
-        {"circuit": name, "on": "runs/ioi", "faithfulness": value, "random": random}
-        for name, value in zip(names, (interval(0.9, 0.8, 1.1), interval(-0.001)), strict=True)
-    ]
-    found = {"circuits": [{"name": name} for name in names]}
+    whole = comparison(names)
+    on_one, on_other = whole.transfer.settings
+    random = {"uniform": AmongRandom(9, 0.1, 1.0), "relabelled": AmongRandom(9, 0.3, 1.0)}
+    values = Interval(0.9, 0.8, 1.1), Interval(-0.001, None, None)
+    cells = [cell for cell in whole.transfer.cells if cell.on == "runs/ioi"]
+    cells = tuple(
+        replace(cell, faithfulness=value, random=random)
+        for cell, value in zip(cells, values, strict=True)
+    )
+    settings = (on_one, replace(on_other, n_pairs=0))
     folder = tmp_path_factory.mktemp("compare")
-    found["transfer"] = {"settings": settings, "cells": cells}
-    write_json(folder / "compare.json", found)
+    write_json(folder / "compare.json", replace(whole, transfer=Transfer(settings, cells)))
     return folder
 
 
 @pytest.fixture(scope="module")
 def repeated(tmp_path_factory):
     """What `stability` wrote: three runs with other seeds."""
-    study = {
-        "runs": [{"folder": f"seed{i}"} for i in range(3)],
-        "n_edges": 15,
-        "kept_by": [1000, 4, 3, 12],
-        "jaccard": {"edges": [[1.0, 0.5, 0.25], [0.5, 1.0, 0.75], [0.25, 0.75, 1.0]]},
-    }
+    shared = ((1.0, 0.5, 0.25), (0.5, 1.0, 0.75), (0.25, 0.75, 1.0))
+    runs = group_of([f"seed{i}" for i in range(3)], 15, shared, (1000, 4, 3, 12))
     folder = tmp_path_factory.mktemp("stability")
-    write_json(folder / "stability.json", {"groups": {"seed": study}})
+    write_json(folder / "stability.json", study({"seed": runs}))
     return folder
 
 
@@ -316,7 +340,7 @@ def test_knock_outs_stand_at_what_model_and_circuit_do(run):
         for at, face in zip(scatter.get_offsets(), scatter.get_facecolors(), strict=False):
             spots.append(tuple(map(float, at)))
             faces.append(to_hex(face))
-    expected = {(p["model"], p["circuit"]) for p in POINTS}
+    expected = {(p.model, p.circuit) for p in POINTS}
     assert {spot for spot in spots if spot in expected} == expected
     hollow = [spot for spot, face in zip(spots, faces, strict=True) if face == "#ffffff"]
     assert hollow == [(0.1, 0.1)]
@@ -332,9 +356,9 @@ def test_edges_are_named_from_the_most_needed_down(run):
     assert axes.yaxis_inverted()
     ends, marks = axes.lines[0::2], axes.lines[1::2]
     for row, edge in enumerate(EDGES):
-        kl = edge["kl"]
-        assert list(ends[row].get_xdata()) == [kl["low"], kl["high"]]
-        assert (marks[row].get_xdata()[0], marks[row].get_ydata()[0]) == (kl["value"], row)
+        kl = edge.kl
+        assert list(ends[row].get_xdata()) == [kl.low, kl.high]
+        assert (marks[row].get_xdata()[0], marks[row].get_ydata()[0]) == (kl.value, row)
     colours = [line.get_color() for line in marks]
     assert colours[0] != colours[1] == colours[2]  # only the first is surely needed
     band = axes.patches[0].get_extents().transformed(axes.transData.inverted())
@@ -343,8 +367,9 @@ def test_edges_are_named_from_the_most_needed_down(run):
 
 def test_many_edges_are_a_curve(run, tmp_path):
     many = [effect(f"m{i}->logits", 1 / (1 + i)) for i in range(60)]
-    section = {"tolerance": 0.01, "edges": many[::-1]}
-    write_json(tmp_path / "verification.json", {"sections": {"minimality": section}})
+    sections = Sections(minimality=minimality_of(many[::-1]))
+    found = verification(sections, Circuit.load(run / "circuits/7.json"))
+    write_json(tmp_path / "verification.json", found)
     (axes,) = minimality.draw([tmp_path], Options()).axes
     (curve,) = [line for line in axes.lines if len(line.get_xdata()) == 60]
     assert list(curve.get_ydata()) == [1 / (1 + i) for i in range(60)]
@@ -373,9 +398,9 @@ def test_stability_shows_every_pair_of_runs_and_the_votes(repeated):
 
 
 def test_empty_circuits_are_empty_cells(repeated, tmp_path):
-    study = read_json(repeated / "stability.json")
-    study["groups"]["seed"]["jaccard"]["edges"][1] = [0.5, None, None]
-    write_json(tmp_path / "stability.json", study)
+    found = read_json(repeated / "stability.json")
+    found["groups"]["seed"]["jaccard"]["edges"][1] = [0.5, None, None]
+    write_json(tmp_path / "stability.json", found)
     heat = stability.draw([tmp_path], Options()).axes[0]
     assert texts(heat)[3:6] == ["0.50", "", ""]
 

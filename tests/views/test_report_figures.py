@@ -3,15 +3,18 @@
 import json
 
 import pytest
+from report_evidence import compared, stability
 from report_runs import GROUPED
 from report_runs import make_run as make_any_run
 
 from circuitprune.cli import main
 from circuitprune.errors import RunError
 from circuitprune.files import write_json
+from circuitprune.lens.predictions import ExamplePairs, NextTokens, TokenPair
+from circuitprune.records import to_json
 from circuitprune.views.report import report_data, write_report
 
-COMPARE = {"schema": 1, "circuits": [], "overlap": []}
+COMPARE = to_json(compared(["one", "two"]))
 
 
 def named(folder):
@@ -25,10 +28,7 @@ def make_run(folder, seed=0):
 
 def make_study(folder, runs):
     """A `stability.json` with these runs below its folder."""
-    group = {"runs": [{"folder": name} for name in runs], "n_edges": 40}
-    study = {"schema": 1, "task": "ioi", "groups": {"seed": group}}
-    write_json(folder / "stability.json", study)
-    return study
+    write_json(folder / "stability.json", stability(runs))
 
 
 @pytest.fixture
@@ -47,24 +47,24 @@ def run(tmp_path):
 
 
 def kinds(data):
-    return sorted(data["studies"])
+    return sorted(to_json(data.studies))
 
 
 def test_a_run_alone_has_no_study(run):
-    assert report_data([run])["studies"] == {}
+    assert kinds(report_data([run])) == []
 
 
 def test_a_study_stands_for_its_runs(study):
     data = report_data([study])
-    assert [one["name"] for one in data["runs"]] == ["seed0", "seed1"]
-    assert data["studies"]["stability"] == json.loads((study / "stability.json").read_text())
-    assert data["circuits"] == report_data([study / "seed0"])["circuits"]
+    assert [one.name for one in data.runs] == ["seed0", "seed1"]
+    assert data.studies.stability == json.loads((study / "stability.json").read_text())
+    assert data.circuits == report_data([study / "seed0"]).circuits
 
 
 def test_runs_given_with_a_study_are_the_ones_reported_on(study, run):
     for given in ([run, study], [study, run]):
         data = report_data(given)
-        assert [one["name"] for one in data["runs"]] == ["run"] and kinds(data) == ["stability"]
+        assert [one.name for one in data.runs] == ["run"] and kinds(data) == ["stability"]
 
 
 def test_a_run_of_a_study_brings_it_and_another_beside_it_does_not(study):
@@ -78,13 +78,13 @@ def test_a_comparison_is_given_as_a_folder_or_as_a_file(run, tmp_path, name):
     write_json(folder / name, COMPARE)
     given = [folder / name] if name != "compare.json" else [folder / name, folder]
     for one in given:
-        assert report_data([run, one])["studies"] == {"compare": COMPARE}
+        assert to_json(report_data([run, one]).studies) == {"compare": COMPARE}
 
 
 def test_a_folder_with_a_run_and_a_study_is_both(run):
     write_json(run / "compare.json", COMPARE)
     data = report_data([run])
-    assert kinds(data) == ["compare"] and len(data["runs"]) == 1
+    assert kinds(data) == ["compare"] and len(data.runs) == 1
 
 
 def test_what_is_no_study_or_one_too_many_is_refused(run, study, tmp_path):
@@ -117,8 +117,8 @@ def test_the_report_lies_where_the_first_thing_given_lies(study, run, tmp_path, 
 
 
 def test_predictions_of_pairs_reach_the_report_unchanged(run):
-    follows = {"model": [["Ġa", 0.5], ["b", 0.25]], "circuit": [["b", 0.9]]}
-    pair = {"clean": ["x"], "corrupt": ["y"], "answers": ["b"], "wrong": [], "next": follows}
-    pairs = {"split": "test", "n": 1, "n_edges": 40, "pairs": [pair]}
+    likely = (("Ġa", 0.5), ("b", 0.25))
+    pair = TokenPair(("x",), ("y",), ("b",), (), NextTokens(likely, likely, (("b", 0.9),)))
+    pairs = ExamplePairs("test", 1, 40, (pair,))
     write_json(run / "pairs.json", pairs)
-    assert report_data([run])["pairs"] == pairs
+    assert report_data([run]).pairs == to_json(pairs)

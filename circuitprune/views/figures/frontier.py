@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -40,17 +40,17 @@ def draw(sources: Sequence[Path], options: Options) -> Figure:
 
 def _curve(axes: Axes, run: Series, measure: str, name: str, number: int) -> None:
     colour, mark = COLOURS[number % len(COLOURS)], MARKS[number % len(MARKS)]
-    style: dict[str, Any] = {"color": colour, "zorder": 3 + 1 / (1 + number)}
+    plot = partial(axes.plot, color=colour, zorder=3 + 1 / (1 + number))
     edges = [dot.n_edges for dot in run.points]
     values = [_shown(getattr(dot.evidence, measure), measure) for dot in run.points]
-    axes.plot(edges, values, mark, linestyle="-", label=plain(name), **style)
+    plot(edges, values, mark, linestyle="-", label=plain(name))
     for dot in run.points:
         found = dot.intervals.get(measure)
-        if found and found["low"] is not None and found["high"] is not None:
-            ends = [_shown(found["low"], measure), _shown(found["high"], measure)]
-            axes.plot([dot.n_edges] * 2, ends, "-", linewidth=0.8, **style)
+        if found and found.low is not None and found.high is not None:
+            ends = [_shown(found.low, measure), _shown(found.high, measure)]
+            plot([dot.n_edges] * 2, ends, "-", linewidth=0.8)
     at = run.chosen.n_edges, _shown(getattr(run.chosen.evidence, measure), measure)
-    axes.plot(*at, "o", markersize=8, markerfacecolor="none", markeredgewidth=0.8, **style)
+    plot(*at, "o", markersize=8, markerfacecolor="none", markeredgewidth=0.8)
 
 
 def _finish(kl: Axes, faithfulness: Axes, dots: Sequence[Dot]) -> None:

@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.engine.evaluation import Evidence
 from circuitprune.errors import RunError
 from circuitprune.evidence.bootstrap import Interval
+from circuitprune.evidence.faithfulness import FaithfulnessCurve
 from circuitprune.files import read_json
+from circuitprune.records import from_json
 from circuitprune.runs.finished import run_circuit
 from circuitprune.runs.frontier import Point, read_results
 
+S = TypeVar("S")
 Source = Path | Circuit
 """What a figure is made from: a run folder, a file, or a circuit itself."""
 
@@ -88,37 +91,64 @@ def _intervals(folder: Path) -> dict[tuple[int, float], dict[str, Interval]]:
     """What the evidence knows of each circuit, by its edges and the size asked for."""
     if not (folder / "verification.json").exists():
         return {}
-    sections = _read(folder, "verification.json", "a verified run")["sections"]
-    sizes = sections.get("faithfulness", {}).get("sizes", [])
-    measures = ("kl", "faithfulness")  # the panels of the figure
-    return {(one["n_edges"], one["size"]): {name: one[name] for name in measures} for one in sizes}
+    section = _sections(folder, "a verified run").get("faithfulness")
+    if section is None or "error" in section:
+        return {}
+    sizes = from_json(FaithfulnessCurve, section, _at(folder, "faithfulness")).sizes
+    return {
+        (one.n_edges, one.size): {"kl": one.kl, "faithfulness": one.faithfulness} for one in sizes
+    }
 
 
-def read_section(folder: Path, name: str) -> dict[str, Any]:
+def read_section(folder: Path, name: str, kind: type[S]) -> S:
     """One section of a run's evidence.
 
+    Args:
+        folder: The run's.
+        name: Of the section.
+        kind: What it is read as.
+
     Raises:
-        RunError: the run is not verified, or not by this test.
+        RunError: the run is not verified, or not by this test; or the section is damaged.
     """
     what = f"a verified run; do `circuitprune verify {folder}` first"
-    sections = _read(folder, "verification.json", what)["sections"]
-    if name not in sections:
+    section = _sections(folder, what).get(name)
+    if section is None:
         raise RunError(f"{folder / 'verification.json'} has no section {name!r}: expected {what}")
-    return sections[name]
+    if isinstance(section, dict) and "error" in section:
+        raise RunError(f"{_at(folder, name)} was not computed: {section['error']}")
+    return from_json(kind, section, _at(folder, name))
 
 
-def read_study(path: Path, kind: str, key: str) -> dict[str, Any]:
+def _sections(folder: Path, expected: str) -> dict:
+    found = _read(folder, "verification.json", expected).get("sections")
+    if not isinstance(found, dict):
+        raise RunError(f"{folder / 'verification.json'} is damaged: it has no sections")
+    return found
+
+
+def _at(folder: Path, name: str) -> str:
+    return f"{folder / 'verification.json'}, section {name},"
+
+
+def read_study(path: Path, name: str, kind: type[S], key: str) -> S:
     """What `stability` or `compare` wrote, given as the file or its folder.
 
+    Args:
+        path: The folder or the file.
+        name: `stability` or `compare`.
+        kind: What it is read as.
+        key: What the figure is of.
+
     Raises:
-        RunError: nothing there, or a study without `key`.
+        RunError: nothing there, or a study without `key`, or a damaged one.
     """
     hint = {"groups": "`circuitprune stability`", "transfer": "`circuitprune compare --transfer`"}
-    file = path / f"{kind}.json" if path.is_dir() else path
+    file = path / f"{name}.json" if path.is_dir() else path
     value = _read(file.parent, file.name, f"what {hint[key]} wrote")
     if key not in value:
         raise RunError(f"{file} holds no {key}: expected what {hint[key]} wrote")
-    return value
+    return from_json(kind, value, str(file))
 
 
 def names_of(paths: Sequence[Path], options: Options) -> list[str]:
@@ -137,10 +167,10 @@ def names_of(paths: Sequence[Path], options: Options) -> list[str]:
     return ["/".join(path.parts[-2:]) for path in paths]
 
 
-def _read(folder: Path, name: str, expected: str) -> dict[str, Any]:
+def _read(folder: Path, name: str, expected: str) -> dict:
     if not (folder / name).is_file():
         raise RunError(f"{str(folder)!r} holds no {name}: expected {expected}")
-    value: Any = read_json(folder / name)
+    value = read_json(folder / name)
     if not isinstance(value, dict):
         raise RunError(f"{folder / name} is damaged: expected {expected}")
     return value

@@ -2,14 +2,12 @@
 
 import io
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from circuitprune.errors import RunError
-from circuitprune.views.figures.sources import Options, Source, called
+from circuitprune.views.figures.sources import Options, Source
 
 COLUMN, PAGE = 3.35, 6.9
 """Inches of one and of two columns of a paper."""
@@ -68,14 +66,11 @@ def drawn(draw: Draw, sources: Sequence[Source], options: Options, form: str) ->
     Raises:
         RunError: the sources are damaged.
     """
-    settings: Any = {**matplotlib.rcParamsDefault, **SETTINGS}  # no matplotlibrc of the user's
+    settings: dict = dict(matplotlib.rcParamsDefault)  # no matplotlibrc of the user's
+    settings.update(SETTINGS)
     settings.pop("backend")
     with matplotlib.rc_context(settings):
-        try:
-            figure = draw(sources, options)
-        except (KeyError, TypeError, IndexError) as error:
-            names = ", ".join(map(called, sources))
-            raise RunError(f"{names} is damaged or of another version: {error!r}") from error
+        figure = draw(sources, options)
         content = io.BytesIO()
         figure.savefig(content, format=form, metadata=_NO_DATES[form])
     return content.getvalue()

@@ -5,17 +5,19 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from circuitprune.runs.studies import Comparison, TransferCell
 from circuitprune.views.figures.sources import Options, names_of, read_study
 from circuitprune.views.figures.style import COLUMN, matrix
 
 
 def draw(sources: Sequence[Path], options: Options) -> Figure:
     """A heat map with the value, its interval and that of random circuits of equal size."""
-    found = read_study(sources[0], "compare", "transfer")
-    rows = [one["name"] for one in found["circuits"]]
-    columns = [one["name"] for one in found["transfer"]["settings"] if one["n_pairs"]]
-    cells = {(cell["circuit"], cell["on"]): cell for cell in found["transfer"]["cells"]}
-    values = [[cells[r, c]["faithfulness"]["value"] for c in columns] for r in rows]
+    found = read_study(sources[0], "compare", Comparison, "transfer")
+    assert found.transfer is not None
+    rows = [one.name for one in found.circuits]
+    columns = [one.name for one in found.transfer.settings if one.n_pairs]
+    cells = {(cell.circuit, cell.on): cell for cell in found.transfer.cells}
+    values = [[cells[r, c].faithfulness.value for c in columns] for r in rows]
     texts = [[_text(cells[r, c]) for c in columns] for r in rows]
     names = dict(zip(rows, names_of([Path(row) for row in rows], options), strict=True))
     width = options.width or max(COLUMN, 0.9 + 0.85 * len(columns))
@@ -29,11 +31,11 @@ def draw(sources: Sequence[Path], options: Options) -> Figure:
     return figure
 
 
-def _text(cell: dict) -> str:
-    value, random = cell["faithfulness"], [one["mean"] for one in cell["random"].values()]
-    lines = [_number(value["value"])]
-    if value["low"] is not None:
-        lines.append(f"[{_number(value['low'])}, {_number(value['high'])}]")
+def _text(cell: TransferCell) -> str:
+    value, random = cell.faithfulness, [one.mean for one in cell.random.values()]
+    lines = [_number(value.value)]
+    if value.low is not None:
+        lines.append(f"[{_number(value.low)}, {_number(value.high)}]")
     known = [mean for mean in random if mean is not None]
     return "\n".join([*lines, f"random {_number(max(known))}"] if known else lines)
 

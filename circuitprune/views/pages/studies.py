@@ -1,35 +1,49 @@
 """What `stability` and `compare` found, in words and tables; from their plain values alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from circuitprune.evidence.bootstrap import spell
+from circuitprune.circuits.overlap import GroupOverlap, Names, PairOverlap, PairsSummary
+from circuitprune.evidence.baselines import AmongRandom
+from circuitprune.evidence.bootstrap import Interval, spell
 from circuitprune.files import table
+from circuitprune.runs.studies import (
+    ComparedCircuit,
+    Comparison,
+    CrossModel,
+    CrossSkipped,
+    Measured,
+    Stability,
+    StabilityGroup,
+    Transfer,
+    TrialRun,
+)
 
 
-def stability_sentence(name: str, study: dict) -> str:
+def stability_sentence(name: str, study: StabilityGroup) -> str:
     """One group of repeated runs in plain English."""
-    overlap, n_runs, measured = study["overlap"], len(study["runs"]), study["measured"]
+    overlap, n_runs, measured = study.overlap, len(study.runs), study.measured
     what = {
         "seed": "with other seeds",
         "bootstrap": "on training pairs drawn again with replacement",
     }[name]
-    how = "Trained" if study["method"] == "training" else f"Attributed by {study['method']}"
-    kept_by_all, kept = study["kept_by"][-1], sum(study["kept_by"][1:])
+    how = "Trained" if study.method == "training" else f"Attributed by {study.method}"
+    kept_by_all, kept = study.kept_by[-1], sum(study.kept_by[1:])
     parts = [
-        f"{how} {n_runs} times {what}, circuits of {study['n_edges']:,} edges share "
-        f"{_jaccard(overlap['edges'])} of their edges (chance {overlap['chance_edges']:.3f}) and "
-        f"{_jaccard(overlap['nodes'])} of their nodes, as mean pairwise Jaccard index.",
-        *([_empty(overlap["n_empty"], n_runs)] if overlap["n_empty"] else []),
+        f"{how} {n_runs} times {what}, circuits of {study.n_edges:,} edges share "
+        f"{_jaccard(overlap.edges)} of their edges (chance {overlap.chance_edges:.3f}) and "
+        f"{_jaccard(overlap.nodes)} of their nodes, as mean pairwise Jaccard index.",
+        *([_empty(overlap.n_empty, n_runs)] if overlap.n_empty else []),
         f"Of {kept:,} edges that some run kept, {kept_by_all:,} were kept by all.",
     ]
     if not measured:
         return " ".join([*parts, "No held-out pair was unseen by all runs, so none was verified."])
     elected, runs = measured["consensus"], [v for k, v in measured.items() if k.startswith("run")]
-    values = [run["faithfulness"]["value"] for run in runs]
-    single = "undefined" if None in values else f"{sum(values) / len(values):.3f}"
+    values = [run.faithfulness.value for run in runs]
+    known = [value for value in values if value is not None]
+    single = f"{sum(known) / len(known):.3f}" if len(known) == len(values) else "undefined"
     parts.append(
-        f"The {elected['n_edges']:,} edges that at least half of the runs kept have faithfulness "
-        f"{spell(elected['faithfulness'], 3)} on {elected['n']} unseen pairs, a single run's "
+        f"The {elected.n_edges:,} edges that at least half of the runs kept have faithfulness "
+        f"{spell(elected.faithfulness, 3)} on {elected.n} unseen pairs, a single run's "
         f"circuit {single} on average."
     )
     return " ".join(parts)
@@ -42,34 +56,34 @@ def _empty(n_empty: int, n_runs: int) -> str:
     )
 
 
-def stability_page(found: dict) -> str:
+def stability_page(found: Stability) -> str:
     """`stability.md`: a page that a reviewer can read."""
     lines = [
-        f"# Stability of {found['task']} in {found['model']}",
+        f"# Stability of {found.task} in {found.model}",
         "",
-        f"The model has {found['n_edges_total']:,} edges; cut edges carry: {found['ablation']}. "
-        f"Circuits were verified on {found['n_pairs']} {found['split']} pairs that no run was "
-        f"trained on ({found['n_pairs_seen']} more were dropped, as some run had seen them), task "
-        f"metric {found['metric']}.",
+        f"The model has {found.n_edges_total:,} edges; cut edges carry: {found.ablation}. "
+        f"Circuits were verified on {found.n_pairs} {found.split} pairs that no run was "
+        f"trained on ({found.n_pairs_seen} more were dropped, as some run had seen them), task "
+        f"metric {found.metric}.",
     ]
-    for name, study in found["groups"].items():
-        lines += ["", f"## {GROUPS[name]}", "", study["sentence"], "", *_group(study)]
+    for name, study in found.groups.items():
+        lines += ["", f"## {GROUPS[name]}", "", study.sentence, "", *_group(study)]
     return "\n".join([*lines, ""])
 
 
 GROUPS = {"seed": "Other seeds", "bootstrap": "Other training pairs (bootstrap)"}
 
 
-def _group(study: dict) -> list[str]:
-    n_runs, measured = len(study["runs"]), study["measured"]
-    kept = ", ".join(f"{n:,} by {times}" for times, n in enumerate(study["kept_by"]) if times)
+def _group(study: StabilityGroup) -> list[str]:
+    n_runs, measured = len(study.runs), study.measured
+    kept = ", ".join(f"{n:,} by {times}" for times, n in enumerate(study.kept_by) if times)
     lines = [
         *table(
             ("edges", "shared edges (Jaccard)", "least, largest pair", "chance", "shared nodes"),
-            [_overlap_row(row) for row in study["curve"]],
+            [_overlap_row(row) for row in study.curve],
         ),
         "",
-        f"Edges of the {study['n_edges']:,}-edge circuits by how many of the {n_runs} runs kept "
+        f"Edges of the {study.n_edges:,}-edge circuits by how many of the {n_runs} runs kept "
         f"them: {kept}.",
     ]
     if not measured:
@@ -79,136 +93,134 @@ def _group(study: dict) -> list[str]:
         "",
         *table(
             ("circuit", "edges", "KL (nats)", "faithfulness", "accuracy", "exact match"),
-            [_measured_row(name, row, study["runs"]) for name, row in measured.items()],
+            [_measured_row(name, row, study.runs) for name, row in measured.items()],
         ),
     ]
 
 
-def _overlap_row(row: dict) -> tuple[str, ...]:
-    edges = row["edges"]
-    least, largest = (_number(edges[end], 3) for end in ("least", "largest"))
+def _overlap_row(row: GroupOverlap) -> tuple[str, ...]:
+    edges = row.edges
     return (
-        f"{row['n_edges']:,}",
+        f"{row.n_edges:,}",
         _jaccard(edges),
-        f"{least}, {largest}",
-        f"{row['chance_edges']:.3f}",
-        _jaccard(row["nodes"]),
+        f"{_number(edges.least, 3)}, {_number(edges.largest, 3)}",
+        f"{row.chance_edges:.3f}",
+        _jaccard(row.nodes),
     )
 
 
-def _measured_row(name: str, row: dict, runs: Sequence[dict]) -> tuple[str, ...]:
-    shown = runs[int(name[3:])]["folder"] if name.startswith("run") else f"**{name}**"
+def _measured_row(name: str, row: Measured, runs: Sequence[TrialRun]) -> tuple[str, ...]:
+    shown = runs[int(name[3:])].folder if name.startswith("run") else f"**{name}**"
     return (
         shown,
-        f"{row['n_edges']:,}",
-        f"{row['kl']:.4g}",
-        spell(row["faithfulness"], 3),
-        f"{row['accuracy']:.1%}",
-        f"{row['exact_match']:.1%}",
+        f"{row.n_edges:,}",
+        f"{row.kl:.4g}",
+        spell(row.faithfulness, 3),
+        f"{row.accuracy:.1%}",
+        f"{row.exact_match:.1%}",
     )
 
 
-def _jaccard(summary: dict) -> str:
-    return spell({"value": summary["mean"], "low": summary["low"], "high": summary["high"]}, 3)
+def _jaccard(summary: PairsSummary) -> str:
+    return spell(Interval(summary.mean, summary.low, summary.high), 3)
 
 
 # ---------------------------------------------------------------- compare
 
 
-def compare_page(found: dict) -> str:
+def compare_page(found: Comparison) -> str:
     """What `compare` prints: overlap, and the transfer matrix if there is one."""
-    names = [one["name"] for one in found["circuits"]]
+    names = [one.name for one in found.circuits]
     lines = [
-        f"Circuits of {found['n_edges']:,} of {found['n_edges_total']:,} edges.",
+        f"Circuits of {found.n_edges:,} of {found.n_edges_total:,} edges.",
         "",
-        *(_circuit_line(i, one, found["private"]) for i, one in enumerate(found["circuits"], 1)),
-        "core  {:,} edges and {} nodes in all".format(*map(len, found["core"].values())),
+        *(_circuit_line(i, one, found.private) for i, one in enumerate(found.circuits, 1)),
+        f"core  {len(found.core.edges):,} edges and {len(found.core.nodes)} nodes in all",
         "",
         "shared (Jaccard)     edges   nodes   edges by chance",
-        *(_pair_line(row, names) for row in found["overlap"]),
+        *(_pair_line(row, names) for row in found.overlap),
     ]
-    if "transfer" in found:
-        lines += ["", *_matrix(found["transfer"], names), "", *_specific(found)]
-    for cross in found.get("cross_model", []):
+    if found.transfer is not None:
+        lines += ["", *_matrix(found.transfer, names), "", *_specific(found)]
+    for cross in found.cross_model or ():
         lines += ["", *_cross(cross, names)]
     return "\n".join(lines)
 
 
-def _circuit_line(number: int, one: dict, private: dict) -> str:
-    what = f", {one['task']} in {one['model']}" if "task" in one else ""
-    alone = private[one["name"]]
+def _circuit_line(number: int, one: ComparedCircuit, private: Mapping[str, Names]) -> str:
+    what = f", {one.task} in {one.model}" if one.task is not None else ""
+    alone = private[one.name]
     return (
-        f"{number:<5} {one['name']}{what}: {one['n_edges']:,} edges (found with "
-        f"{one['n_edges_found']:,}), {len(alone['edges']):,} edges and {len(alone['nodes'])} "
+        f"{number:<5} {one.name}{what}: {one.n_edges:,} edges (found with "
+        f"{one.n_edges_found:,}), {len(alone.edges):,} edges and {len(alone.nodes)} "
         "nodes of its own"
     )
 
 
-def _pair_line(row: dict, names: Sequence[str]) -> str:
-    pair = f"{names.index(row['a']) + 1} and {names.index(row['b']) + 1}"
+def _pair_line(row: PairOverlap, names: Sequence[str]) -> str:
+    pair = f"{names.index(row.a) + 1} and {names.index(row.b) + 1}"
     return (
-        f"{pair:18}{_number(row['edge_jaccard'], 3):>8}{_number(row['node_jaccard'], 3):>8}"
-        f"{_number(row['chance_edge_jaccard'], 3):>18}"
+        f"{pair:18}{_number(row.edge_jaccard, 3):>8}{_number(row.node_jaccard, 3):>8}"
+        f"{_number(row.chance_edge_jaccard, 3):>18}"
     )
 
 
-def _matrix(transfer: dict, names: Sequence[str]) -> list[str]:
+def _matrix(transfer: Transfer, names: Sequence[str]) -> list[str]:
     """Faithfulness of each circuit (row) on the pairs of each run (column)."""
-    cells = {(cell["circuit"], cell["on"]): cell for cell in transfer["cells"]}
-    columns = [setting["name"] for setting in transfer["settings"] if setting["n_pairs"]]
+    cells = {(cell.circuit, cell.on): cell for cell in transfer.cells}
+    columns = [setting.name for setting in transfer.settings if setting.n_pairs]
     head = "".join(f"{'on ' + str(names.index(name) + 1):>24}" for name in columns)
     lines = [f"{'faithfulness':14}{head}"]
     for number, name in enumerate(names, 1):
-        row = (spell(cells[name, column]["faithfulness"]) for column in columns)
+        row = (spell(cells[name, column].faithfulness) for column in columns)
         lines.append(f"{number:<14}" + "".join(f"{text:>24}" for text in row))
-        row = (_chance(cells[name, column]["random"]) for column in columns)
+        row = (_chance(cells[name, column].random) for column in columns)
         lines.append(f"{'  random':14}" + "".join(f"{text:>24}" for text in row))
     for what, shown in (("KL (nats)", "kl"), ("accuracy", "accuracy")):
         lines += ["", f"{what:14}{head}"]
         for number, name in enumerate(names, 1):
-            row = (f"{cells[name, column][shown]:.3f}" for column in columns)
+            row = (f"{getattr(cells[name, column], shown):.3f}" for column in columns)
             lines.append(f"{number:<14}" + "".join(f"{text:>24}" for text in row))
     return lines + [
-        f"no pair of {setting['name']} was unseen by all runs"
-        for setting in transfer["settings"]
-        if not setting["n_pairs"]
+        f"no pair of {setting.name} was unseen by all runs"
+        for setting in transfer.settings
+        if not setting.n_pairs
     ]
 
 
-def _specific(found: dict) -> list[str]:
+def _specific(found: Comparison) -> list[str]:
     lines = ["specificity    own task   other tasks   random there: uniform, relabelled"]
-    for number, row in enumerate(found["specificity"], 1):
-        own, others, chance = row["own"], row["others"], row["random_on_others"]
-        there = ", ".join(_number(value) for value in chance.values())
-        lines.append(f"{number:<12}{_number(own):>11}{_number(others):>14}{there:>37}")
+    for number, row in enumerate(found.specificity or (), 1):
+        there = ", ".join(_number(value) for value in row.random_on_others.values())
+        lines.append(f"{number:<12}{_number(row.own):>11}{_number(row.others):>14}{there:>37}")
     return lines
 
 
-def _cross(cross: dict, names: Sequence[str]) -> list[str]:
-    host, donor = names.index(cross["host"]) + 1, names.index(cross["donor"]) + 1
+def _cross(cross: CrossModel | CrossSkipped, names: Sequence[str]) -> list[str]:
+    host, donor = names.index(cross.host) + 1, names.index(cross.donor) + 1
     title = f"activations of the model of {donor} in the model of {host}"
-    if "skipped" in cross:
-        return [f"{title}: skipped, {cross['skipped']}"]
-    alone, itself = cross["host_alone"], cross["donor_alone"]
+    if isinstance(cross, CrossSkipped):
+        return [f"{title}: skipped, {cross.skipped}"]
+    alone, itself = cross.host_alone, cross.donor_alone
     lines = [
-        f"{title} ({cross['n_pairs']} pairs)",
+        f"{title} ({cross.n_pairs} pairs)",
         f"{'edges of':14}{'recovered':>24}{'metric':>9}{'accuracy':>10}{'random':>16}",
-        f"{'none':14}{'0':>24}{alone['metric']:>9.3f}{alone['accuracy']:>10.3f}",
+        f"{'none':14}{'0':>24}{alone.metric:>9.3f}{alone.accuracy:>10.3f}",
     ]
-    for row in cross["patched"]:
-        name = row["edges_of"]
+    for row in cross.patched:
+        name = row.edges_of
         shown = str(names.index(name) + 1) if name in names else name
         lines.append(
-            f"{shown:14}{spell(row['recovered']):>24}{row['metric']:>9.3f}"
-            f"{row['accuracy']:>10.3f}{_chance(row['random']):>16}"
+            f"{shown:14}{spell(row.recovered):>24}{row.metric:>9.3f}"
+            f"{row.accuracy:>10.3f}{_chance(row.random):>16}"
         )
-    end = f"{'donor itself':14}{'1':>24}{itself['metric']:>9.3f}{itself['accuracy']:>10.3f}"
+    end = f"{'donor itself':14}{'1':>24}{itself.metric:>9.3f}{itself.accuracy:>10.3f}"
     return [*lines, end]
 
 
-def _chance(random: dict) -> str:
+def _chance(random: Mapping[str, AmongRandom]) -> str:
     """Mean of each family of random circuits."""
-    return ", ".join(_number(family["mean"]) for family in random.values())
+    return ", ".join(_number(family.mean) for family in random.values())
 
 
 def _number(value: float | None, digits: int = 2) -> str:

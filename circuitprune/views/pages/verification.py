@@ -1,10 +1,16 @@
 """`verification.md`: the evidence on a page for a reviewer, from `verification.json` alone."""
 
 import re
-from collections.abc import Callable
 
 from circuitprune.evidence.bootstrap import spell
+from circuitprune.evidence.completeness import Completeness
+from circuitprune.evidence.cross_ablation import AblationNumbers, CrossAblation
+from circuitprune.evidence.faithfulness import FaithfulnessCurve, Numbers
+from circuitprune.evidence.minimality import Minimality
+from circuitprune.evidence.minimise import MinimisedCircuit
+from circuitprune.evidence.results import NotComputed, Section, verdict_in
 from circuitprune.files import table
+from circuitprune.runs.verification import Verification
 
 TITLES = {
     "faithfulness": "Faithfulness",
@@ -25,9 +31,9 @@ EDGE = re.compile(r"((?:\b(?:input|a\d+\.h\d+|m\d+)->)?\ba\d+\.(?:h|kv)\d+<[qkv]
 VERDICTS = {"pass": "passes", "fail": "**fails**", "undecided": "undecided", None: "describes"}
 
 
-def page(found: dict) -> str:
+def page(found: Verification) -> str:
     """The page of one verification: what was tested, a verdict for each section, then each."""
-    run, sections = found["run"], found["sections"]
+    run, sections = found.run, dict(found.sections.items())
     lines = [
         f"# Evidence for a circuit of {_text(run['task'])} in {_text(run['model'])}",
         "",
@@ -40,9 +46,9 @@ def page(found: dict) -> str:
         "",
     ]
     for name, section in sections.items():
-        lines += [f"## {_title(name)}", "", _text(section["sentence"]), ""]
-        if name in TABLES and "error" not in section:
-            lines += [*TABLES[name](section), ""]
+        lines += [f"## {_title(name)}", "", _text(section.sentence), ""]
+        if rows := table_of(section):
+            lines += [*rows, ""]
     lines += [
         "How to read this page: docs/evidence.md. Every number, with its interval, is in "
         "`verification.json`.",
@@ -51,26 +57,27 @@ def page(found: dict) -> str:
     return "\n".join(lines)
 
 
-def _tested(found: dict) -> list[str]:
-    run, circuit, options = found["run"], found["circuit"], found["options"]
+def _tested(found: Verification) -> list[str]:
+    run, circuit, options = found.run, found.circuit, found.options
     total = run["n_edges_total"]
-    judged = f"Judged on {found['n_pairs']} held-out {run['split']} pairs"
+    judged = f"Judged on {found.n_pairs} held-out {run['split']} pairs"
     if run["split"] == "train":
-        judged = f"**Judged on the {found['n_pairs']} pairs that it was found on**"
+        judged = f"**Judged on the {found.n_pairs} pairs that it was found on**"
     return [
-        f"`{circuit['file']}` keeps {circuit['n_edges']:,} of {total:,} edges "
-        f"({circuit['n_edges'] / total:.1%}) among {circuit['n_nodes']} nodes. Cut edges carry: "
+        f"`{circuit.file}` keeps {circuit.n_edges:,} of {total:,} edges "
+        f"({circuit.n_edges / total:.1%}) among {circuit.n_nodes} nodes. Cut edges carry: "
         f"{run['ablation']}. Task metric: {run['metric']}. {judged}; the run had "
-        f"{found['n_train_pairs']} training pairs.",
+        f"{found.n_train_pairs} training pairs.",
         "",
-        f"Intervals are 95 %, from {options['n_bootstrap']:,} resamples of the pairs; seed "
-        f"{options['seed']}.",
+        f"Intervals are 95 %, from {options.n_bootstrap:,} resamples of the pairs; seed "
+        f"{options.seed}.",
     ]
 
 
-def _overview(name: str, section: dict) -> tuple[str, str, int | str]:
-    verdict = "not computed" if "error" in section else VERDICTS[section.get("verdict")]
-    return _title(name), verdict, section.get("n_pairs", "")
+def _overview(name: str, section: Section | NotComputed) -> tuple[str, str, int | str]:
+    if isinstance(section, NotComputed):
+        return _title(name), "not computed", ""
+    return _title(name), VERDICTS[verdict_in(section)], section.n_pairs
 
 
 def _title(name: str) -> str:
@@ -89,68 +96,74 @@ def _text(value: object) -> str:
 # ---------------------------------------------------------------- tables
 
 
-def _sizes(section: dict) -> list[str]:
-    rows = [(f"{point['size']:g}", point) for point in section["sizes"]]
-    rows += [("**this circuit**", section["circuit"])]
+def table_of(section: Section | NotComputed) -> list[str]:
+    """The lines of the table under a section's sentence; none for a section without one."""
+    match section:
+        case FaithfulnessCurve():
+            return _sizes(section)
+        case CrossAblation():
+            return _kinds(section)
+        case Completeness():
+            return _families(section)
+        case Minimality():
+            return _edges(section)
+        case MinimisedCircuit():
+            return _ends(section)
+    return []
+
+
+def _sizes(section: FaithfulnessCurve) -> list[str]:
+    rows = [(f"{point.size:g}", point.n_edges, _numbers(point)) for point in section.sizes]
+    rows += [("**this circuit**", section.circuit.n_edges, _numbers(section.circuit))]
     return table(
         ("size", "edges", "KL (nats)", "faithfulness", "accuracy", "exact match"),
-        [(name, f"{point['n_edges']:,}", *_main_numbers(point)) for name, point in rows],
+        [(name, f"{n_edges:,}", *numbers) for name, n_edges, numbers in rows],
     )
 
 
-def _kinds(section: dict) -> list[str]:
+def _kinds(section: CrossAblation) -> list[str]:
     return table(
         ("cut edges carry", "KL (nats)", "faithfulness", "accuracy", "exact match"),
-        [(k, *_main_numbers(v)) for k, v in section["kinds"].items() if "error" not in v],
+        [(k, *_numbers(v)) for k, v in section.kinds.items() if isinstance(v, AblationNumbers)],
     )
 
 
-def _main_numbers(point: dict) -> list[str]:
-    names = (("kl", 3), ("faithfulness", 2), ("accuracy", 2), ("exact_match", 2))
-    return [spell(point[name], digits) for name, digits in names]
+def _numbers(point: Numbers) -> list[str]:
+    fractions = (point.faithfulness, point.accuracy, point.exact_match)
+    return [spell(point.kl, 3), *map(spell, fractions)]
 
 
-def _families(section: dict) -> list[str]:
+def _families(section: Completeness) -> list[str]:
     rows = [
         (
             family,
-            value["n"],
-            value["n_telling"],
-            value["n_within"],
-            f"{value['mean_gap']:.3g}",
-            f"{value['worst_gap']:+.3g}",
-            ", ".join(value["worst_nodes"][:6]) + " ..." * (len(value["worst_nodes"]) > 6),
+            gaps.n,
+            gaps.n_telling,
+            gaps.n_within,
+            f"{gaps.mean_gap:.3g}",
+            f"{gaps.worst_gap:+.3g}",
+            ", ".join(gaps.worst_nodes[:6]) + " ..." * (len(gaps.worst_nodes) > 6),
         )
-        for family, value in section["summary"].items()
+        for family, gaps in section.summary.items()
     ]
-    within = f"telling within {section['tolerance']:.0%}"
+    within = f"telling within {section.tolerance:.0%}"
     return table(
         ("knock-outs", "n", "telling", within, "mean gap of all", "worst gap", "worst nodes"), rows
     )
 
 
-def _edges(section: dict) -> list[str]:
-    rows = [(_text(r["edge"]), spell(r["kl"], 4), spell(r["metric"], 3)) for r in section["edges"]]
+def _edges(section: Minimality) -> list[str]:
+    rows = [(_text(r.edge), spell(r.kl, 4), spell(r.metric, 3)) for r in section.edges]
     head = ("edge removed", "KL rises by (nats)", "metric changes by")
     return table(head, rows[:MOST_ROWS], len(rows))
 
 
-def _ends(section: dict) -> list[str]:
+def _ends(section: MinimisedCircuit) -> list[str]:
     rows = [
-        (name, f"{n:,}", f"{v['kl']:.4g}", f"{v['metric']:.4g}", f"{v['accuracy']:.1%}")
+        (name, f"{n:,}", f"{v.kl:.4g}", f"{v.metric:.4g}", f"{v.accuracy:.1%}")
         for name, n, v in (
-            ("before", section["n_edges_before"], section["before"]),
-            ("after", section["n_edges"], section["after"]),
+            ("before", section.n_edges_before, section.before),
+            ("after", section.n_edges, section.after),
         )
     ]
     return table(("", "edges", "KL (nats)", "metric", "accuracy"), rows)
-
-
-TABLES: dict[str, Callable[[dict], list[str]]] = {
-    "faithfulness": _sizes,
-    "cross_ablation": _kinds,
-    "completeness": _families,
-    "minimality": _edges,
-    "minimise": _ends,
-}
-"""Sections with a table under their sentence."""

@@ -1,9 +1,8 @@
 """Run folders as one JSON-able value: all that a report shows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,17 +11,31 @@ from torch import Tensor
 from circuitprune.attribution.methods import has_signs
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
+from circuitprune.errors import RunError
+from circuitprune.evidence.minimality import Minimality
 from circuitprune.files import read_json, read_tensors
+from circuitprune.records import from_json
 from circuitprune.runs.finished import full_ranking
 from circuitprune.runs.frontier import Frontier, read_results
+from circuitprune.views.report.records import (
+    CircuitData,
+    EdgeColumns,
+    GraphData,
+    Incomparable,
+    MainColumns,
+    OtherRun,
+    ReportData,
+    RunData,
+    Studies,
+)
 from circuitprune.views.report.sources import sources
 
 MOST_DRAWN = 50_000
 """Edges of one circuit that a report holds; of a larger circuit, the strongest."""
 
 
-def report_data(folders: Sequence[str | Path]) -> dict:
-    """Everything that a report of these runs shows, as plain JSON values.
+def report_data(folders: Sequence[str | Path]) -> ReportData:
+    """Everything that a report of these runs shows.
 
     The evidence, the pairs and the settings are the first run's; of every run there are the
     frontier and the circuits. Scores are rounded to six digits. Edges are columns over the edges
@@ -42,85 +55,76 @@ def report_data(folders: Sequence[str | Path]) -> dict:
     read = [read_results(path) for path in paths]
     first, (frontier, circuits) = paths[0], read[0]
     evidence = _optional(first / "verification.json")
-    return {
-        "schema": 1,
-        "runs": [_run(path, found) for path, (found, _) in zip(paths, read, strict=True)],
-        "graph": _graph(frontier.graph),
-        **_circuits(first, frontier, circuits, evidence),
-        "others": [
+    ranking, kept, used = _ranked(first, frontier, circuits)
+    attribution = _attribution(first, used)
+    return ReportData(
+        schema=1,
+        runs=tuple(_run(path, found) for path, (found, _) in zip(paths, read, strict=True)),
+        graph=_graph(frontier.graph),
+        edges=MainColumns(
+            **vars(_columns(frontier.graph, ranking, used)),
+            attribution=attribution,
+            exact=_exact(evidence, frontier.graph, used),
+        ),
+        signed=attribution is not None and has_signs(frontier.provenance.get("init")),
+        circuits=_spans(circuits, kept, used),
+        others=tuple(
             _other(frontier.graph, path, *found)
             for path, found in zip(paths[1:], read[1:], strict=True)
-        ],
-        "command": (_optional(first / "command.json") or {}).get("command"),
-        "evidence": evidence,
-        "studies": studies,
-        "pairs": _optional(first / "pairs.json"),
-        "config": _text(first / "config.yaml"),
-        "versions": _optional(first / "versions.json"),
-    }
+        ),
+        command=_command(first),
+        evidence=evidence,
+        studies=Studies(**studies),
+        pairs=_optional(first / "pairs.json"),
+        config=_text(first / "config.yaml"),
+        versions=_versions(first),
+    )
 
 
 # ---------------------------------------------------------------- the frontier
 
 
-def _run(folder: Path, frontier: Frontier) -> dict:
-    """One run's frontier, as `frontier.json` has it, with the position of the chosen circuit."""
+def _run(folder: Path, frontier: Frontier) -> RunData:
     chosen = frontier.chosen()
-    return {
-        "name": folder.resolve().name,
-        "about": frontier.provenance,
-        "full": frontier.full.to_json(),
-        "empty": frontier.empty.to_json(),
-        "points": frontier.to_json()["points"],
-        "chosen": next(i for i, point in enumerate(frontier.points) if point is chosen),
-    }
+    return RunData(
+        name=folder.resolve().name,
+        about=frontier.provenance,
+        full=frontier.full,
+        empty=frontier.empty,
+        points=frontier.rows(),
+        chosen=next(i for i, point in enumerate(frontier.points) if point is chosen),
+    )
 
 
 # ---------------------------------------------------------------- the circuits
 
 
-def _graph(graph: Graph) -> dict:
-    """Sizes and names, and for each reader its kind, layer and the writers that it feeds."""
-    return {
-        "n_layers": graph.n_layers,
-        "n_heads": graph.n_heads,
-        "n_kv_readers": graph.n_kv_readers,
-        "parallel": graph.parallel,
-        "d_model": graph.d_model,
-        "n_edges": graph.n_edges,
-        "n_edges_ungrouped": graph.n_edges_ungrouped,
-        "writers": graph.writers,
-        "writer_layer": graph.writer_layer.tolist(),
-        "readers": graph.readers,
-        "reader_kind": graph.reader_kind,
-        "reader_layer": graph.reader_layer.tolist(),
-        "feeds": [list(graph.heads_of_reader(reader)) for reader in range(graph.n_readers)],
-    }
+def _graph(graph: Graph) -> GraphData:
+    return GraphData(
+        n_layers=graph.n_layers,
+        n_heads=graph.n_heads,
+        n_kv_readers=graph.n_kv_readers,
+        parallel=graph.parallel,
+        d_model=graph.d_model,
+        n_edges=graph.n_edges,
+        n_edges_ungrouped=graph.n_edges_ungrouped,
+        writers=tuple(graph.writers),
+        writer_layer=tuple(graph.writer_layer.tolist()),
+        readers=tuple(graph.readers),
+        reader_kind=tuple(graph.reader_kind),
+        reader_layer=tuple(graph.reader_layer.tolist()),
+        feeds=tuple(tuple(graph.heads_of_reader(reader)) for reader in range(graph.n_readers)),
+    )
 
 
-def _circuits(folder: Path, frontier: Frontier, circuits: list[Circuit], evidence: Any) -> dict:
-    """The edges of all circuits, each once, and for every circuit which of them it keeps."""
-    graph, ranking, kept, used = frontier.graph, *_ranked(folder, frontier, circuits)
-    columns: dict[str, Any] = {
-        **_columns(graph, ranking, used),
-        "attribution": _attribution(folder, used),
-        "exact": _exact(evidence, graph, used),
-    }
-    signed = has_signs(frontier.provenance.get("init"))
-    return {
-        "edges": columns,
-        "signed": signed and columns["attribution"] is not None,
-        "circuits": _spans(circuits, kept, used),
-    }
-
-
-def _other(graph: Graph, folder: Path, frontier: Frontier, circuits: list[Circuit]) -> dict:
+def _other(
+    graph: Graph, folder: Path, frontier: Frontier, circuits: list[Circuit]
+) -> OtherRun | Incomparable:
     """A further run's circuits, if their edges can be told with those of `graph`."""
     if not frontier.graph.same_edges(graph):
-        return {"differs": frontier.graph.describe()}
+        return Incomparable(frontier.graph.describe())
     ranking, kept, used = _ranked(folder, frontier, circuits)
-    columns = _columns(graph, ranking, used)
-    return {"edges": columns, "circuits": _spans(circuits, kept, used)}
+    return OtherRun(_columns(graph, ranking, used), _spans(circuits, kept, used))
 
 
 def _ranked(
@@ -138,52 +142,61 @@ def _ranked(
     return ranking, kept, order[some[order]].tolist()
 
 
-def _columns(graph: Graph, ranking: Float[Tensor, " edge"], used: list[int]) -> dict[str, Any]:
-    return {
-        "writer": graph.edge_writer[used].tolist(),
-        "reader": graph.edge_reader[used].tolist(),
-        "score": _rounded(ranking[used]),
-    }
+def _columns(graph: Graph, ranking: Float[Tensor, " edge"], used: list[int]) -> EdgeColumns:
+    ends = tuple(graph.edge_writer[used].tolist()), tuple(graph.edge_reader[used].tolist())
+    return EdgeColumns(*ends, _rounded(ranking[used]))
 
 
 def _spans(
     circuits: list[Circuit], kept: list[Bool[Tensor, " edge"]], used: list[int]
-) -> list[dict]:
+) -> tuple[CircuitData, ...]:
     """For each circuit its sizes and, by turns, how many of `used` it leaves out and keeps."""
     found = []
     for circuit, mask in zip(circuits, kept, strict=True):
         flags = [False, *mask[used].tolist()]
         spans = [len(list(run)) for _, run in groupby(flags)]
-        sizes = {"n_edges": circuit.n_edges, "n_nodes": len(circuit.nodes)}
-        found.append({**sizes, "spans": [spans[0] - 1, *spans[1:]]})
-    return found
+        found.append(CircuitData(circuit.n_edges, len(circuit.nodes), (spans[0] - 1, *spans[1:])))
+    return tuple(found)
 
 
-def _attribution(folder: Path, edges: list[int]) -> list | None:
+def _attribution(folder: Path, edges: list[int]) -> tuple[float | None, ...] | None:
     """Scores of the attribution, None where an edge has none."""
     path = folder / "scores.safetensors"
     return _rounded(read_tensors(path)[0]["scores"][edges]) if path.exists() else None
 
 
-def _exact(evidence: Any, graph: Graph, edges: list[int]) -> dict[str, float] | None:
+def _exact(evidence: object, graph: Graph, edges: list[int]) -> dict[str, float] | None:
     """By position, how much the KL rises (nats) when this edge leaves the verified circuit."""
+    sections = evidence.get("sections") if isinstance(evidence, dict) else None
+    if not isinstance(sections, dict) or "minimality" not in sections:
+        return None
     try:
-        rows = evidence["sections"]["minimality"]["edges"]
-        rise = {graph.edge_index(row["edge"]): row["kl"]["value"] for row in rows}
-    except (KeyError, TypeError):
-        return None  # not verified, or without this section
+        rows = from_json(Minimality, sections["minimality"]).edges
+    except RunError:
+        return None  # not computed, or damaged: the page says which in the section's place
+    rise = {graph.edge_index(row.edge): row.kl.value for row in rows}
     return {str(position): rise[edge] for position, edge in enumerate(edges) if edge in rise}
 
 
-def _rounded(values: Float[Tensor, " edge"]) -> list[float | None]:
-    return [float(f"{x:.6g}") if abs(x) < float("inf") else None for x in values.tolist()]
+def _rounded(values: Float[Tensor, " edge"]) -> tuple[float | None, ...]:
+    return tuple(float(f"{x:.6g}") if abs(x) < float("inf") else None for x in values.tolist())
 
 
 # ---------------------------------------------------------------- other files
 
 
-def _optional(path: Path) -> Any:
+def _optional(path: Path) -> object:
     return read_json(path) if path.exists() else None
+
+
+def _command(folder: Path) -> str | None:
+    found = _optional(folder / "command.json")
+    return found.get("command") if isinstance(found, dict) else None
+
+
+def _versions(folder: Path) -> Mapping[str, str] | None:
+    found = _optional(folder / "versions.json")
+    return found if isinstance(found, dict) else None
 
 
 def _text(path: Path) -> str | None:

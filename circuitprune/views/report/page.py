@@ -10,7 +10,9 @@ from string import Template
 
 from circuitprune.errors import RunError
 from circuitprune.files import write_atomic
+from circuitprune.records import to_json
 from circuitprune.views.report.data import report_data
+from circuitprune.views.report.records import ReportData
 
 SCRIPTS = (
     "dom.js",
@@ -64,7 +66,7 @@ def _beside(first: Path) -> Path:
     return (first.parent if first.is_file() else first) / "report.html"
 
 
-def report_page(data: dict) -> str:
+def report_page(data: ReportData) -> str:
     """The whole HTML text.
 
     Its Content Security Policy allows this one style and this one script, by their hashes, and
@@ -92,7 +94,7 @@ def inert_json(data: object) -> str:
         "\u003c/script\u003e"
     """
     try:
-        text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(to_json(data), allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
         raise RunError(f"the report was not written: {error}") from error
     for character, spelt in INERT.items():

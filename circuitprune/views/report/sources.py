@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from circuitprune.errors import RunError
 from circuitprune.files import read_json
@@ -11,7 +10,7 @@ KINDS = {"stability": "groups", "compare": "circuits"}
 """Studies, written as `<name>.json`, and a key by which a file of another name is known."""
 
 
-def sources(given: Sequence[str | Path]) -> tuple[list[Path], dict[str, Any]]:
+def sources(given: Sequence[str | Path]) -> tuple[list[Path], dict[str, dict]]:
     """Run folders, and studies by the name of their kind.
 
     A path is a run folder, a folder with a `stability.json` or `compare.json`, or such a file. A
@@ -56,8 +55,8 @@ def _studies(path: Path) -> dict[str, Path]:
     return {kind: path / f"{kind}.json" for kind in KINDS if (path / f"{kind}.json").is_file()}
 
 
-def _read(file: Path, kind: str) -> Any:
-    value: Any = read_json(file)
+def _read(file: Path, kind: str) -> dict:
+    value = read_json(file)
     if not isinstance(value, dict) or KINDS[kind] not in value:
         raise RunError(f"{file} is damaged: it has no {KINDS[kind]!r}; write it anew by `{kind}`")
     return value
@@ -71,7 +70,7 @@ def _runs_of(file: Path, study: dict) -> list[Path]:
     return []
 
 
-def _around(run: Path) -> Any:
+def _around(run: Path) -> dict | None:
     """The study that a run is one of."""
     file = run.resolve().parent / "stability.json"
     if not file.is_file():

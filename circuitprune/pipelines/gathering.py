@@ -4,25 +4,27 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from circuitprune.errors import CircuitPruneError, NonFiniteError, RunError
 from circuitprune.evidence.case import Case
+from circuitprune.evidence.results import NotComputed, Section, Sections, kind_of
 from circuitprune.files import read_json, write_json
+from circuitprune.records import from_json
 
-Kind = Callable[[Case], dict]
+Kind = Callable[[Case], Section]
+"""One kind of evidence."""
 
 
 def gather(
     folder: Path,
     case: Case,
     kinds: Mapping[str, Kind],
-    identity: dict,
+    identity: Mapping[str, object],
     show: bool,
     say: Callable[[str], None],
-) -> dict[str, dict]:
+) -> Sections:
     """The result of each section, taken from `<name>.json` in the folder or put there.
 
     Args:
@@ -37,39 +39,42 @@ def gather(
         NonFiniteError: a section came upon NaN. Other errors of this package stand in a section's
             place as `error`, and are not kept.
     """
-    sections: dict[str, dict] = {}
+    sections: dict = {}  # by names, which are fields of `Sections`
     with _bar(show, len(kinds)) as progress_of:
         for name, kind in kinds.items():
             path = folder / f"{name}.json"
-            result = _kept(path, identity)
-            if result is None:
-                result = _run(kind, replace(case, progress=progress_of(name, len(sections))))
-                if "error" not in result:
-                    write_json(path, {"identity": identity, "result": result})
-            else:
+            kept = _kept(path, name, identity)
+            if kept is not None:
                 say(f"{name}: found in {path}")
-            sections[name] = result
+                sections[name] = kept
+                continue
+            found = _run(kind, replace(case, progress=progress_of(name, len(sections))))
+            if not isinstance(found, NotComputed):
+                write_json(path, {"identity": identity, "result": found})
+            sections[name] = found
         progress_of("done", len(sections))
-    return sections
+    return Sections(**sections)
 
 
-def _run(kind: Kind, case: Case) -> dict:
+def _run(kind: Kind, case: Case) -> Section | NotComputed:
     """One section; where it is undefined for this circuit, the reason in its place."""
     try:
         return kind(case)
     except NonFiniteError:
         raise
     except CircuitPruneError as error:
-        return {"error": str(error), "sentence": f"Not computed: {error}"}
+        return NotComputed(str(error), f"Not computed: {error}")
 
 
-def _kept(path: Path, identity: dict) -> dict | None:
+def _kept(path: Path, name: str, identity: Mapping[str, object]) -> Section | None:
     """The result in a section's file, if it is of this very case."""
     try:
-        found: Any = read_json(path)
-        return found["result"] if found["identity"] == identity else None
-    except (RunError, KeyError, TypeError):
-        return None  # absent, or cut short by something else than us: computed again
+        found = read_json(path)
+        if isinstance(found, dict) and found.get("identity") == identity:
+            return from_json(kind_of(name), found.get("result"), name)
+    except RunError:  # absent, cut short by something else than us, or of another version
+        return None
+    return None
 
 
 @contextmanager

@@ -1,0 +1,120 @@
+"""The run that is verified: read back, and held against the model and pairs of now."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitprune.attribution.methods import has_signs
+from circuitprune.circuits.circuit import Circuit
+from circuitprune.circuits.graph import Graph
+from circuitprune.config import RunConfig
+from circuitprune.engine.evaluation import evaluate_full
+from circuitprune.errors import GraphError, RunError
+from circuitprune.evidence import Case
+from circuitprune.files import read_json, read_tensors
+from circuitprune.pipelines.setup import Setup
+from circuitprune.runs.finished import read_frontier
+from circuitprune.runs.frontier import Frontier
+
+SAME = 0.01
+"""How far the full model's mean metric may be from the run's own, on another machine."""
+NEEDED = ("versions.json", "frontier.json", "circuits", "COMPLETE")
+"""What a finished run has, besides its config."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A finished run, read back: what its circuits were cut from."""
+
+    frontier: Frontier
+    ranking: Float[Tensor, " edge"]
+    """What the circuits were cut from, higher first; -inf for an edge that is in none."""
+    scores: Float[Tensor, " edge"] | None
+    """Signed scores that the ranking was made of; None if it has no sign."""
+    nodes: Float[Tensor, " writer"] | None = None
+    """The same of whole nodes; None if the method has none."""
+
+
+def read_run(folder: Path, graph: Graph, config: RunConfig) -> Subject:
+    """The frontier of a run with its circuits, and what they were cut from.
+
+    Raises:
+        RunError: a file is missing or damaged.
+        GraphError: circuits of another graph than the model's.
+    """
+    frontier, ranking = read_frontier(folder)
+    check_graph(folder / "circuits", frontier.graph, graph)
+    learned = (folder / "gates.safetensors").exists()  # such a ranking has no sign
+    scores = nodes = None
+    if not learned and has_signs(config.attribution.method):
+        tensors, _ = read_tensors(folder / "scores.safetensors")
+        scores, nodes = tensors["scores"].nan_to_num(0), tensors.get("nodes")
+    return Subject(frontier, ranking.where(~ranking.isnan(), -torch.inf), scores, nodes)
+
+
+def check_graph(path: Path, theirs: Graph, ours: Graph) -> None:
+    """Refuse circuits of another graph."""
+    if not theirs.same_edges(ours):
+        raise GraphError(f"{path} is of {theirs.describe()}, the run's model has {ours.describe()}")
+
+
+def tested_circuit(folder: Path, found: Subject, file: str | Path | None) -> tuple[str, Circuit]:
+    """The circuit under test and what to call it."""
+    if file is None:
+        name = found.frontier.file_of(found.frontier.chosen())
+        path = folder / name
+    else:
+        name, path = Path(file).name, Path(file)
+    circuit = Circuit.load(path, found.frontier.graph)
+    check_graph(path, circuit.graph, found.frontier.graph)
+    if not circuit.n_edges:
+        raise RunError(f"{path} keeps no edge, so there is nothing to verify; use --circuit FILE")
+    return name, circuit
+
+
+def check_finished(folder: Path) -> None:
+    """Refuse a folder without a finished run."""
+    missing = [name for name in NEEDED if not (folder / name).exists()]
+    if missing:
+        raise RunError(
+            f"{str(folder)!r} holds no finished run: {', '.join(missing)} missing; finish the run, "
+            "or give the folder of another"
+        )
+
+
+def check_model(folder: Path, setup: Setup) -> None:
+    """Refuse a model that is not the run's."""
+    versions = read_json(folder / "versions.json")
+    theirs = versions.get("model_fingerprint") if isinstance(versions, dict) else None
+    ours = setup.identity.model
+    if theirs != ours:
+        raise RunError(
+            f"the run in {str(folder)!r} was of another model than {setup.config.model.name!r} is "
+            f"now, or is of a version that hashed it otherwise: model_fingerprint is {theirs} in "
+            f"versions.json, {ours} now. Give its place by model.name=FOLDER, or run again"
+        )
+
+
+def check_pairs(found: Subject, setup: Setup) -> None:
+    """Refuse pairs that are not those of the run."""
+    theirs, ours = found.frontier.provenance.get("pairs_hash"), setup.identity.pairs
+    if theirs != ours:
+        raise RunError(
+            f"the pairs are not those of the run: pairs_hash is {theirs} in frontier.json, {ours} "
+            "now; restore the task's data, or run again"
+        )
+
+
+def check_metric(found: Subject, case: Case, setup: Setup) -> None:
+    """Refuse a full model that no longer does on the run's pairs what it did."""
+    theirs = found.frontier.full
+    ours = evaluate_full(case.references, case.batches, case.task_metric)
+    if abs(theirs.metric - ours.metric) > SAME * max(1.0, abs(theirs.metric)):
+        raise RunError(
+            f"model and pairs are those of the run, but the full model's {setup.metric_name} on "
+            f"the {setup.held_out} pairs was {theirs.metric:.4f} and is {ours.metric:.4f} "
+            "now; compare versions.json with what is installed, or run again"
+        )
