@@ -27,6 +27,7 @@ from transformers import (
 from circuitprune.errors import ModelError
 from circuitprune.models import FAMILIES, KV_READERS, Ports, load_model, loading
 from circuitprune.models.families import family_of
+from circuitprune.models.loading import load_tokenizer, longest_prompt
 
 
 def save_tokenizer(folder):
@@ -436,3 +437,16 @@ def test_every_declared_family_has_a_tiny_model_under_test():
     assert {config().model_type for config in CONFIGS.values()} == set(FAMILIES)
     for name, family in FAMILIES.items():
         assert family_of(name) is family
+
+
+def test_a_tokenizer_comes_without_weights_and_with_the_longest_prompt(saved, tmp_path):
+    whole = load_model(str(saved("gpt2")[0]))
+    folder = shutil.copytree(saved("gpt2")[0], tmp_path / "bare")
+    (folder / "model.safetensors").unlink()
+    tokenizer, longest = load_tokenizer(str(folder))
+    assert tokenizer("a b")["input_ids"] == whole[1]("a b")["input_ids"]
+    assert longest == longest_prompt(whole[0].config) == whole[0].config.n_positions
+    (folder / "tokenizer.json").unlink()
+    for name, words in ((str(folder), "token"), (str(tmp_path / "no" / "x"), "no folder")):
+        with pytest.raises(ModelError, match=words):
+            load_tokenizer(name)
