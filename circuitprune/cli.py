@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 
 from circuitprune.config import RunConfig
@@ -215,6 +216,8 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argp
 
 def _run(options: argparse.Namespace) -> int:
     """The command, and the one place where whatever ends it becomes words and an exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a pipe sees each line when it is said
     try:
         return options.command(options)
     except (Exception, KeyboardInterrupt, SystemExit) as error:

@@ -236,7 +236,7 @@ class TrainConfig:
     checkpoint_every: int = 100
     """Steps between checkpoints."""
     progress: bool = True
-    """Show a progress bar."""
+    """Show how far work is: a bar on a terminal, else a line every 30 s."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def __post_init__(self) -> None:

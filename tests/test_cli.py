@@ -1,6 +1,7 @@
 """The command line: one clear message, the right exit code, and nothing written on bad input."""
 
 import copy
+import io
 import json
 import os
 import re
@@ -483,6 +484,14 @@ def test_a_config_is_optional_or_known_by_name(monkeypatch):
     named, without, default = seen
     assert named.task.name == without.task.name == "sva" and default.task.name == "ioi"
     assert named.train.steps == without.train.steps == 3
+
+
+def test_a_pipe_sees_a_line_when_it_is_printed(monkeypatch):
+    """And not when its buffer is full, minutes later."""
+    pipe = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe))
+    assert main(["completion"]) == 0
+    assert pipe.getvalue().startswith(b"complete ")
 
 
 def test_the_package_is_a_command():

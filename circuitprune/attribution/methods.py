@@ -7,32 +7,15 @@ comes when `Method.score` is asked for.
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Literal, cast
 
+from circuitprune.attribution import cost
+from circuitprune.attribution.cost import Cost, Passes
 from circuitprune.errors import ConfigError
 
 if TYPE_CHECKING:
     import circuitprune.attribution.base
     import circuitprune.attribution.nodes
-
-
-@runtime_checkable
-class Sizes(Protocol):
-    """What a cost may depend on; a `Graph` has it."""
-
-    @property
-    def n_edges(self) -> int:
-        """Edges of the graph."""
-        ...
-
-    @property
-    def n_writers(self) -> int:
-        """Writers of the graph."""
-        ...
-
-
-Cost = Callable[[Sizes, int], float]
-"""`(graph, steps) -> plain forwards of the pairs`, as measured in benchmarks/."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +37,8 @@ class Method:
         at_clean_run: The only gradient is at the clean run, where the KL is flat.
         directed: Patches exactly, by noising or by denoising.
         sharded: Takes long: the work is kept in shards, and torchrun shares it.
+        passes: How often the metric is asked for each batch, which is how progress is told; None
+            if it never is, or if that is not known: then batches are counted.
 
     Example:
         >>> from circuitprune.attribution import METHODS
@@ -72,6 +57,7 @@ class Method:
     at_clean_run: bool = False
     directed: bool = False
     sharded: bool = False
+    passes: Passes | None = None
 
     @property
     def score(self) -> "circuitprune.attribution.base.Attribution":
@@ -116,57 +102,38 @@ def _found(function: object) -> object:
     return getattr(import_module(f"{__package__}.{module}"), name)
 
 
-def _forwards(number: int) -> Cost:
-    return lambda graph, steps: number
-
-
-def _gradients(graph: Sizes, steps: int) -> float:
-    """A forward and a backward at each step."""
-    return 3.0 * steps
-
-
-def _input_gradients(graph: Sizes, steps: int) -> float:
-    """The same, and a forward for the end of the path."""
-    return 1.0 + 3.0 * steps
-
-
-def _writer_gradients(graph: Sizes, steps: int) -> float:
-    return 3.0 * graph.n_writers * steps
-
-
-def _every_edge(graph: Sizes, steps: int) -> float:
-    """What an edge changes lies downstream of it: a quarter of a forward."""
-    return 0.25 * graph.n_edges
-
-
 METHODS: dict[str, Method] = {
     "eap": Method(
         function="eap:eap",
-        cost=_forwards(3),
+        cost=cost.forwards(3),
         by_kv_head="sum",
         additive=True,
         at_clean_run=True,
+        passes=cost.passes(1),
     ),
     "eap_ig_inputs": Method(
         function="eap_ig_inputs:eap_ig_inputs",
-        cost=_input_gradients,
+        cost=cost.input_gradients,
         by_kv_head="sum",
         steps=True,
         additive=True,
+        passes=cost.pass_each_step,
     ),
     "eap_ig_inputs_right": Method(
         function="eap_ig_inputs:eap_ig_inputs_right",
-        cost=_input_gradients,
+        cost=cost.input_gradients,
         by_kv_head="sum",
         steps=True,
         additive=True,
+        passes=cost.pass_each_step,
     ),
     "eap_ig_inputs_midpoint": Method(
         function="eap_ig_inputs:eap_ig_inputs_midpoint",
-        cost=_input_gradients,
+        cost=cost.input_gradients,
         by_kv_head="sum",
         steps=True,
         additive=True,
+        passes=cost.pass_each_step,
     ),
     "eap_ig_activations": Method(
         function="eap_ig_activations:eap_ig_activations",
@@ -174,55 +141,63 @@ METHODS: dict[str, Method] = {
         by_kv_head="sum",
         steps=True,
         additive=True,
+        passes=cost.pass_each_group,
     ),
     "gate_ig": Method(
         function="gate_ig:gate_ig",
-        cost=_gradients,
+        cost=cost.gradients,
         by_kv_head="sum",
         steps=True,
         metric="kl",
         additive=True,
+        passes=cost.pass_each_step,
     ),
     "clean_corrupted": Method(
         function="clean_corrupted:clean_corrupted",
-        cost=_forwards(6),
+        cost=cost.forwards(6),
         by_kv_head="sum",
         additive=True,
+        passes=cost.passes(2),
     ),
     "per_writer_ig": Method(
         function="per_writer_ig:per_writer_ig",
-        cost=_writer_gradients,
+        cost=cost.writer_gradients,
         by_kv_head="sum",
         steps=True,
         additive=True,
+        passes=cost.pass_each_writer,
     ),
     "relp": Method(
         function="relp:relp",
-        cost=_forwards(3),
+        cost=cost.forwards(3),
         by_kv_head="sum",
         additive=True,
         at_clean_run=True,
+        passes=cost.passes(1),
     ),
     "relp_ah": Method(
         function="relp:relp_ah",
-        cost=_forwards(3),
+        cost=cost.forwards(3),
         by_kv_head="sum",
         additive=True,
         at_clean_run=True,
+        passes=cost.passes(1),
     ),
     "atp": Method(
         function="nodes:atp",
         nodes="nodes:atp_nodes",
-        cost=_forwards(3),
+        cost=cost.forwards(3),
         by_kv_head="largest",
         at_clean_run=True,
+        passes=cost.passes(1),
     ),
     "atp_ig": Method(
         function="nodes:atp_ig",
         nodes="nodes:atp_ig_nodes",
-        cost=_input_gradients,
+        cost=cost.input_gradients,
         by_kv_head="largest",
         steps=True,
+        passes=cost.pass_each_step,
     ),
     "ugs": Method(
         function="ugs:ugs",
@@ -230,40 +205,43 @@ METHODS: dict[str, Method] = {
         by_kv_head="largest",
         signed=False,
         steps=True,
+        passes=cost.pass_each_sample,
     ),
     "ifr": Method(
         function="ifr:ifr",
-        cost=_forwards(1),
+        cost=cost.forwards(1),
         by_kv_head="largest",
         signed=False,
         metric="none",
     ),
     "magnitude": Method(
         function="magnitude:magnitude",
-        cost=_forwards(1),
+        cost=cost.forwards(1),
         by_kv_head="largest",
         signed=False,
         metric="none",
     ),
     "random": Method(
         function="random:random",
-        cost=_forwards(0),
+        cost=cost.forwards(0),
         by_kv_head=None,
         metric="none",
     ),
     "exact": Method(
         function="exact:exact",
-        cost=_every_edge,
+        cost=cost.every_edge,
         by_kv_head="sum",
         directed=True,
         sharded=True,
+        passes=cost.pass_each_edge,
     ),
     "exact_denoising": Method(
         function="exact:exact_denoising",
-        cost=_every_edge,
+        cost=cost.every_edge,
         by_kv_head="sum",
         directed=True,
         sharded=True,
+        passes=cost.pass_each_edge,
     ),
     "exact_nodes": Method(
         function="exact:exact_nodes",
@@ -271,6 +249,7 @@ METHODS: dict[str, Method] = {
         cost=None,
         by_kv_head="largest",
         directed=True,
+        passes=cost.pass_each_node,
     ),
     "acdc": Method(
         function=None,

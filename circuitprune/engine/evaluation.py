@@ -1,6 +1,6 @@
 """Circuits run on pairs: hard gates, cut edges ablated, nothing of training in the path."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitprune.data.batches import Batch
+from circuitprune.engine.progress import Progress, silent
 from circuitprune.engine.references import References, Run
 from circuitprune.errors import MetricError
 from circuitprune.metrics import (
@@ -25,7 +26,11 @@ Masks = Mapping[str, Bool[Tensor, " edge"]]
 
 @torch.no_grad()
 def evaluate(
-    references: References, masks: Masks, batches: Sequence[Batch], metric: Metric
+    references: References,
+    masks: Masks,
+    batches: Sequence[Batch],
+    metric: Metric,
+    progress: Progress = silent,
 ) -> dict[str, Evidence]:
     """Means over all examples for each circuit: kept edges live, all others ablated.
 
@@ -34,13 +39,16 @@ def evaluate(
         masks: Circuits by name.
         batches: Held-out pairs.
         metric: Of task performance, higher is better.
+        progress: Told the runs that are done, one for each circuit and batch.
 
     Raises:
         MetricError: no examples, or non-finite logits.
     """
     evaluations = {name: CircuitEvaluation(metric) for name in masks}
-    for name, logits, run in each_run(references.runs(batches), masks):
+    total = len(masks) * len(batches)
+    for done, (name, logits, run) in enumerate(each_run(references.runs(batches), masks), start=1):
         evaluations[name].update(logits, run.full, run.batch)
+        progress(done, total)
     return {name: evaluation.evidence() for name, evaluation in evaluations.items()}
 
 
@@ -105,13 +113,12 @@ def evaluate_each(
     masks: Masks,
     batches: Sequence[Batch],
     metric: Metric,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Examples]:
     """As `evaluate`, pair by pair.
 
     Args:
-        references, masks, batches, metric: As of `evaluate`.
-        progress: Called with the share of the runs that is done.
+        references, masks, batches, metric, progress: As of `evaluate`.
 
     Raises:
         MetricError: no pairs, or non-finite logits.
@@ -120,8 +127,7 @@ def evaluate_each(
     total = len(masks) * len(batches)
     for done, (name, logits, run) in enumerate(each_run(references.runs(batches), masks), start=1):
         rows[name].append(evidence_values(logits, run.full, run.batch, metric))
-        if progress is not None:
-            progress(done / total)
+        progress(done, total)
     return {name: Examples.joined(found) for name, found in rows.items()}
 
 

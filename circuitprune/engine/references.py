@@ -12,6 +12,7 @@ from torch import Tensor
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.ablation import Ablated, Ablation, StackedWriters, make_ablation
 from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.progress import Progress, silent, told
 from circuitprune.errors import ConfigError
 
 Joined = TypeVar("Joined")
@@ -74,17 +75,17 @@ class References:
         self._written: dict[Prompts, Float[Tensor, "writer pos d_model"]] = {}
         self._logits: dict[Prompts, Float[Tensor, " vocab"]] = {}
 
-    def fill(self, batches: Iterable[Batch]) -> None:
+    def fill(self, batches: Iterable[Batch], progress: Progress = silent) -> None:
         """Cache the runs of these batches, the logits first, until the budget is spent.
 
         Done before anything else, this makes later results the same to the bit whoever asks first:
         a resumed run, which skips the attribution, sees the bytes of an uninterrupted one.
         """
         batches = list(batches)
-        for run in (self.full_logits, self.ablated):
-            for batch in batches:
-                if self.budget > 0:
-                    run(batch.to(self.gated.device))
+        work = [(run, batch) for run in (self.full_logits, self.ablated) for batch in batches]
+        for run, batch in told(work, progress):
+            if self.budget > 0:
+                run(batch.to(self.gated.device))
 
     def run(self, batch: Batch) -> Run:
         """The model on one batch, under any gates."""

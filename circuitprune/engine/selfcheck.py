@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.progress import Progress, silent
 from circuitprune.errors import ModelError
 
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.15}
@@ -12,7 +13,7 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.15}
 
 
 @torch.no_grad()
-def self_check(gated: GatedModel, seed: int = 0) -> None:
+def self_check(gated: GatedModel, seed: int = 0, progress: Progress = silent) -> None:
     """Run four laws on three short random prompts, a few forwards in all.
 
     All gates open must give the model's own logits; all gates closed those of the corrupt prompt;
@@ -20,10 +21,17 @@ def self_check(gated: GatedModel, seed: int = 0) -> None:
     query, key or value reader must change its own heads alone, and at the first position, where a
     head can only attend to itself, only through the value.
 
+    Args:
+        gated: The model under gates.
+        seed: Of the prompts.
+        progress: Told the checks that are done.
+
     Raises:
         ModelError: which law failed, by how much, for which family: the declaration of the family
             does not fit this model, so every number would be wrong.
     """
+    n_checks = 6
+    progress(0, n_checks)
     generator = torch.Generator().manual_seed(seed)
     config = gated.model.config.get_text_config()
     shape = (3, min(8, getattr(config, "max_position_embeddings", 8)))
@@ -34,17 +42,21 @@ def self_check(gated: GatedModel, seed: int = 0) -> None:
     gates = torch.ones(gated.graph.n_edges, device=gated.device)
     full = gated.plain(clean, mask)
     _compare(gated, "all gates open", gated(gates, clean, mask, ablated), full)
+    progress(1, n_checks)
     empty = gated(torch.zeros_like(gates), clean, mask, ablated)
     _compare(gated, "all gates closed", empty, gated.plain(corrupt, mask))
+    progress(2, n_checks)
     layer, head = gated.graph.n_layers // 2, gated.graph.n_heads - 1
     writer = gated.graph.head_writer(layer, head)
     gates[gated.graph.edge_writer.to(gated.device) == writer] = 0
     cut = gated(gates, clean, mask, ablated)
     patched = _patch_head(gated, layer, head, clean, corrupt, mask)
     _compare(gated, f"out-edges of a{layer}.h{head} closed", cut, patched)
+    progress(3, n_checks)
     n_kv, first = gated.graph.n_kv_readers, gated.graph.attention_block(layer).first_reader
-    for reader in (head, head + n_kv, head + 2 * n_kv):
+    for done, reader in enumerate((head, head + n_kv, head + 2 * n_kv), start=4):
         _check_reader(gated, first + reader, clean, ablated)
+        progress(done, n_checks)
 
 
 def _check_reader(gated: GatedModel, reader: int, clean: Tensor, ablated: Tensor) -> None:

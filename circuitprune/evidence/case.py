@@ -1,7 +1,7 @@
 """One circuit with everything that the evidence about it is computed from."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -12,16 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.data.batches import Batch
+from circuitprune.engine.progress import Watch, unwatched
 from circuitprune.engine.references import References
 from circuitprune.errors import DataError, GraphError
 from circuitprune.metrics import Metric
-
-Progress = Callable[[str, float], None]
-"""`(what is being done, share of it that is done)`, the share in [0, 1]."""
-
-
-def silent(doing: str, share: float) -> None:
-    """Shows nothing."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,8 @@ class Case:
     """Spells tokens, where evidence shows any."""
     metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Names for the report: `model`, `task`, `metric`, `split`."""
-    progress: Progress = silent
+    watch: Watch = unwatched
+    """Shows how far each piece of work is."""
 
     def __post_init__(self) -> None:
         if not self.n_examples:

@@ -10,7 +10,7 @@ A circuit can be faithful (gap of no nodes near 0) and still leave out a backup:
 survives a knock-out that the circuit does not.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -91,7 +91,8 @@ def completeness(case: Case) -> Completeness:
     sets = [KnockOut("none", "nothing", ()), *classes(case.graph, case.mask)]
     sets += [*random_sets(case, nodes), *greedy_sets(case, nodes)]
     once = {knock_out.writers: knock_out for knock_out in sets}  # families overlap
-    runs = dict(zip(once, both(case, list(once.values()), case.batches, _shown(case)), strict=True))
+    progress = case.watch("knock-outs", "runs")
+    runs = dict(zip(once, both(case, list(once.values()), case.batches, progress), strict=True))
     full, edges = _ends(case)
     scale = Scale(_bootstrap(case), full.metric, edges["empty"].metric)
     points = tuple(_point(case, knock_out, runs[knock_out.writers], scale) for knock_out in sets)
@@ -163,10 +164,6 @@ class Scale:
 
 def _share(gap: Tensor, full: Tensor, empty: Tensor) -> Tensor:
     return ratio(gap, full - empty, full.abs() + empty.abs())
-
-
-def _shown(case: Case) -> Callable[[float], None]:
-    return lambda share: case.progress("knock-outs", share)
 
 
 def _bootstrap(case: Case) -> Bootstrap:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from circuitprune.engine.ablation import ABLATIONS, make_ablation
 from circuitprune.engine.evaluation import Examples, evaluate_each, evaluate_full_each
+from circuitprune.engine.progress import told
 from circuitprune.engine.references import References
 from circuitprune.errors import DataError
 from circuitprune.evidence.bootstrap import Bootstrap, Estimate, spell
@@ -66,12 +67,11 @@ def cross_ablation(case: Case) -> CrossAblation:
     bootstrap = Bootstrap.draw(case.n_examples, case.n_bootstrap, case.generator("cross_ablation"))
     full = evaluate_full_each(case.references, case.batches, case.task_metric)
     kinds: dict[str, AblationNumbers | AblationError] = {}
-    for done, kind in enumerate(ABLATIONS):
+    for kind in told(ABLATIONS, case.watch("", "ablations")):
         try:
             kinds[kind] = _under(case, kind, bootstrap, full)
         except DataError as error:
             kinds[kind] = AblationError(str(error))
-        case.progress("cross_ablation", (done + 1) / len(ABLATIONS))
     known = {k: v for k, v in kinds.items() if isinstance(v, AblationNumbers)}
     return CrossAblation(
         n_pairs=case.n_examples,

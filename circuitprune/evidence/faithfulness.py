@@ -135,7 +135,7 @@ def faithfulness_curve(case: Case) -> FaithfulnessCurve:
         masks,
         case.batches,
         case.task_metric,
-        lambda share: case.progress("faithfulness", share),
+        case.watch("", "runs"),
     )
     full = evaluate_full_each(case.references, case.batches, case.task_metric)
     generator = case.generator("faithfulness")

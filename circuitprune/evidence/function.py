@@ -115,15 +115,16 @@ def function(case: Case) -> Function:
     tested here.
     """
     batches = _first_pairs(case.batches, N_PAIRS)
-    case.progress("logit lens", 0.0)
+    progress = case.watch("", "parts")
+    progress(0, 4)
     lens = _lens(case, batches)
-    case.progress("direct logit attribution", 0.3)
+    progress(1, 4)
     direct = _direct(case, batches)
-    case.progress("probes of heads", 0.5)
+    progress(2, 4)
     heads = _heads(case, batches)
-    case.progress("attention", 0.8)
+    progress(3, 4)
     examples = shown_pairs(case, _first_pairs(case.batches, N_SHOWN))
-    case.progress("attention", 1.0)
+    progress(4, 4)
     found = Function(sum(map(len, batches)), lens, direct, heads, examples, sentence="")
     return replace(found, sentence=_sentence(found))
 

@@ -112,7 +112,8 @@ def hypotheses(case: Case) -> Hypotheses:
     an ideal one fails by chance up to three times as often.
     """
     masks = {"circuit": case.mask, "complement": ~case.mask}
-    found = evaluate_each(case.references, masks, case.batches, case.task_metric)
+    progress = case.watch("equivalence", "runs")
+    found = evaluate_each(case.references, masks, case.batches, case.task_metric, progress)
     full = evaluate_full_each(case.references, case.batches, case.task_metric)
     equal = equivalence(found["circuit"], full, rounding(case.references.gated.dtype))
     apart = independence(case, found["complement"], full)

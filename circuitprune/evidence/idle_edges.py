@@ -99,13 +99,8 @@ def idle_edges(case: Case) -> IdleEdges | NoIdleEdges:
     if not random:
         reason = "the circuit keeps no edge" if not edges else "no edge can be added to the circuit"
         return NoIdleEdges("undecided", (), f"Not tested: {reason}.")
-    found = removals(
-        case.references,
-        case.mask,
-        batches,
-        case.task_metric,
-        lambda share: case.progress("hypotheses", (1 + share) / 2),
-    )
+    progress = case.watch("removing each edge", "runs")
+    found = removals(case.references, case.mask, batches, case.task_metric, progress)
     effects = found.metric.abs().mean(dim=1).tolist()
     return _judge(case, edges, effects, random, sum(map(len, batches)))
 
@@ -147,13 +142,14 @@ def _judge(
 def _random_effects(case: Case, batches: Sequence[Batch]) -> list[float]:
     """Effects of edges that were added at random, on the inflated circuits: `AT_ONCE` in memory."""
     inflations, effects = _inflations(case), list[float]()
+    progress = case.watch("random edges", "edges")
     while some := list(islice(inflations, AT_ONCE)):
         masks: dict[str, Tensor] = {}
         for i, (mask, edge) in enumerate(some):
             masks |= {f"inflated {i}": mask, f"deflated {i}": _without(mask, edge)}
         found = evaluate_each(case.references, masks, batches, case.task_metric)
         effects += [_effect(found, f"inflated {i}", f"deflated {i}") for i in range(len(some))]
-        case.progress("hypotheses", len(effects) / case.n_random / 2)
+        progress(len(effects), case.n_random)
     return effects
 
 

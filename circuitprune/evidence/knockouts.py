@@ -3,8 +3,9 @@
 Knocking out a node ablates every edge out of it; `completeness.py` compares what is left.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.data.batches import Batch
+from circuitprune.engine.progress import Progress, silent, told
 from circuitprune.evidence.case import Case
 from circuitprune.metrics import evidence_values
 
@@ -112,8 +114,8 @@ def greedy_sets(case: Case, nodes: Sequence[int]) -> list[KnockOut]:
     batches = _first(case.batches, GREEDY_PAIRS)
     chosen: tuple[int, ...] = ()
     worst, found = -1.0, list[KnockOut]()
-    for step in range(min(GREEDY_STEPS, len(nodes))):
-        case.progress("searching the worst knock-out", step / GREEDY_STEPS)
+    steps = range(min(GREEDY_STEPS, len(nodes)))
+    for step in told(steps, case.watch("greedy", "steps")):
         left = [node for node in nodes if node not in chosen]
         order = torch.randperm(len(left), generator=generator)[: case.n_knockouts].tolist()
         tried = [
@@ -150,13 +152,12 @@ def both(
     case: Case,
     sets: Sequence[KnockOut],
     batches: Sequence[Batch],
-    progress: Callable[[float], None] | None = None,
+    progress: Progress = silent,
 ) -> list[Both]:
-    """Circuit and model under each knock-out, on the pairs of some batches."""
+    """Circuit and model under each knock-out, on the pairs of some batches; a run is of both."""
     rows: list[list[Float[Tensor, "3 _"]]] = [[] for _ in sets]
-    for done, run in enumerate(case.references.runs(batches)):
-        if progress is not None:
-            progress(done / len(batches))
+    done = count(1)
+    for run in case.references.runs(batches):
         for row, knock_out in zip(rows, sets, strict=True):
             circuit, model = (
                 run(without(case.graph, mask, knock_out.writers)).cpu()
@@ -165,4 +166,5 @@ def both(
             values = evidence_values(circuit, model, run.batch, case.task_metric)
             of_model = case.task_metric(model, run.batch.to("cpu")).double()
             row.append(torch.stack([values[1], of_model, values[0]]))
+            progress(next(done), len(sets) * len(batches))
     return [Both(*torch.cat(row, dim=1)) for row in rows]

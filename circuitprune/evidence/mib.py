@@ -136,7 +136,7 @@ def mib(case: Case) -> Mib:
         {names[key]: mask for key, mask in unique.items()},
         case.batches,
         case.task_metric,
-        lambda share: case.progress("mib", share),
+        case.watch("", "runs"),
     )
     of = {name: found[names[mask.numpy().tobytes()]] for name, mask in masks.items()}
     empty = found[names[case.empty_mask.numpy().tobytes()]]

@@ -5,7 +5,7 @@ that `F(C without K and v)` is far from `F(C without K)`. Here it is every edge,
 difference is measured exactly, in the KL to the full model as well as in the task metric.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.data.batches import Batch
+from circuitprune.engine.progress import Progress, silent
 from circuitprune.engine.references import References
 from circuitprune.evidence.bootstrap import Bootstrap, Estimate
 from circuitprune.evidence.case import Case
@@ -91,13 +92,8 @@ def minimality(case: Case) -> Minimality:
     what can go together.
     """
     batches = affordable(case.batches, int(case.mask.sum()))
-    found = removals(
-        case.references,
-        case.mask,
-        batches,
-        case.task_metric,
-        lambda share: case.progress("removing each edge", share),
-    )
+    progress = case.watch("", "runs")
+    found = removals(case.references, case.mask, batches, case.task_metric, progress)
     rows, tolerance = _rows(case, found), case.tolerance
     n_needed = sum(row.kl.exceeds(tolerance) for row in rows)
     n_surely_dispensable = sum(row.kl.is_at_most(tolerance) for row in rows)
@@ -141,7 +137,7 @@ def removals(
     mask: Bool[Tensor, " edge"],
     batches: Sequence[Batch],
     task_metric: Metric,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress = silent,
 ) -> Removals:
     """Runs the circuit once, and each edge's removal only where it makes a difference.
 
@@ -149,8 +145,8 @@ def removals(
         MetricError: NaN or infinite logits.
     """
     graph, edges = references.gated.graph, mask.nonzero().flatten()
-    kl, metric, base = [], [], []
-    for done, batch in enumerate(batches):
+    kl, metric, base, done, total = [], [], [], 0, len(edges) * len(batches)
+    for batch in batches:
         full, ablated = references.full_logits(batch).cpu(), references.ablated(batch)
         runs = CandidateRuns(references.gated, batch, ablated, mask.double(), 0)
         values = partial(_kl_and_metric, full=full, batch=batch, task_metric=task_metric)
@@ -158,8 +154,7 @@ def removals(
         each: list[Tensor] = []
         for logits in _each_removed(graph, runs, mask):
             each.append(values(logits))
-            if progress is not None:
-                progress((done + len(each) / max(len(edges), 1)) / len(batches))
+            progress(done := done + 1, total)
         found = torch.stack(each) if each else base[-1].new_empty(0, 2, len(batch))
         kl.append(found[:, 0] - base[-1][0])
         metric.append(found[:, 1] - base[-1][1])

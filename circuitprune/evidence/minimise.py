@@ -95,8 +95,8 @@ def minimise(case: Case, tolerance: float = TOLERANCE) -> Minimised:
     mask, limit, n_edges = case.mask, None, int(case.mask.sum())
     trace: list[Round] = []
     while mask.any():
-        case.progress("dropping edges", 1 - int(mask.sum()) / n_edges)
-        found = removals(case.references, mask, batches, case.task_metric)
+        progress = case.watch(f"{int(mask.sum()):,} of {n_edges:,} edges left", "runs")
+        found = removals(case.references, mask, batches, case.task_metric, progress)
         kl = found.base_kl.mean().item()
         limit = kl + tolerance if limit is None else limit
         trace = trace or [Round(n_edges, kl, ())]
@@ -106,7 +106,6 @@ def minimise(case: Case, tolerance: float = TOLERANCE) -> Minimised:
         removed = names_of(case.graph, (mask & ~smaller[0]).nonzero().flatten())
         mask = smaller[0]
         trace.append(Round(int(mask.sum()), smaller[1], tuple(removed)))
-    case.progress("dropping edges", 1.0)
     ends = {"before": case.mask, "after": mask}
     held_out = evaluate_each(case.references, ends, case.batches, case.task_metric)
     ends_on_held_out = held_out["before"], held_out["after"]

@@ -128,7 +128,7 @@ def random_circuits(case: Case) -> RandomCircuits:
         masks,
         batches,
         case.task_metric,
-        lambda share: case.progress("random_circuits", share),
+        case.watch("", "runs"),
     )
     full = evaluate_full_each(case.references, batches, case.task_metric)
     numbers = {name: _numbers(examples, full, found["empty"]) for name, examples in found.items()}

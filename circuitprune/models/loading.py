@@ -3,7 +3,7 @@
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,10 @@ _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 def load_model(
-    name: str, dtype: str = "float32", revision: str | None = None
+    name: str,
+    dtype: str = "float32",
+    revision: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model in eval mode and its tokenizer.
 
@@ -43,6 +46,7 @@ def load_model(
         name: `zoo/small`, a folder with a Hugging Face model, or a hub id such as `gpt2`.
         dtype: `float32`, `float64` or `bfloat16`; always explicit, never the checkpoint's own.
         revision: Commit or tag of a hub id.
+        progress: Told the weights that are loaded, and all of them; transformers shows no bar.
 
     Raises:
         ModelError: no such model, not a causal language model, an undeclared family, quantised,
@@ -57,7 +61,8 @@ def load_model(
     source, hub = _where(name, revision)
     with _explained(name, source):
         _refuse_adapter(name, source, hub)
-        model = _load(name, source, DTYPES[dtype], hub)
+        with _telling(progress):
+            model = _load(name, source, DTYPES[dtype], hub)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **hub)
     _check_tokenizer(name, tokenizer)
     return model.eval(), tokenizer
@@ -142,6 +147,29 @@ def _load(name: str, source: str, dtype: torch.dtype, hub: HubOptions) -> PreTra
     _refuse(name, sorted(mismatched), "of another shape than its config.json says")
     _refuse(name, sorted(homeless), "in its weights, but config.json has no place for")
     return model
+
+
+@contextmanager
+def _telling(progress: Callable[[int, int], None] | None) -> Iterator[None]:
+    """Where transformers would show its bar of weights, tell how many are loaded."""
+
+    def instead(
+        bar: Callable[..., object], args: tuple[Collection, ...], options: dict[str, object]
+    ) -> object:
+        return _told(args[0], progress) if args and progress else bar(*args, **options)
+
+    before = hf_logging.set_tqdm_hook(instead)
+    try:
+        yield
+    finally:
+        hf_logging.set_tqdm_hook(before)
+
+
+def _told(weights: Collection, progress: Callable[[int, int], None]) -> Iterator[object]:
+    for done, weight in enumerate(weights):
+        progress(done, len(weights))
+        yield weight
+    progress(len(weights), len(weights))
 
 
 def _refuse_adapter(name: str, source: str, hub: HubOptions) -> None:

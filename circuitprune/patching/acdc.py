@@ -28,6 +28,7 @@ from torch import Tensor
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.data.pairs import Batch
+from circuitprune.engine.progress import Progress, silent
 from circuitprune.engine.references import References
 from circuitprune.errors import ConfigError, DataError, NonFiniteError, RunError
 from circuitprune.metrics import kl_divergence
@@ -70,7 +71,7 @@ def acdc(
     worsening: Worsening = "kl",
     state: AcdcState | None = None,
     on_reader: Callable[[AcdcState], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
     longest_chain: int = LONGEST_CHAIN,
 ) -> AcdcResult:
     """The circuit that ACDC finds at one threshold.
@@ -83,7 +84,7 @@ def acdc(
         worsening: `kl`, or a task metric whose fall counts.
         state: Where to go on; it is changed in place. None starts with the whole model.
         on_reader: Called with the state after each reader, to save it or to stop by raising.
-        progress: Called with the readers done and all readers.
+        progress: Told the readers that are done.
         longest_chain: Most decisions guessed ahead; 1 tries one edge at a time. Speed only.
 
     Raises:
@@ -109,8 +110,7 @@ def acdc(
         state.readers_done += 1
         if on_reader is not None:
             on_reader(state)
-        if progress is not None:
-            progress(state.readers_done, graph.n_readers)
+        progress(state.readers_done, graph.n_readers)
     return AcdcResult(
         threshold,
         state.mask.clone(),
@@ -128,7 +128,7 @@ def sweep(
     worsening: Worsening = "kl",
     states: Mapping[float, AcdcState] | None = None,
     on_reader: Callable[[AcdcState], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> dict[float, AcdcResult]:
     """`acdc` at each threshold, each a search of its own from the whole model.
 
@@ -136,7 +136,7 @@ def sweep(
         references, batches, worsening, on_reader: See `acdc`; a state knows its `threshold`.
         thresholds: In any order.
         states: Where to go on, by threshold.
-        progress: Called with the readers done and all readers, over all thresholds.
+        progress: Told the readers that are done, over all thresholds.
 
     Raises:
         As `acdc`.
@@ -148,8 +148,7 @@ def sweep(
         done, total = len(results) * n_readers, len(thresholds) * n_readers
 
         def report(readers: int, _: int, done: int = done, total: int = total) -> None:
-            if progress is not None:
-                progress(done + readers, total)
+            progress(done + readers, total)
 
         results[threshold] = acdc(
             references, batches, threshold, worsening, states.get(threshold), on_reader, report

@@ -9,6 +9,7 @@ from torch import Tensor
 from circuitprune.data.batches import Batch
 from circuitprune.engine.evaluation import Examples, each_run
 from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.progress import Progress, silent
 from circuitprune.engine.references import Run
 from circuitprune.errors import GraphError
 from circuitprune.metrics import Metric, evidence_values
@@ -21,6 +22,7 @@ def cross_patched(
     masks: Mapping[str, Bool[Tensor, " edge"]],
     batches: Sequence[Batch],
     metric: Metric,
+    progress: Progress = silent,
 ) -> dict[str, Examples]:
     """The host model with the edges of a mask carrying what the donor wrote on the same prompt.
 
@@ -39,6 +41,7 @@ def cross_patched(
         masks: Edges to take from the donor, by name.
         batches: Pairs; their corrupt prompts are not used.
         metric: Higher is better.
+        progress: Told the runs that are done, one for each mask and batch.
 
     Returns:
         For each mask, its pairs: `kl` is `KL(donor || patched host)` in nats and `exact_match` is
@@ -58,8 +61,10 @@ def cross_patched(
         )
     live = {name: ~mask for name, mask in masks.items()}
     rows: dict[str, list[Tensor]] = {name: [] for name in masks}
-    for name, logits, run in each_run((_donated(host, donor, batch) for batch in batches), live):
+    runs = each_run((_donated(host, donor, batch) for batch in batches), live)
+    for done, (name, logits, run) in enumerate(runs, start=1):
         rows[name].append(evidence_values(logits, run.full, run.batch, metric))
+        progress(done, len(live) * len(batches))
     return {name: Examples.joined(found) for name, found in rows.items()}
 
 

@@ -8,14 +8,13 @@ from torch import Tensor
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.data.pairs import Batch
+from circuitprune.engine.progress import Progress, silent
 from circuitprune.engine.references import References
 from circuitprune.errors import ConfigError, DataError, GraphError, NonFiniteError
 from circuitprune.metrics import Metric
 from circuitprune.patching.replay import TOKENS_PER_PASS, Logits, Replay, ordered
 
 DIRECTIONS = ("noising", "denoising")
-Progress = Callable[[int], None]
-"""Called with the number of edges or nodes done since the last call, over all batches."""
 
 
 def plan(
@@ -47,7 +46,7 @@ def edge_effects(
     edges: Int[Tensor, " n"] | Bool[Tensor, " edge"] | Sequence[str] | None = None,
     direction: str = "noising",
     per_example: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     tokens_per_pass: int = TOKENS_PER_PASS,
 ) -> Float64[Tensor, " n"] | Float64[Tensor, "n example"]:
     """Change of the metric when each edge alone carries its ablated value.
@@ -63,7 +62,7 @@ def edge_effects(
         direction: `noising` runs the clean prompts and takes values of the ablation. `denoising`
             runs the corrupt prompts and takes the clean run's values; answers stay the clean ones.
         per_example: Return `[n, example]`, examples in the order of the batches, instead of means.
-        progress: Called with the number of edges done.
+        progress: Told the edges that are done, each once for each batch.
         tokens_per_pass: Tokens that go through the model at once; changes results by rounding only.
 
     Raises:
@@ -92,7 +91,7 @@ def node_effects(
     writers: Int[Tensor, " n"] | Bool[Tensor, " writer"] | Sequence[str] | None = None,
     direction: str = "noising",
     per_example: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     tokens_per_pass: int = TOKENS_PER_PASS,
 ) -> Float64[Tensor, " n"] | Float64[Tensor, "n example"]:
     """Change of the metric when all out-edges of each writer carry its ablated value.
@@ -150,12 +149,12 @@ def _effects(
     start: Callable[[Batch], Replay],
     run: Callable[[Replay, Tensor], Iterator[tuple[Sequence[int], Logits]]],
     per_example: bool,
-    progress: Progress | None,
+    progress: Progress,
 ) -> Tensor:
     """Changes of the metric for each of `chosen`, over all batches."""
     wanted, inverse = chosen.unique(return_inverse=True)
     place = {name: row for row, name in enumerate(wanted.tolist())}
-    parts, count = [], 0
+    parts, count, batches, done = [], 0, list(batches), 0
     for batch in batches:
         replay = start(batch)
         before = metric(replay.logits, batch).double()
@@ -163,8 +162,8 @@ def _effects(
         for names, logits in run(replay, wanted):
             for name, one in zip(names, logits, strict=True):
                 torch.sub(metric(one, batch).double(), before, out=found[place[name]])
-            if progress is not None:
-                progress(len(names))
+            done += len(names)
+            progress(done, len(wanted) * len(batches))
         _check_finite(found, batch)
         parts.append(found if per_example else found.sum(dim=1, keepdim=True))
         count += len(batch)

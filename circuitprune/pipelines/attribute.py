@@ -45,7 +45,8 @@ def attribute(config: RunConfig, say: Print = print, command: str = "") -> Front
     """
     folder = Path(config.output_dir)
     ranks = processes()
-    say = say if ranks.leads else _silent
+    if not ranks.leads:
+        say, config = _silent, replace(config, train=replace(config.train, progress=False))
     with threads(_threads(config)):
         setup = _prepare(config)
         ranks.wait()  # all have seen the folder as it was

@@ -25,10 +25,9 @@ from circuitprune.evidence.baselines import (
 )
 from circuitprune.evidence.bootstrap import Bootstrap, Interval
 from circuitprune.files import write_json
-from circuitprune.models import load_model
 from circuitprune.pipelines.cross_model import cross_model, differs, same_task
 from circuitprune.pipelines.pairs import make_pairs
-from circuitprune.pipelines.setup import Print, Setup
+from circuitprune.pipelines.setup import Print, Setup, load
 from circuitprune.pipelines.study import Study
 from circuitprune.pipelines.unseen import Texts, check_source, texts_of, unseen_batches
 from circuitprune.runs.finished import Found, load_found, same_graph
@@ -43,6 +42,7 @@ from circuitprune.runs.studies import (
     TransferCell,
     TransferSetting,
 )
+from circuitprune.views.progress import shown
 
 N_BOOTSTRAP = 1000
 """Resamples of the pairs behind each interval."""
@@ -184,7 +184,8 @@ def _trained_on(found: dict[str, Found], configs: dict[str, RunConfig]) -> Texts
     """Pairs that any of the runs was trained on, after checking that they still are its pairs."""
     seen: Texts = set()
     for name, config in configs.items():
-        model, tokenizer = load_model(config.model.name, config.model.dtype, config.model.revision)
+        with shown(config.train.progress) as watch:
+            model, tokenizer = load(config.model, watch)
         data = make_pairs(config, model, tokenizer)
         check_source(found[name], fingerprint(model), data)
         seen |= texts_of(data.splits["train"])
@@ -204,7 +205,9 @@ def _column(
     """Every circuit on one run's held-out pairs, in its model and under its ablation."""
     empty = setup.gated.graph.no_edges()
     everything = {**masks, **flat(random), "empty": empty}
-    examples = evaluate_each(setup.references, everything, batches, setup.task_metric)
+    with shown(setup.config.train.progress) as watch:
+        progress = watch("transfer", "runs")
+        examples = evaluate_each(setup.references, everything, batches, setup.task_metric, progress)
     full = evaluate_full_each(setup.references, batches, setup.task_metric)
     draws = Bootstrap.draw(len(full), N_BOOTSTRAP, torch.Generator().manual_seed(0))
     spans = full.metric, examples["empty"].metric

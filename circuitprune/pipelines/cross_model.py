@@ -15,6 +15,7 @@ from circuitprune.pipelines.setup import Setup
 from circuitprune.pipelines.study import Study
 from circuitprune.runs.finished import Found
 from circuitprune.runs.studies import CrossModel, CrossSkipped, PatchedAcross
+from circuitprune.views.progress import shown
 
 N_BOOTSTRAP = 1000
 """Resamples of the pairs behind each interval."""
@@ -53,11 +54,13 @@ def cross_model(
         why = "their tokenizers differ, so they do not read the same tokens"
         return CrossSkipped(host, donor, n_pairs, why)
     nothing = setup.gated.graph.no_edges()
-    ends = {"host": nothing, "all edges": ~nothing}
+    everything = {"host": nothing, "all edges": ~nothing, **masks, **flat(random)}
     try:
-        examples = cross_patched(
-            setup.gated, other.gated, {**ends, **masks, **flat(random)}, batches, setup.task_metric
-        )
+        with shown(setup.config.train.progress) as watch:
+            progress = watch("cross-model patching", "runs")
+            examples = cross_patched(
+                setup.gated, other.gated, everything, batches, setup.task_metric, progress
+            )
     except GraphError as error:
         return CrossSkipped(host, donor, n_pairs, str(error))
     itself = evaluate_full_each(other.references, batches, setup.task_metric)

@@ -17,6 +17,7 @@ from circuitprune.pipelines.setup import Setup
 from circuitprune.renamed import old_names
 from circuitprune.runs.folder import complete
 from circuitprune.runs.frontier import Frontier, Point, Provenance
+from circuitprune.views.progress import shown
 from circuitprune.views.report import write_report
 
 
@@ -31,7 +32,9 @@ def frontier_of(setup: Setup, masks: dict[float, Bool[Tensor, " edge"]]) -> Fron
     batches = setup.data.batches(split, setup.config.verify.batch_size)
     empty = graph.no_edges()
     named = {str(size): mask for size, mask in masks.items()} | {"empty": empty}
-    evidence = evaluate(setup.references, named, batches, setup.task_metric)
+    with shown(setup.config.train.progress) as watch:
+        progress = watch("verification", "runs")
+        evidence = evaluate(setup.references, named, batches, setup.task_metric, progress)
     full = evaluate_full(setup.references, batches, setup.task_metric)
     points = [
         Point(size, mask, evidence[str(size)].against(full, evidence["empty"]))

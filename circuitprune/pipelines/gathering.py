@@ -1,17 +1,16 @@
 """Kinds of evidence one after the other, each kept in a file of its own as soon as it is done."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
+from circuitprune.engine.progress import Watch
 from circuitprune.errors import CircuitPruneError, NonFiniteError, RunError
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.results import NotComputed, Section, Sections, kind_of
 from circuitprune.files import read_json, write_json
 from circuitprune.records import from_json
+from circuitprune.views.progress import shown
 
 Kind = Callable[[Case], Section]
 """One kind of evidence."""
@@ -32,7 +31,7 @@ def gather(
         case: What they are about.
         kinds: Sections by name, in their order.
         identity: Plain values; a file is only taken if it was written with the same ones.
-        show: Show a progress bar.
+        show: Show how far each section is.
         say: Called with a line for each section that is taken from its file.
 
     Raises:
@@ -40,19 +39,19 @@ def gather(
             place as `error`, and are not kept.
     """
     sections: dict = {}  # by names, which are fields of `Sections`
-    with _bar(show, len(kinds)) as progress_of:
-        for name, kind in kinds.items():
+    with shown(show) as watch:
+        for number, (name, kind) in enumerate(kinds.items(), start=1):
             path = folder / f"{name}.json"
             kept = _kept(path, name, identity)
             if kept is not None:
                 say(f"{name}: found in {path}")
                 sections[name] = kept
                 continue
-            found = _run(kind, replace(case, progress=progress_of(name, len(sections))))
+            title = f"{number}/{len(kinds)} {name}"
+            found = _run(kind, replace(case, watch=_of_section(title, watch)))
             if not isinstance(found, NotComputed):
                 write_json(path, {"identity": identity, "result": found})
             sections[name] = found
-        progress_of("done", len(sections))
     return Sections(**sections)
 
 
@@ -77,19 +76,6 @@ def _kept(path: Path, name: str, identity: Mapping[str, object]) -> Section | No
     return None
 
 
-@contextmanager
-def _bar(show: bool, total: int) -> Iterator[Callable[[str, int], Callable[[str, float], None]]]:
-    """A progress bar over sections; yields a maker of `Case.progress` for each of them."""
-    columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()]
-    with Progress(*columns, TimeRemainingColumn(), disable=not show) as shown:
-        task = shown.add_task("", total=total)
-
-        def of_section(name: str, done: int) -> Callable[[str, float], None]:
-            def progress(doing: str, share: float) -> None:
-                text = f"{name}: {doing}" if doing else name
-                shown.update(task, description=text, completed=done + min(share, 1.0))
-
-            progress("", 0.0)
-            return progress
-
-        yield of_section
+def _of_section(name: str, watch: Watch) -> Watch:
+    """The pieces of a section's work, under its name."""
+    return lambda doing, unit: watch(f"{name}, {doing}" if doing else name, unit)

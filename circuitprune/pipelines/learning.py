@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
@@ -30,6 +30,7 @@ from circuitprune.training.gates import (
 from circuitprune.training.module import MaskTraining
 from circuitprune.training.objectives import make_objective
 from circuitprune.views.tensorboard.callback import Pictures
+from circuitprune.views.training import Steps
 
 
 def make_learner(
@@ -128,7 +129,7 @@ def _checkpoints(setup: Setup, folder: Path) -> ModelCheckpoint:
 
 def _trainer_options(setup: Setup) -> dict[str, Any]:
     train, validates = setup.config.train, bool(setup.data.splits["val"])
-    callbacks: list[Callback] = [RichProgressBar(leave=True)] if train.progress else []
+    callbacks: list[Callback] = [Steps()] if train.progress else []
     return {
         "max_steps": train.steps,
         "max_epochs": 1,  # the training loader never ends
@@ -139,7 +140,7 @@ def _trainer_options(setup: Setup) -> dict[str, Any]:
         "limit_val_batches": 1.0 if validates else 0,
         "num_sanity_val_steps": 0,
         "callbacks": callbacks,
-        "enable_progress_bar": train.progress,
+        "enable_progress_bar": False,  # it would be of an epoch that never ends
         "enable_model_summary": False,
         "use_distributed_sampler": False,
         **asdict(train.trainer),

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,10 @@ from torch import Tensor
 
 from circuitprune.attribution import Attribution, convergence, per_example
 from circuitprune.attribution.nodes import NodeAttribution, lift, node_scores
+from circuitprune.attribution.passes import watched
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.data.pairs import Batch
+from circuitprune.engine.progress import Nested
 from circuitprune.errors import RunError
 from circuitprune.files import read_tensors, write_tensors
 from circuitprune.metrics import Metric
@@ -25,7 +27,8 @@ from circuitprune.pipelines.metric import attribution_metric, metric_name
 from circuitprune.pipelines.own import own_hashes
 from circuitprune.pipelines.setup import Print, Setup, chosen_edges, training_batches
 from circuitprune.runs.settings import flatten
-from circuitprune.runs.shards import Job, Ranks, bar, differences, run_shards
+from circuitprune.runs.shards import Job, Ranks, differences, run_shards
+from circuitprune.views.progress import shown
 
 
 @dataclass(frozen=True)
@@ -119,18 +122,26 @@ def scoring_of(
 
 def by_method(setup: Setup) -> Scoring:
     """Scores by one of `METHODS`, all edges at once."""
-    settings, references = setup.config.attribution, setup.references
-    (method, _), metric = _methods(setup), attribution_metric(setup)
-    batches = training_batches(setup)
-    chosen = chosen_edges(setup)
-    scores, nodes = _scores_and_nodes(setup, batches, metric)
-    scores, each, agreement = _only(scores, chosen), None, []
-    if settings.per_example:
-        each = _only(per_example(method, references, batches, metric, settings.steps).cpu(), chosen)
-    if settings.convergence:
-        agreement = convergence(
-            method, references, batches, metric, settings.steps, settings.doublings
+    settings, references, chosen = setup.config.attribution, setup.references, chosen_edges(setup)
+    (method, _), steps, each, agreement = _methods(setup), settings.steps, None, []
+    with shown(setup.config.train.progress) as watch:
+        ask = partial(
+            watched,
+            setup.method,
+            setup.gated.graph,
+            training_batches(setup),
+            attribution_metric(setup),
+            watch=watch,
         )
+        scores, nodes = _scores_and_nodes(setup, *ask([steps], what="attribution"))
+        if settings.per_example:
+            asked = ask([steps], what="attribution of each pair", alone=True)
+            each = _only(per_example(method, references, *asked, steps).cpu(), chosen)
+        if settings.convergence:
+            sizes = [steps * 2**i for i in range(settings.doublings + 1)]
+            asked = ask(sizes, what="attribution with more steps")
+            agreement = convergence(method, references, *asked, steps, settings.doublings)
+    scores = _only(scores, chosen)
     return Scoring(scores, each, agreement=agreement, nodes=nodes if chosen is None else None)
 
 
@@ -146,7 +157,7 @@ def _methods(setup: Setup) -> tuple[Attribution, NodeAttribution | None]:
 
 
 def _scores_and_nodes(
-    setup: Setup, batches: list[Batch], metric: Metric
+    setup: Setup, batches: Iterable[Batch], metric: Metric
 ) -> tuple[Float[Tensor, " edge"], Float[Tensor, " writer"] | None]:
     """Scores of all edges, and of all nodes by the same method; None if it has none of nodes."""
     settings, graph = setup.config.attribution, setup.gated.graph
@@ -173,13 +184,21 @@ def by_exact(setup: Setup, folder: Path, ranks: Ranks) -> Scoring | None:
 
     sign = 1 if direction == "noising" else -1  # an edge whose return helps, helps: negative
 
-    def score(edges: Int[Tensor, " n"]) -> Float[Tensor, "n ..."]:
-        return sign * edge_effects(
-            setup.references, batches, metric, edges, direction, per_example=settings.per_example
-        )
+    with shown(setup.config.train.progress) as watch:
+        progress = Nested(watch("attribution", "edges"))
 
-    shown = setup.config.train.progress
-    values = run_shards(shards, score, folder, job(setup), ranks, shown)
+        def score(edges: Int[Tensor, " n"]) -> Float[Tensor, "n ..."]:
+            return sign * edge_effects(
+                setup.references,
+                batches,
+                metric,
+                edges,
+                direction,
+                settings.per_example,
+                progress.part(len(edges)),
+            )
+
+        values = run_shards(shards, score, folder, job(setup), ranks, progress)
     if values is None:
         return None
     each = torch.full((graph.n_edges, *values.shape[1:]), torch.nan, dtype=values.dtype)
@@ -203,8 +222,7 @@ def by_acdc(setup: Setup, folder: Path, ranks: Ranks) -> Scoring | None:
         state = None
         if path.exists():
             state = AcdcState.load(path, graph, threshold, worsening, identity)
-        shown = setup.config.train.progress and ranks.leads
-        with bar(shown, f"threshold {threshold:g}", graph.n_readers) as done:
+        with shown(setup.config.train.progress) as watch:
             result = acdc(
                 setup.references,
                 batches,
@@ -212,7 +230,7 @@ def by_acdc(setup: Setup, folder: Path, ranks: Ranks) -> Scoring | None:
                 worsening,
                 state,
                 on_reader=lambda state: state.save(path, identity),
-                progress=lambda readers, _: done(readers),
+                progress=watch(f"ACDC at {threshold:g}", "readers"),
             )
         return live_edges(graph, result.mask).unsqueeze(0)
 

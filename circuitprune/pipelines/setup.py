@@ -10,13 +10,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from circuitprune.attribution.methods import Method
 from circuitprune.circuits.circuit import Circuit
-from circuitprune.config import RunConfig
+from circuitprune.config import ModelConfig, RunConfig
 from circuitprune.data.batches import few_pairs
 from circuitprune.data.pairs import SPLITS, Batch, PairData
 from circuitprune.data.tasks import Task
-from circuitprune.engine.ablation import Ablation, make_ablation
+from circuitprune.engine.ablation import make_ablation
 from circuitprune.engine.evaluation import evaluate_full
 from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.progress import Watch, told
 from circuitprune.engine.references import References
 from circuitprune.engine.selfcheck import self_check
 from circuitprune.errors import ConfigError, DataError, GraphError
@@ -26,6 +27,7 @@ from circuitprune.models import load_model
 from circuitprune.pipelines.own import check_own, method_of, metric_of
 from circuitprune.pipelines.pairs import make_pairs
 from circuitprune.runs.identity import Identity
+from circuitprune.views.progress import shown
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,13 @@ def make_setup(
         ConfigError: a file of the user's own does not hold what the config says.
     """
     check_own(config)
-    model, tokenizer = loaded or _loaded(config)
-    gated = GatedModel(model, config.model.kv_readers)
-    self_check(gated)
-    data = make_pairs(config, model, tokenizer, task)
-    batches = data.batches("train", config.verify.batch_size)
-    on_device = [batch.to(gated.device) for batch in batches]
-    ablation = make_ablation(config.ablation, gated.ports, on_device)
-    references = _references(gated, ablation, data, config)
+    with shown(config.train.progress) as watch:
+        model, tokenizer = loaded or _loaded(config, watch)
+        gated = GatedModel(model, config.model.kv_readers)
+        self_check(gated, progress=watch("self-check", "checks"))
+        data = make_pairs(config, model, tokenizer, task)
+        batches = data.batches("train", config.verify.batch_size)
+        references = _references(gated, data, config, watch)
     metric_name, task_metric = metric or _task_metric(config.task.metric, data)
     full = evaluate_full(references, batches, task_metric)
     if full.accuracy < config.task.min_accuracy:
@@ -133,24 +134,30 @@ def make_setup(
     )
 
 
-def _loaded(config: RunConfig) -> Loaded:
+def load(about: ModelConfig, watch: Watch) -> Loaded:
+    """The model that a config names, with its tokenizer, on the CPU."""
+    progress = watch(f"loading {about.name}", "weights")
+    return load_model(about.name, about.dtype, about.revision, progress)
+
+
+def _loaded(config: RunConfig, watch: Watch) -> Loaded:
     """The model that the config names, where it shall run."""
     device = _device(config.train.device)
-    model, tokenizer = load_model(config.model.name, config.model.dtype, config.model.revision)
+    model, tokenizer = load(config.model, watch)
     model.to(device)  # type: ignore[arg-type]  # transformers wraps it in an untyped decorator
     return model, tokenizer
 
 
-def _references(
-    gated: GatedModel, ablation: Ablation, data: PairData, config: RunConfig
-) -> References:
+def _references(gated: GatedModel, data: PairData, config: RunConfig, watch: Watch) -> References:
     """References with the pairs that training visits in them, held-out prompts checked to fit."""
     train, val, test = (data.batches(name, config.verify.batch_size) for name in SPLITS)
+    on_device = told([batch.to(gated.device) for batch in train], watch("means", "batches"))
+    ablation = make_ablation(config.ablation, gated.ports, on_device)
     if ablation.kind != "patch":
         for batch in (*val, *test):
             ablation(batch)  # a view: costs nothing, and refuses prompts that are too long
     references = References(gated, ablation, config.cache.max_gb)
-    references.fill([*train, *val])
+    references.fill([*train, *val], watch("reference runs", "runs"))
     return references
 
 

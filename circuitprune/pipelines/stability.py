@@ -34,6 +34,7 @@ from circuitprune.records import to_json
 from circuitprune.runs.finished import Found, load_run
 from circuitprune.runs.studies import Measured, RunMatrices, Stability, StabilityGroup, TrialRun
 from circuitprune.views.pages.studies import stability_page, stability_sentence
+from circuitprune.views.progress import shown
 
 N_BOOTSTRAP = 1000
 """Resamples of the held-out pairs behind each interval of faithfulness."""
@@ -195,7 +196,9 @@ def _measure(
     metric, references = setup.task_metric, setup.references
     named = {f"run{i}": mask for i, mask in enumerate(masks)} | elected
     named["empty"] = torch.zeros_like(masks[0])
-    examples = evaluate_each(references, named, batches, metric)
+    with shown(setup.config.train.progress) as watch:
+        progress = watch("verification", "runs")
+        examples = evaluate_each(references, named, batches, metric, progress)
     full, empty = evaluate_full_each(references, batches, metric), examples.pop("empty")
     draws = Bootstrap.draw(len(full), N_BOOTSTRAP, torch.Generator().manual_seed(0))
     return {

@@ -68,6 +68,7 @@ class Study:
         batch_size: Pairs that run at once.
         dtype, device, kv_readers: As `model.dtype`, `train.device`, `model.kv_readers`.
         min_accuracy: Least accuracy of the model on the training pairs, in [0, 1].
+        progress: Show how far work is that takes longer than a second.
 
     Raises:
         ModelError, DataError, ConfigError: what cannot be used, and what to do.
@@ -97,6 +98,7 @@ class Study:
         device: str = "auto",
         kv_readers: str = "kv_head",
         min_accuracy: float = 0.6,
+        progress: bool = True,
     ) -> None:
         source, path = pairs_source(task)
         loaded = loaded_model(model, tokenizer)
@@ -116,7 +118,13 @@ class Study:
                 min_accuracy=min_accuracy,
             ),
             ablation=ablation,  # type: ignore[arg-type]
-            train=replace(default.train, batch_size=batch_size, seed=seed, device=device),  # type: ignore[arg-type]
+            train=replace(
+                default.train,
+                batch_size=batch_size,
+                seed=seed,
+                device=device,  # type: ignore[arg-type]
+                progress=progress,
+            ),
         )
         self.setup = make_setup(config, loaded, source, own)
 
@@ -210,7 +218,7 @@ class Study:
             start: Scores that start the gates, a method that makes them, or None: all alike.
             learner: `topk` or `hard_concrete`.
             objective: What is kept: `kl` to the full model, or another of `docs/method.md`.
-            progress: Show a bar.
+            progress: Show the steps and the time left.
         """
         scores = start if isinstance(start, Scores | None) else self.attribute(start)
         config = self.setup.config

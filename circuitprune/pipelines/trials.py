@@ -8,16 +8,16 @@ from typing import Literal
 
 from circuitprune.config import RunConfig
 from circuitprune.errors import ConfigError, RunError
-from circuitprune.models import load_model
 from circuitprune.pipelines.attribute import attribute
 from circuitprune.pipelines.pairs import make_pairs
-from circuitprune.pipelines.setup import Print
+from circuitprune.pipelines.setup import Print, load
 from circuitprune.pipelines.train import discover
 from circuitprune.pipelines.unseen import check_source
 from circuitprune.runs.finished import load_run
 from circuitprune.runs.identity import fingerprint
 from circuitprune.runs.settings import flatten, load_config, placed
 from circuitprune.runs.shards import differences
+from circuitprune.views.progress import shown
 
 Vary = Literal["both", "train", "task"]
 """Which seed differs between runs: of the training, of the pairs, or both."""
@@ -103,8 +103,8 @@ def check_finished(trials: Sequence[Trial]) -> None:
     done = [trial for trial in trials if is_finished(trial)]
     if not done:
         return
-    about = done[0].config.model
-    model, tokenizer = load_model(about.name, about.dtype, about.revision)
+    with shown(done[0].config.train.progress) as watch:
+        model, tokenizer = load(done[0].config.model, watch)
     ours = fingerprint(model)
     for trial in done:
         check_source(load_run(trial.folder), ours, make_pairs(trial.config, model, tokenizer))

@@ -64,6 +64,7 @@ def verify_run(
     folder = Path(folder)
     options, of_run = load_options(overrides)
     config = run_config(folder, of_run)
+    config = replace(config, train=replace(config.train, progress=options.progress))
     check_finished(folder)
     with threads(options.threads):
         setup = Study.from_config(config).setup

@@ -34,7 +34,7 @@ class EvidenceConfig:
     threads: int = 1
     """CPU threads; the last bits depend on it."""
     progress: bool = True
-    """Show a progress bar."""
+    """Show how far work is: a bar on a terminal, else a line every 30 s."""
 
     def __post_init__(self) -> None:
         counts = dict.fromkeys(("n_bootstrap", "n_random", "n_knockouts"), MANY)

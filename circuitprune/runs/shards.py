@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int, Shaped
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.distributed import Store, rendezvous
 
+from circuitprune.engine.progress import Progress, silent
 from circuitprune.errors import RunError
 from circuitprune.files import read_tensors, write_tensors
 
@@ -94,7 +94,7 @@ def run_shards(
     folder: Path | None = None,
     job: Job | None = None,
     ranks: Ranks | None = None,
-    progress: bool = False,
+    progress: Progress = silent,
 ) -> Shaped[Tensor, "total ..."] | None:
     """The results of all shards, in the plan's order; those already in `folder` are not repeated.
 
@@ -105,7 +105,7 @@ def run_shards(
             nothing, and computes all of it here.
         job: What decides the numbers, kept in every file.
         ranks: Who computes what; each waits for all the others.
-        progress: Show a bar on the leading rank, counting everybody's indices.
+        progress: Told the indices that are done, everybody's.
 
     Returns:
         `torch.cat` of the results; None on ranks that do not lead.
@@ -117,15 +117,15 @@ def run_shards(
     if folder is None:
         return torch.cat([score(indices).cpu() for indices in plan])
     missing = [i for i, indices in enumerate(plan) if _load(folder, i, indices, job) is None]
-    total, before = sum(map(len, plan)), sum(map(len, plan)) - sum(len(plan[i]) for i in missing)
-    with bar(progress and ranks.leads, "scored", total, before) as done:
-        for i in missing:
-            if i % ranks.world == ranks.rank:
-                tensors = {"indices": plan[i], "values": score(plan[i])}
-                write_tensors(_path(folder, i), tensors, {"job": json.dumps(job, sort_keys=True)})
-                done(_done(folder, plan))
-        ranks.wait()
-        done(total)
+    total = sum(map(len, plan))
+    progress(total - sum(len(plan[i]) for i in missing), total)
+    for i in missing:
+        if i % ranks.world == ranks.rank:
+            tensors = {"indices": plan[i], "values": score(plan[i])}
+            write_tensors(_path(folder, i), tensors, {"job": json.dumps(job, sort_keys=True)})
+            progress(_done(folder, plan), total)
+    ranks.wait()
+    progress(total, total)
     if not ranks.leads:
         return None
     found = [_load(folder, i, indices, job) for i, indices in enumerate(plan)]
@@ -166,16 +166,6 @@ def differences(found: Mapping, wanted: Mapping) -> str:
     keys = [*wanted, *(key for key in found if key not in wanted)]
     pairs = [(key, found.get(key), wanted.get(key)) for key in keys]
     return ", ".join(f"{key}: {a!r} there, {b!r} now" for key, a, b in pairs if a != b)
-
-
-@contextmanager
-def bar(show: bool, what: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """A progress bar with the time left; calls of what it yields say how much is done by then."""
-    columns = [TextColumn("[progress.description]{task.description}"), BarColumn()]
-    columns += [MofNCompleteColumn(), TimeRemainingColumn()]
-    with Progress(*columns, disable=not show) as shown:
-        task = shown.add_task(what, total=total, completed=done)
-        yield lambda completed: shown.update(task, completed=completed)
 
 
 def _done(folder: Path, plan: list[Tensor]) -> int:

@@ -93,11 +93,10 @@ class MaskTraining(LightningModule):
                 f"the loss became {loss.item()} at step {self.global_step} on examples "
                 f"{batch.index.tolist()}; lower train.lr or use model.dtype=float32"
             )
-        density = gates.detach().mean()
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
-        self.log("density", density, prog_bar=True, logger=False)
+        self.log("edges", gates.detach().sum(), prog_bar=True, logger=False)
         self.log_dict({"train/loss": loss.detach(), "train/objective": task_loss.detach()})
-        self.log("train/density", density)
+        self.log("train/density", gates.detach().mean())
         return loss
 
     def _price(self) -> Float[Tensor, ""] | float:

@@ -49,11 +49,13 @@ def test_rows_are_in_the_order_of_the_pairs():
     assert whole.metric.dtype == torch.float64
 
 
-def test_progress_ends_at_one():
+@pytest.mark.parametrize("measure", [evaluate, evaluate_each])
+def test_every_run_is_told(measure):
     case, seen = tiny_case(), []
     masks = {"a": case.mask, "b": case.full_mask}
-    evaluate_each(case.references, masks, case.batches, case.task_metric, seen.append)
-    assert seen == [0.25, 0.5, 0.75, 1.0]
+    arguments = (case.references, masks, case.batches, case.task_metric)
+    measure(*arguments, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_no_pairs_is_an_error():

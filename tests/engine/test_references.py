@@ -201,7 +201,10 @@ def test_after_filling_no_byte_depends_on_who_asked_first(gated, counts, example
 
 def test_filling_leaves_nothing_to_compute(gated, counts):
     refs = references(gated, counts)
-    refs.fill([batch_of([0, 1, 2]), batch_of([3, 4, 5])])
+    calls = []
+    batches = [batch_of([0, 1, 2]), batch_of([3, 4, 5])]
+    refs.fill(batches, lambda *told: calls.append(told))
+    assert calls == [(done, 4) for done in range(5)]  # the logits and the writers of each
     for rows in ([0, 4], [5, 1, 2, 3]):
         assert_right(refs, batch_of(rows), gated)
     assert counts["patch"] == [[0, 1, 2], [3, 4, 5]]

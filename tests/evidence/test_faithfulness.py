@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import torch
 from evidence_cases import SIZES, in_a_file, pairs, tiny_case, written
 
 from circuitprune.engine.ablation import make_ablation
@@ -109,9 +108,3 @@ def test_a_kind_that_cannot_be_is_named():
 )
 def test_verdicts(low, high, says):
     assert verdict(Interval(1.0, low, high)) == says
-
-
-def test_progress_is_reported():
-    seen = []
-    faithfulness_curve(tiny_case(progress=lambda name, share: seen.append((name, share))))
-    assert seen[-1] == ("faithfulness", 1.0) and torch.tensor([s for _, s in seen]).diff().min() > 0

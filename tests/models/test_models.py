@@ -80,6 +80,17 @@ def test_a_saved_model_of_every_family_loads(saved, family):
         assert_close(model(tokens).logits, original(tokens).logits, rtol=1e-4, atol=1e-4)
 
 
+def test_loading_tells_of_every_weight_and_only_then(saved, capfd):
+    folder, original = saved("gpt2")
+    calls = []
+    load_model(str(folder), progress=lambda *told: calls.append(told))
+    n = len(list(original.parameters()))
+    assert calls[0][0] == 0 and calls[-1][0] == calls[-1][1] >= n
+    load_model(str(folder))
+    assert len(calls) == calls[-1][1] + 1
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_attention_code_is_what_the_family_declares(saved, family):
     model, _ = load_model(str(saved(family)[0]))
     declared = FAMILIES[model.config.model_type].attention_implementation

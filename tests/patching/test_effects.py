@@ -230,9 +230,11 @@ def test_a_plan_holds_every_edge_once_and_keeps_shared_work_together():
 
 @pytest.mark.parametrize("of", [edge_effects, node_effects])
 def test_progress_counts_what_is_done(tiny_model, of):
-    references, done = patched(tiny_model("llama")), []
-    n = len(of(references, [pairs([0]), pairs([1])], by_logit_diff, progress=done.append))
-    assert sum(done) == 2 * n and len(done) > 2
+    references, calls = patched(tiny_model("llama")), []
+    batches = iter([pairs([0]), pairs([1])])
+    n = len(of(references, batches, by_logit_diff, progress=lambda *told: calls.append(told)))
+    assert calls == sorted(calls) and len(calls) > 2
+    assert calls[-1] == (2 * n, 2 * n) and {total for _, total in calls} == {2 * n}
 
 
 # ------------------------------------------------------------------ laws

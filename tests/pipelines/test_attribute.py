@@ -38,6 +38,7 @@ from circuitprune.pipelines.describe import memory_text
 from circuitprune.pipelines.metric import attribution_metric
 from circuitprune.pipelines.setup import make_setup
 from circuitprune.runs.settings import load_config
+from circuitprune.views import progress
 from pipelines.test_train import EVIDENCE, contents, strict
 
 ROOT = Path(__file__).parents[2]
@@ -592,6 +593,47 @@ def test_other_pairs_under_the_same_name_may_not_go_on(home, cut):
 def test_what_does_not_matter_may_change(home, cut):
     go(home, cut, "attribution.method=exact", *SMALL, "train.progress=true")
     assert (cut / "COMPLETE").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "what", "unit"),
+    [
+        ("gate_ig", "attribution", "passes"),
+        ("exact", "attribution", "edges"),
+        ("acdc", "ACDC at 0.2", "readers"),
+    ],
+)
+def test_a_pipe_hears_of_all_that_takes_long(
+    home, tmp_path, monkeypatch, capsys, method, what, unit
+):
+    """Here without waiting half a minute for each line."""
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    chosen = [*LONG.get(method, [f"attribution.method={method}"]), "train.progress=true"]
+    go(home, tmp_path, *chosen)
+    told: dict[str, list[tuple[int, int]]] = {}
+    for name, done, total, of in re.findall(
+        r"^([\w ./-]+): ([\d,]+) of ([\d,]+) (\w+), \d+ %", capsys.readouterr().out, re.MULTILINE
+    ):
+        numbers = (int(done.replace(",", "")), int(total.replace(",", "")))
+        told.setdefault(f"{name} in {of}", []).append(numbers)
+    assert {f"{what} in {unit}", "verification in runs", "self-check in checks"} <= set(told)
+    assert f"loading {home / 'model'} in weights" in told
+    for calls in told.values():
+        assert calls == sorted(calls) and len({total for _, total in calls}) == 1
+        assert calls[-1][0] == calls[-1][1]
+
+
+def test_within_a_shard_edges_are_told(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    chosen = ["attribution.method=exact", "attribution.shard_edges=10000", "train.progress=true"]
+    go(home, tmp_path, *chosen)
+    assert len(re.findall("^attribution: ", capsys.readouterr().out, re.MULTILINE)) > 10
+
+
+def test_nothing_is_told_where_it_is_not_wanted(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    go(home, tmp_path, "attribution.method=eap")
+    assert capsys.readouterr() == ("", "")
 
 
 # ---------------------------------------------------------------- what is refused

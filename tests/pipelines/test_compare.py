@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from circuitprune.cli import main
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.evaluation import evaluate, evaluate_full
 from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.progress import silent
 from circuitprune.errors import GraphError, RunError
 from circuitprune.evidence.baselines import AmongRandom, among_random, draw_baselines, flat
 from circuitprune.evidence.bootstrap import Interval
@@ -65,7 +67,10 @@ def test_cross_patched_is_the_slow_reference(family):
     gated = GatedModel(host)
     generator = torch.Generator().manual_seed(1)
     mask = torch.rand(gated.graph.n_edges, generator=generator) < 0.3
-    found = cross_patched(gated, GatedModel(donor), {"some": mask}, [batch], logit_diff)["some"]
+    calls = []
+    arguments = (gated, GatedModel(donor), {"some": mask}, [batch], logit_diff)
+    found = cross_patched(*arguments, lambda *told: calls.append(told))["some"]
+    assert calls == [(1, 1)]
 
     written = reference.writers(donor, family, batch.clean, batch.mask)
     gates = {name: float(not kept) for name, kept in zip(gated.graph.edges, mask, strict=True)}
@@ -143,10 +148,27 @@ def make(home: Path, name: str, *overrides: str) -> None:
     attribute(quick_config(home, *overrides, f"output_dir={home / name}"), quiet)
 
 
+PIECES: set[tuple[bool, str, str]] = set()
+"""What `compared` showed of its work: whether it was wanted, the work and its unit."""
+
+
 @pytest.fixture(scope="module")
 def compared(home) -> Comparison:
-    paths = [home / name for name in ("one", "two", "tuned")]
-    return compare(paths, transfer=True, size=0.2, n_random=3, folder=home / "out", say=quiet)
+    @contextmanager
+    def shown(show):
+        yield lambda what, unit: PIECES.add((show, what, unit)) or silent
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("compare", "cross_model"):
+            patch.setattr(f"circuitprune.pipelines.{module}.shown", shown)
+        paths = [home / name for name in ("one", "two", "tuned")]
+        return compare(paths, transfer=True, size=0.2, n_random=3, folder=home / "out", say=quiet)
+
+
+def test_transfer_and_patching_are_shown_if_the_runs_were(home, compared):
+    models = {(False, f"loading {home / name}", "weights") for name in ("model", "tuned_model")}
+    work = {(False, "transfer", "runs"), (False, "cross-model patching", "runs")}
+    assert models | work == PIECES
 
 
 def test_parts_are_set_algebra_of_the_names(home, compared):

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from circuitprune.circuits.circuit import Circuit
 from circuitprune.cli import main
 from circuitprune.data.splits import resampled
 from circuitprune.engine.evaluation import evaluate, evaluate_full
+from circuitprune.engine.progress import silent
 from circuitprune.errors import ConfigError, RunError
 from circuitprune.pipelines import trials as module
 from circuitprune.pipelines.setup import make_setup
@@ -44,9 +46,28 @@ def config_of(home: Path, name: str, *overrides: str):
     return quick_config(home, "train.steps=4", *overrides, f"output_dir={home / name}")
 
 
+PIECES: set[tuple[bool, str, str]] = set()
+"""What `study` itself showed of its work: whether it was wanted, the work and its unit."""
+
+
 @pytest.fixture(scope="module")
 def study(home) -> tuple[Path, Stability]:
     """A study of three trained and four attributed runs, and what it returned."""
+
+    @contextmanager
+    def shown(show):
+        yield lambda what, unit: PIECES.add((show, what, unit)) or silent
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("circuitprune.pipelines.stability.shown", shown)
+        return _study(home)
+
+
+def test_the_verification_of_all_circuits_is_shown_if_it_is_wanted(study):
+    assert {(False, "verification", "runs")} == PIECES
+
+
+def _study(home: Path) -> tuple[Path, dict]:
     found = stability(config_of(home, "study"), N_SEEDS, N_BOOTSTRAP, say=lambda _: None)
     return home / "study", found
 

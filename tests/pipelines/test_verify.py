@@ -24,6 +24,7 @@ from circuitprune.pipelines.verify_config import EvidenceConfig, load_options
 from circuitprune.records import from_json, to_json
 from circuitprune.runs.finished import read_frontier
 from circuitprune.runs.verification import Verification
+from circuitprune.views import progress
 from circuitprune.views.pages.verification import page
 from pipelines.test_train import strict
 
@@ -327,6 +328,19 @@ def test_circuits_that_cannot_be_verified_are_refused(run, tmp_path):
 def test_the_command_prints_the_page(run, capsys):
     assert main(["verify", str(run), *QUICK]) == 0
     assert (run / "verification.md").read_text() in capsys.readouterr().out
+
+
+def test_a_pipe_hears_of_every_section(run, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    sections = "sections=[faithfulness,minimality]"
+    verify_run(run, [*SMALL, sections, "progress=true"], minimise=True, say=lambda _: None)
+    lines = capsys.readouterr().out.splitlines()
+    shown = {line.split(":")[0] for line in lines}
+    kept = read_frontier(run)[0].chosen().mask.sum()
+    wanted = {"1/3 faithfulness", "2/3 minimality", f"3/3 minimise, {kept} of {kept} edges left"}
+    assert wanted | {"self-check"} <= shown
+    verify_run(run, [*SMALL, sections, "seed=1"], say=lambda _: None)
+    assert capsys.readouterr().out == ""
 
 
 def test_the_command_says_what_is_wrong_without_a_traceback(run, tmp_path, capsys):

@@ -144,12 +144,14 @@ def test_a_shard_holds_its_indices_and_its_job(tmp_path):
     assert '"steps": 5' in notes["job"]
 
 
-def test_a_bar_is_drawn_only_where_it_is_asked_for(tmp_path, capsys):
-    run_shards(PLAN, Score(), tmp_path, JOB)
-    run_shards(PLAN, Score(), tmp_path / "other", JOB, Ranks(1, 2), progress=True)
-    assert capsys.readouterr() == ("", "")
-    run_shards(PLAN, Score(), tmp_path, JOB, progress=True)
-    assert "7/7" in capsys.readouterr().out
+def test_progress_counts_the_indices_of_all(tmp_path):
+    """Also those that another process, or this one before it was killed, has done."""
+    calls = []
+    run_shards(PLAN, Score(), tmp_path, JOB, Ranks(1, 2), lambda *told: calls.append(told))
+    assert calls == [(0, 7), (3, 7), (7, 7)]
+    calls.clear()
+    run_shards(PLAN, Score(), tmp_path, JOB, progress=lambda *told: calls.append(told))
+    assert calls == [(3, 7), (6, 7), (7, 7), (7, 7)]
 
 
 def test_threads_are_set_and_given_back():
