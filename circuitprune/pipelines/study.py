@@ -16,7 +16,7 @@ from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.selection import Method as Selection
 from circuitprune.circuits.selection import select
-from circuitprune.config import ModelConfig, RunConfig, TaskConfig
+from circuitprune.config import ModelConfig, RunConfig, TaskConfig, TrainConfig
 from circuitprune.data.pairs import Batch
 from circuitprune.data.splits import Size
 from circuitprune.data.tasks import Pair, Task
@@ -103,7 +103,8 @@ class Study:
         source, path = pairs_source(task)
         loaded = loaded_model(model, tokenizer)
         n_train, n_test = pair_counts(source, n_train, n_test)
-        default, own = RunConfig(), named_metric(metric)
+        own = named_metric(metric)
+        train = TrainConfig(batch_size=batch_size, seed=seed, progress=progress)
         config = RunConfig(
             model=ModelConfig(model_name(model), dtype, kv_readers),  # type: ignore[arg-type]
             task=TaskConfig(
@@ -118,13 +119,7 @@ class Study:
                 min_accuracy=min_accuracy,
             ),
             ablation=ablation,  # type: ignore[arg-type]
-            train=replace(
-                default.train,
-                batch_size=batch_size,
-                seed=seed,
-                device=device,  # type: ignore[arg-type]
-                progress=progress,
-            ),
+            train=replace(train, device=device),  # type: ignore[arg-type]
         )
         self.setup = make_setup(config, loaded, source, own)
 
