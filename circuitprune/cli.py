@@ -16,6 +16,8 @@ from circuitprune.data.own import is_own, user_object
 from circuitprune.data.tasks import JsonlTask, get_task
 from circuitprune.errors import DataError
 from circuitprune.runs.settings import load_config
+from circuitprune.text import show
+from circuitprune.views.arguments import COUNT, FRACTION, INCHES, Parser
 from circuitprune.views.failure import installed_version, told
 from circuitprune.views.settings import HOW_TO_COMPLETE, completion, settings_text
 
@@ -26,7 +28,7 @@ AsWritten = argparse.RawDescriptionHelpFormatter
 def main(arguments: list[str] | None = None) -> int:
     """`circuitprune COMMAND ...` of `COMMANDS`; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(prog="circuitprune", description=ABOUT)
+    parser = Parser(prog="circuitprune", description=ABOUT)
     version = f"circuitprune {installed_version()}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -41,7 +43,7 @@ def script_main(name: str, arguments: list[str] | None = None) -> int:
     """`python scripts/<name>.py ...`: one command by itself; returns the exit code."""
     about, add = COMMANDS[name]
     description = f"{about[0].upper()}{about[1:]}."
-    parser = argparse.ArgumentParser(description=description, formatter_class=AsWritten)
+    parser = Parser(description=description, formatter_class=AsWritten)
     add(parser)
     return _run(_parse(parser, arguments))
 
@@ -75,25 +77,23 @@ def add_check(parser: argparse.ArgumentParser) -> None:
 def add_stability(parser: argparse.ArgumentParser) -> None:
     """The arguments of `stability`."""
     _add_config(parser)
-    parser.add_argument("--seeds", type=int, default=5, help="runs with other seeds (5)")
-    parser.add_argument(
-        "--bootstrap", type=int, default=0, help="attributions of resampled training pairs (0)"
-    )
+    parser.add_argument("--seeds", type=COUNT, default=5, help="runs with other seeds (5)")
+    about = "attributions of resampled training pairs (0)"
+    parser.add_argument("--bootstrap", type=COUNT, default=0, help=about)
     parser.add_argument("--attribute", action="store_true", help="no training in any run")
     seeds = ("both", "train", "task")
     parser.add_argument("--vary", choices=seeds, default="both", help="which seeds differ (both)")
-    parser.add_argument("--size", type=float, help="fraction of edges to compare at, such as 0.01")
+    parser.add_argument("--size", type=FRACTION, help="fraction of edges to compare at")
     parser.set_defaults(command=_stability, hint="the same command goes on from here")
 
 
 def add_transfer(parser: argparse.ArgumentParser) -> None:
     """The arguments of `compare`."""
     parser.add_argument("circuits", nargs="+", help="run folders or circuit files of one graph")
-    parser.add_argument(
-        "--transfer", action="store_true", help="verify every circuit on the pairs of every run"
-    )
-    parser.add_argument("--size", type=float, help="fraction of edges to compare at, such as 0.01")
-    parser.add_argument("--random", type=int, default=20, help="random circuits beside them (20)")
+    about = "verify every circuit on the pairs of every run"
+    parser.add_argument("--transfer", action="store_true", help=about)
+    parser.add_argument("--size", type=FRACTION, help="fraction of edges to compare at")
+    parser.add_argument("--random", type=COUNT, default=20, help="random circuits beside them (20)")
     parser.add_argument("--output-dir", default="runs/compare", help="where compare.json goes")
     parser.set_defaults(command=_transfer, hint="nothing was written")
 
@@ -105,18 +105,16 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
         "overrides", nargs="*", metavar="key=value", help="such as n_bootstrap=2000 or seed=1"
     )
     parser.add_argument("--circuit", help="file of another circuit than the run's chosen one")
-    parser.add_argument(
-        "--minimise", action="store_true", help="also drop dispensable edges: circuits/minimal.json"
-    )
+    about = "also drop dispensable edges: circuits/minimal.json"
+    parser.add_argument("--minimise", action="store_true", help=about)
     parser.set_defaults(command=_verify, hint="the same command goes on from here")
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
     """The arguments of `compare-scores`."""
-    parser.add_argument(
-        "scores", nargs="+", help="a run folder, a scores.safetensors, or a circuit with scores"
-    )
-    parser.add_argument("--top", type=float, default=0.05, help="fraction of edges, such as 0.05")
+    about = "a run folder, a scores.safetensors, or a circuit with scores"
+    parser.add_argument("scores", nargs="+", help=about)
+    parser.add_argument("--top", type=FRACTION, default=0.05, help="fraction of edges (0.05)")
     parser.set_defaults(command=_compare, hint="nothing was written")
 
 
@@ -139,9 +137,9 @@ def add_figure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("figure", choices=FIGURES, help="what to draw")
     parser.add_argument("sources", nargs="+", help="run folders or files, see below")
     parser.add_argument("-o", "--output", required=True, help="a .pdf, .svg, .png or .dot file")
-    parser.add_argument("--width", type=float, help="inches (3.35, a column, or as needed)")
+    parser.add_argument("--width", type=INCHES, help="inches (3.35, a column, or as needed)")
     parser.add_argument("--labels", nargs="+", default=(), help="names in place of the folders'")
-    parser.add_argument("--size", type=float, help="circuit: fraction of edges, such as 0.01")
+    parser.add_argument("--size", type=FRACTION, help="circuit: fraction of edges, such as 0.01")
     nodes = ("auto", "all", "kept")
     parser.add_argument("--nodes", choices=nodes, default="auto", help="circuit: which are drawn")
     parser.set_defaults(command=_figure, hint="nothing was written")
@@ -154,7 +152,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("circuit", help="a run folder, whose chosen circuit it is, or a file")
     parser.add_argument("-o", "--output", required=True, help="the file to write")
     parser.add_argument("--format", choices=EXPORTS, default="mib", help="what to write (mib)")
-    parser.add_argument("--size", type=float, help="of a run: fraction of edges, such as 0.01")
+    parser.add_argument("--size", type=FRACTION, help="of a run: fraction of edges, such as 0.01")
     parser.set_defaults(command=_export, hint="nothing was written")
 
 
@@ -222,7 +220,7 @@ def _run(options: argparse.Namespace) -> int:
         return options.command(options)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         code, message = told(error, options.hint)
-        print(message, file=sys.stderr)
+        show(message, error=True)
         return code
 
 
@@ -241,7 +239,7 @@ def _train(options: argparse.Namespace) -> int:
     from circuitprune.pipelines.train import discover, dry_run
 
     if options.dry_run:
-        print(dry_run(config))
+        show(dry_run(config))
         return 0
     discover(config, command=_typed("train_mask", options))
     return _show(config)
@@ -252,7 +250,7 @@ def _attribute(options: argparse.Namespace) -> int:
     from circuitprune.pipelines.attribute import attribute, dry_run_attribute
 
     if options.dry_run:
-        print(dry_run_attribute(config))
+        show(dry_run_attribute(config))
         return 0
     frontier = attribute(config, command=_typed("attribute", options))
     return 0 if frontier is None else _show(config)
@@ -264,7 +262,7 @@ def _check(options: argparse.Namespace) -> int:
     from circuitprune.pipelines.check import check
 
     found = check(config, pairs, options.overrides)
-    print(found.page())
+    show(found.page())
     return 0 if found.kept is not None else DataError.exit_code
 
 
@@ -275,7 +273,7 @@ def _stability(options: argparse.Namespace) -> int:
     stability(
         config, options.seeds, options.bootstrap, options.attribute, options.vary, options.size
     )
-    print((Path(config.output_dir) / "stability.md").read_text())
+    show((Path(config.output_dir) / "stability.md").read_text())
     return 0
 
 
@@ -285,7 +283,7 @@ def _transfer(options: argparse.Namespace) -> int:
 
     folder = Path(options.output_dir)
     found = compare(options.circuits, options.transfer, options.size, options.random, folder)
-    print(f"{compare_page(found)}\n\nwritten      {folder / 'compare.json'}")
+    show(f"{compare_page(found)}\n\nwritten      {folder / 'compare.json'}")
     return 0
 
 
@@ -294,23 +292,23 @@ def _verify(options: argparse.Namespace) -> int:
 
     verify_run(options.folder, options.overrides, options.circuit, options.minimise)
     folder = Path(options.folder)
-    print((folder / "verification.md").read_text())
-    print(f"page      {folder / 'verification.md'}\nnumbers   {folder / 'verification.json'}")
-    print(f"report    {folder / 'report.html'}")
+    show((folder / "verification.md").read_text())
+    show(f"page      {folder / 'verification.md'}\nnumbers   {folder / 'verification.json'}")
+    show(f"report    {folder / 'report.html'}")
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
     from circuitprune.pipelines.compare_scores import comparison
 
-    print(comparison(options.scores, options.top))
+    show(comparison(options.scores, options.top))
     return 0
 
 
 def _report(options: argparse.Namespace) -> int:
     from circuitprune.views.report import write_report
 
-    print(f"report       {write_report(options.runs, options.output)}")
+    show(f"report       {write_report(options.runs, options.output)}")
     return 0
 
 
@@ -318,7 +316,7 @@ def _figure(options: argparse.Namespace) -> int:
     from circuitprune.views.figures import Options, write_figure
 
     about = Options(options.width, options.labels, options.size, options.nodes)
-    print(f"figure       {write_figure(options.figure, options.sources, options.output, about)}")
+    show(f"figure       {write_figure(options.figure, options.sources, options.output, about)}")
     return 0
 
 
@@ -326,12 +324,12 @@ def _export(options: argparse.Namespace) -> int:
     from circuitprune.pipelines.export import export
 
     path = export(options.circuit, options.output, options.format, options.size)
-    print(f"circuit      {path}")
+    show(f"circuit      {path}")
     return 0
 
 
 def _completion(_: argparse.Namespace) -> int:
-    print(completion(COMMANDS))
+    show(completion(COMMANDS))
     return 0
 
 
@@ -342,8 +340,8 @@ def _typed(script: str, options: argparse.Namespace) -> str:
 
 def _show(config: RunConfig) -> int:
     folder = Path(config.output_dir)
-    print((folder / "summary.md").read_text())
-    print(f"circuits     {folder / 'circuits'}\nsummary      {folder / 'summary.md'}")
-    print(f"TensorBoard  tensorboard --logdir {folder}")
-    print(f"report       {folder / 'report.html'}")
+    show((folder / "summary.md").read_text())
+    show(f"circuits     {folder / 'circuits'}\nsummary      {folder / 'summary.md'}")
+    show(f"TensorBoard  tensorboard --logdir {folder}")
+    show(f"report       {folder / 'report.html'}")
     return 0

@@ -1,13 +1,10 @@
-"""Files that are either whole or absent: atomic writes, strict JSON, tensors with a checksum.
-
-Also the one form that tables take in files of Markdown.
-"""
+"""Files that are either whole or absent: atomic writes, strict JSON, tensors with a checksum."""
 
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -18,21 +15,6 @@ from torch import Tensor
 
 from circuitprune.errors import RunError
 from circuitprune.records import to_json
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]], n_all: int = 0) -> list[str]:
-    """The lines of a Markdown table; under it, how many of `n_all` rows are left out.
-
-    A cell stays in its cell: line breaks become spaces, and `|` is escaped.
-    """
-    lines = [_row(head), _row(["---"] * len(head)), *map(_row, rows)]
-    left_out = n_all - len(rows)
-    return [*lines, "", f"And {left_out:,} more."] if left_out > 0 else lines
-
-
-def _row(cells: Sequence[object]) -> str:
-    plain = (" ".join(str(cell).split()).replace("|", "\\|") for cell in cells)
-    return f"| {' | '.join(plain)} |"
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:

@@ -177,19 +177,3 @@ def test_non_finite_values_are_refused_where_asked(tmp_path):
 def test_the_checksum_key_is_reserved(tmp_path):
     with pytest.raises(RunError, match="'sha256' is reserved"):
         files.write_tensors(tmp_path / "x", {"a": torch.zeros(1)}, {"sha256": "0"})
-
-
-# ---------------------------------------------------------------- tables
-
-
-def test_a_table_has_a_line_for_each_row_and_no_cell_leaves_its_own():
-    lines = files.table(("name", "n"), [("a|b", 1), ("two\nlines", 2)], n_all=5)
-    assert lines == [
-        "| name | n |",
-        "| --- | --- |",
-        "| a\\|b | 1 |",
-        "| two lines | 2 |",
-        "",
-        "And 3 more.",
-    ]
-    assert files.table(("n",), [(1,)], n_all=1)[-1] == "| 1 |"

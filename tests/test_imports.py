@@ -20,6 +20,7 @@ ORDER = [
     "limits",
     "records",
     "renamed",
+    "text",
     "files",
     "data",
     "metrics",

@@ -15,6 +15,7 @@ from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.layout import KIND_COLOURS, place, strengths
 from circuitprune.errors import GraphError
 from circuitprune.files import write_atomic
+from circuitprune.text import line
 
 
 def write_edges_csv(
@@ -113,6 +114,5 @@ def _cell(value: object) -> object:
 
 
 def _quoted(text: str) -> str:
-    """A DOT string: quotes and backslashes escaped, control characters shown as U+FFFD."""
-    clean = "".join(c if c.isprintable() else "\ufffd" for c in text)
-    return '"' + clean.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """A DOT string: quotes and backslashes escaped, all on one line."""
+    return '"' + line(text).replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -5,6 +5,7 @@ import json
 from typing import TYPE_CHECKING
 
 from circuitprune.circuits.svg import circuit_svg
+from circuitprune.text import line
 
 if TYPE_CHECKING:
     import circuitprune.circuits.circuit
@@ -48,5 +49,4 @@ def _strongest(circuit: "circuitprune.circuits.circuit.Circuit", n: int) -> list
 
 
 def _shown(value: object) -> str:
-    """Text for a terminal: what could move the cursor is written as an escape."""
-    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)
+    return line(value if isinstance(value, str) else json.dumps(value))

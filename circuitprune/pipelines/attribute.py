@@ -23,6 +23,7 @@ from circuitprune.runs.folder import claim, create, tidy, unfinished, unusable, 
 from circuitprune.runs.frontier import Frontier, Provenance, write_results
 from circuitprune.runs.settings import flatten, load_config, placed, to_yaml
 from circuitprune.runs.shards import differences, processes, threads
+from circuitprune.text import show
 from circuitprune.views.pages.summary import summary
 from circuitprune.views.tensorboard import board
 
@@ -30,7 +31,7 @@ FREE = ("output_dir", "train.progress")
 """Settings that an unfinished run may be continued with another value of."""
 
 
-def attribute(config: RunConfig, say: Print = print, command: str = "") -> Frontier | None:
+def attribute(config: RunConfig, say: Print = show, command: str = "") -> Frontier | None:
     """Score, cut, verify and write: the files of `discover` without the learned gates.
 
     A run that was cut short goes on when it is started again with the same config. Under torchrun

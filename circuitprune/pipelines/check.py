@@ -11,6 +11,7 @@ from circuitprune.data.tasks.pair import choose_corruption
 from circuitprune.errors import DataError
 from circuitprune.models.loading import load_tokenizer
 from circuitprune.pipelines.pairs import split_pairs
+from circuitprune.text import line
 
 SIZES = ("n_train", "n_val", "n_test")
 
@@ -32,7 +33,8 @@ class Checked:
         """The account as text: counts, the first pairs dropped for each reason, the split."""
         task, encoder = self.config.task, self.encoder
         lines = [
-            f"pairs     {self.n_pairs:,} in {task.path}, in tokens of {self.config.model.name}",
+            f"pairs     {self.n_pairs:,} in {line(task.path)}, in tokens of "
+            f"{line(self.config.model.name)}",
             f"kept      {len(encoder.examples):,}",
         ]
         for reason, number in encoder.dropped.most_common():

@@ -42,6 +42,7 @@ from circuitprune.runs.studies import (
     TransferCell,
     TransferSetting,
 )
+from circuitprune.text import show
 from circuitprune.views.progress import shown
 
 N_BOOTSTRAP = 1000
@@ -54,7 +55,7 @@ def compare(
     size: float | None = None,
     n_random: int = 20,
     folder: str | Path | None = None,
-    say: Print = print,
+    say: Print = show,
 ) -> Comparison:
     """What circuits of one graph share at equal size and, if asked, how each does elsewhere.
 

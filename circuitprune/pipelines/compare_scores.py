@@ -15,6 +15,7 @@ from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import GraphError, MetricError, RunError
 from circuitprune.files import read_tensors
+from circuitprune.text import line
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def comparison(paths: Sequence[str | Path], top: float = 0.05) -> str:
         raise MetricError(f"--top must be a fraction of the edges in (0, 1], got {top}")
     loaded = [load_scores(path) for path in paths]
     pairs = [[_pair(a, b) for b in loaded] for a in loaded]
-    legend = "\n".join(f"{i}  {one.name}: {one.read}" for i, one in enumerate(loaded, 1))
+    legend = "\n".join(f"{i}  {line(one.name)}: {one.read}" for i, one in enumerate(loaded, 1))
     if len(loaded) == 2:
         return f"{legend}\n\n{_list(pairs[0][1], top)}"
     return "\n\n".join([legend, *(_matrix(name, pairs, top) for name in MEASURES)])

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from circuitprune.pipelines.setup import Setup
+from circuitprune.text import line
 
 
 def cost_text(setup: Setup) -> str:
@@ -30,12 +31,13 @@ def describe(setup: Setup) -> str:
     family = setup.gated.model.config.get_text_config().model_type
     used = "KV head" if config.model.kv_readers == "kv_head" else "query head"
     lines = [
-        f"model     {config.model.name} (family {family}, {config.model.dtype}, "
+        f"model     {line(config.model.name)} (family {family}, {config.model.dtype}, "
         f"{setup.gated.model.config._attn_implementation} attention, {setup.gated.device})",
         f"graph     {graph.n_layers} layers, {graph.n_heads} heads, {by_kv_head.n_edges:,} edges "
         f"by KV head, {graph.n_edges_ungrouped:,} by query head; readers here by {used}",
-        f"task      {config.task.name}, ablation {config.ablation}, metric {setup.metric_name}",
-        *(f"pairs     {line.strip()}" for line in setup.data.report.summary().splitlines()),
+        f"task      {line(config.task.name)}, ablation {config.ablation}, metric "
+        f"{setup.metric_name}",
+        *(f"pairs     {one.strip()}" for one in setup.data.report.summary().splitlines()),
         f"full      accuracy {setup.full.accuracy:.1%}, {setup.metric_name} "
         f"{setup.full.metric:.3f} on {setup.full.n} training pairs",
     ]

@@ -28,6 +28,7 @@ from circuitprune.pipelines.own import own_hashes
 from circuitprune.pipelines.setup import Print, Setup, chosen_edges, training_batches
 from circuitprune.runs.settings import flatten
 from circuitprune.runs.shards import Job, Ranks, differences, run_shards
+from circuitprune.text import show
 from circuitprune.views.progress import shown
 
 
@@ -98,7 +99,7 @@ class Scoring:
 
 
 def scoring_of(
-    setup: Setup, path: Path, say: Print = print, ranks: Ranks | None = None
+    setup: Setup, path: Path, say: Print = show, ranks: Ranks | None = None
 ) -> Scoring | None:
     """The scores in `path`, or, if there are none yet, those made now and written there.
 

@@ -33,6 +33,7 @@ from circuitprune.pipelines.unseen import trained_on, unseen_batches
 from circuitprune.records import to_json
 from circuitprune.runs.finished import Found, load_run
 from circuitprune.runs.studies import Measured, RunMatrices, Stability, StabilityGroup, TrialRun
+from circuitprune.text import show
 from circuitprune.views.pages.studies import stability_page, stability_sentence
 from circuitprune.views.progress import shown
 
@@ -47,7 +48,7 @@ def stability(
     attributes: bool = False,
     vary: Vary = "both",
     size: float | None = None,
-    say: Print = print,
+    say: Print = show,
 ) -> Stability:
     """Run a config again and again, and report how far the circuits found are the same.
 

@@ -44,6 +44,7 @@ from circuitprune.pipelines.metric import metric_name
 from circuitprune.pipelines.own import name_of, named_metric, own_method
 from circuitprune.pipelines.scoring import by_method
 from circuitprune.pipelines.setup import make_setup, training_batches
+from circuitprune.text import line
 
 
 class Study:
@@ -160,8 +161,8 @@ class Study:
     def __repr__(self) -> str:
         config, splits = self.setup.config, self.setup.data.splits
         return (
-            f"Study({config.model.name}, {config.task.name}: {self.graph.n_edges:,} edges, "
-            f"{config.ablation}, {len(splits['train'])} training and "
+            f"Study({line(config.model.name)}, {line(config.task.name)}: "
+            f"{self.graph.n_edges:,} edges, {config.ablation}, {len(splits['train'])} training and "
             f"{len(splits[self.setup.held_out])} held-out pairs)"
         )
 

@@ -29,11 +29,12 @@ from circuitprune.runs.folder import (
 )
 from circuitprune.runs.frontier import Frontier, write_results
 from circuitprune.runs.settings import placed, to_yaml
+from circuitprune.text import show
 from circuitprune.training.gates import check_budgets
 from circuitprune.views.pages.summary import summary
 
 
-def discover(config: RunConfig, say: Print = print, command: str = "") -> Frontier:
+def discover(config: RunConfig, say: Print = show, command: str = "") -> Frontier:
     """Run the whole pipeline and leave its results in `config.output_dir`.
 
     Attribution initialises the gates, training orders the edges, exact patching verifies circuits

@@ -33,6 +33,7 @@ from circuitprune.renamed import old_names
 from circuitprune.runs.settings import flatten
 from circuitprune.runs.shards import threads
 from circuitprune.runs.verification import SCHEMA, Budget, TestedCircuit, Verification
+from circuitprune.text import show
 from circuitprune.views.pages.verification import page
 from circuitprune.views.report import write_report
 
@@ -42,7 +43,7 @@ def verify_run(
     overrides: Sequence[str] = (),
     circuit: str | Path | None = None,
     minimise: bool = False,
-    say: Print = print,
+    say: Print = show,
 ) -> Verification:
     """Gather the evidence for the circuit of a run; returns what `verification.json` holds.
 

@@ -5,7 +5,6 @@ Nothing is carried out on the way: no tag makes an object, no anchor and no `${.
 """
 
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
 from types import NoneType, UnionType
@@ -15,6 +14,7 @@ import yaml
 
 from circuitprune.data.checks import fits, misfit, nearest
 from circuitprune.errors import ConfigError
+from circuitprune.text import show
 
 Section = TypeVar("Section")
 
@@ -136,7 +136,7 @@ class Assignments(Generic[Section]):
         if first not in self._renamed:
             return key
         now = self._renamed[first]
-        print(f"note: {where}: `{first}` is called `{now}` now", file=sys.stderr)
+        show(f"note: {where}: `{first}` is called `{now}` now", error=True)
         return f"{now}{dot}{rest}"
 
     def _unknown(self, key: str) -> str:

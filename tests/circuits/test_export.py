@@ -129,5 +129,5 @@ def test_dot_is_this_text():
 
 def test_dot_escapes_its_title():
     circuit = some_circuit(Graph(1, 1, 1), model='a"]; x -> y; \\', task="t\n\u202e\x00")
-    title = next(line for line in to_dot(circuit).splitlines() if "label" in line)
-    assert title == '  label="a\\"]; x -> y; \\\\, t\ufffd\ufffd\ufffd";'
+    title = next(one for one in to_dot(circuit).splitlines() if "label" in one)
+    assert title == '  label="a\\"]; x -> y; \\\\, t \\\\u202e\\\\u0000";'

@@ -34,6 +34,7 @@ from circuitprune.evidence.results import Sections
 from circuitprune.files import read_json, write_json
 from circuitprune.runs.finished import read_frontier
 from circuitprune.runs.studies import Transfer
+from circuitprune.text import line
 from circuitprune.views import figures
 from circuitprune.views.figures import (
     FIGURES,
@@ -183,7 +184,7 @@ def test_names_are_inert_whatever_they_hold(name, n_names, sources, tmp_path):
         nodes = list(ElementTree.parse(tmp_path / "x.svg").iter())
         assert not {node.tag.removeprefix(SVG) for node in nodes} & {"script", "img"}
         words = {"".join(node.itertext()) for node in nodes if node.tag == f"{SVG}text"}
-        clean = {"".join(c if c.isprintable() else "\ufffd" for c in label) for label in labels}
+        clean = {line(label) for label in labels}
         assert clean <= words
 
 

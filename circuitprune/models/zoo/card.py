@@ -9,7 +9,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from circuitprune.data.pairs import collate, encode, pad_token
 from circuitprune.data.tasks import TASKS, Task
-from circuitprune.files import table
 from circuitprune.models.zoo.corpus import (
     HELD_OUT,
     HELD_OUT_CENTURIES,
@@ -20,6 +19,7 @@ from circuitprune.models.zoo.corpus import (
     HELD_OUT_NOUNS,
     HELD_OUT_YEARS,
 )
+from circuitprune.text import table
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from circuitprune.text import line
 from circuitprune.views.figures.sources import Options, Source
 
 COLUMN, PAGE = 3.35, 6.9
@@ -78,8 +79,7 @@ def drawn(draw: Draw, sources: Sequence[Source], options: Options, form: str) ->
 
 def plain(text: str) -> str:
     """Text as it is: matplotlib would read what stands between dollars as mathematics."""
-    shown = "".join(c if c.isprintable() else "\ufffd" for c in text)
-    return shown.replace("$", r"\$")
+    return line(text).replace("$", r"\$")
 
 
 def matrix(

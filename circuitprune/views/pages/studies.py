@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from circuitprune.circuits.overlap import GroupOverlap, Names, PairOverlap, PairsSummary
 from circuitprune.evidence.baselines import AmongRandom
 from circuitprune.evidence.bootstrap import Interval, spell
-from circuitprune.files import table
 from circuitprune.runs.studies import (
     ComparedCircuit,
     Comparison,
@@ -17,6 +16,7 @@ from circuitprune.runs.studies import (
     Transfer,
     TrialRun,
 )
+from circuitprune.text import line, markdown, table
 
 
 def stability_sentence(name: str, study: StabilityGroup) -> str:
@@ -59,15 +59,15 @@ def _empty(n_empty: int, n_runs: int) -> str:
 def stability_page(found: Stability) -> str:
     """`stability.md`: a page that a reviewer can read."""
     lines = [
-        f"# Stability of {found.task} in {found.model}",
+        f"# Stability of {markdown(found.task)} in {markdown(found.model)}",
         "",
-        f"The model has {found.n_edges_total:,} edges; cut edges carry: {found.ablation}. "
-        f"Circuits were verified on {found.n_pairs} {found.split} pairs that no run was "
-        f"trained on ({found.n_pairs_seen} more were dropped, as some run had seen them), task "
-        f"metric {found.metric}.",
+        f"The model has {found.n_edges_total:,} edges; cut edges carry: "
+        f"{markdown(found.ablation)}. Circuits were verified on {found.n_pairs} "
+        f"{markdown(found.split)} pairs that no run was trained on ({found.n_pairs_seen} more were "
+        f"dropped, as some run had seen them), task metric {markdown(found.metric)}.",
     ]
     for name, study in found.groups.items():
-        lines += ["", f"## {GROUPS[name]}", "", study.sentence, "", *_group(study)]
+        lines += ["", f"## {GROUPS[name]}", "", markdown(study.sentence), "", *_group(study)]
     return "\n".join([*lines, ""])
 
 
@@ -110,7 +110,8 @@ def _overlap_row(row: GroupOverlap) -> tuple[str, ...]:
 
 
 def _measured_row(name: str, row: Measured, runs: Sequence[TrialRun]) -> tuple[str, ...]:
-    shown = runs[int(name[3:])].folder if name.startswith("run") else f"**{name}**"
+    run = name.startswith("run")
+    shown = markdown(runs[int(name[3:])].folder) if run else f"**{name}**"
     return (
         shown,
         f"{row.n_edges:,}",
@@ -148,10 +149,10 @@ def compare_page(found: Comparison) -> str:
 
 
 def _circuit_line(number: int, one: ComparedCircuit, private: Mapping[str, Names]) -> str:
-    what = f", {one.task} in {one.model}" if one.task is not None else ""
+    what = f", {line(one.task)} in {line(one.model)}" if one.task is not None else ""
     alone = private[one.name]
     return (
-        f"{number:<5} {one.name}{what}: {one.n_edges:,} edges (found with "
+        f"{number:<5} {line(one.name)}{what}: {one.n_edges:,} edges (found with "
         f"{one.n_edges_found:,}), {len(alone.edges):,} edges and {len(alone.nodes)} "
         "nodes of its own"
     )
@@ -182,7 +183,7 @@ def _matrix(transfer: Transfer, names: Sequence[str]) -> list[str]:
             row = (f"{getattr(cells[name, column], shown):.3f}" for column in columns)
             lines.append(f"{number:<14}" + "".join(f"{text:>24}" for text in row))
     return lines + [
-        f"no pair of {setting.name} was unseen by all runs"
+        f"no pair of {line(setting.name)} was unseen by all runs"
         for setting in transfer.settings
         if not setting.n_pairs
     ]
@@ -200,7 +201,7 @@ def _cross(cross: CrossModel | CrossSkipped, names: Sequence[str]) -> list[str]:
     host, donor = names.index(cross.host) + 1, names.index(cross.donor) + 1
     title = f"activations of the model of {donor} in the model of {host}"
     if isinstance(cross, CrossSkipped):
-        return [f"{title}: skipped, {cross.skipped}"]
+        return [f"{title}: skipped, {line(cross.skipped)}"]
     alone, itself = cross.host_alone, cross.donor_alone
     lines = [
         f"{title} ({cross.n_pairs} pairs)",

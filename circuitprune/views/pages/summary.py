@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from circuitprune.files import table
 from circuitprune.metrics import Evidence
 from circuitprune.runs.frontier import Frontier
+from circuitprune.text import code, markdown, table
 
 HEAD = ("size", "edges", "KL (nats)", "faithfulness", "metric", "accuracy", "exact match")
 
@@ -19,10 +19,11 @@ def summary(frontier: Frontier, command: str, notes: Sequence[str] = ()) -> str:
     if graph.n_edges_ungrouped != graph.n_edges:
         counts += f" ({graph.n_edges_ungrouped:,} by query head)"
     lines = [
-        f"# {about['task']} in {about['model']}",
+        f"# {markdown(about['task'])} in {markdown(about['model'])}",
         "",
-        f"The model has {counts}. Cut edges carry: {about['ablation']}. Verified exactly on "
-        f"{frontier.full.n} {about['split']} pairs, task metric {about['metric']}.",
+        f"The model has {counts}. Cut edges carry: {markdown(about['ablation'])}. Verified exactly "
+        f"on {frontier.full.n} {markdown(about['split'])} pairs, task metric "
+        f"{markdown(about['metric'])}.",
         "",
         f"**{n} edges ({n / graph.n_edges:.1%}) keep KL {evidence.kl:.3g} nats, faithfulness "
         f"{evidence.faithfulness:.3f}, accuracy {evidence.accuracy:.1%}** (full model "
@@ -31,7 +32,8 @@ def summary(frontier: Frontier, command: str, notes: Sequence[str] = ()) -> str:
         *table(HEAD, _rows(frontier)),
         "",
         *(line for note in notes for line in (note, "")),
-        f"Again: `{command}`. The settings are in `config.yaml`, the versions in `versions.json`.",
+        f"Again: {code(command)}. The settings are in `config.yaml`, the versions in "
+        "`versions.json`.",
         "",
     ]
     return "\n".join(lines)

@@ -9,8 +9,8 @@ from circuitprune.evidence.faithfulness import FaithfulnessCurve, Numbers
 from circuitprune.evidence.minimality import Minimality
 from circuitprune.evidence.minimise import MinimisedCircuit
 from circuitprune.evidence.results import NotComputed, Section, verdict_in
-from circuitprune.files import table
 from circuitprune.runs.verification import Verification
+from circuitprune.text import code, escaped, line, markdown, table
 
 TITLES = {
     "faithfulness": "Faithfulness",
@@ -60,13 +60,13 @@ def page(found: Verification) -> str:
 def _tested(found: Verification) -> list[str]:
     run, circuit, options = found.run, found.circuit, found.options
     total = run["n_edges_total"]
-    judged = f"Judged on {found.n_pairs} held-out {run['split']} pairs"
+    judged = f"Judged on {found.n_pairs} held-out {_text(run['split'])} pairs"
     if run["split"] == "train":
         judged = f"**Judged on the {found.n_pairs} pairs that it was found on**"
     return [
-        f"`{circuit.file}` keeps {circuit.n_edges:,} of {total:,} edges "
+        f"{code(circuit.file)} keeps {circuit.n_edges:,} of {total:,} edges "
         f"({circuit.n_edges / total:.1%}) among {circuit.n_nodes} nodes. Cut edges carry: "
-        f"{run['ablation']}. Task metric: {run['metric']}. {judged}; the run had "
+        f"{_text(run['ablation'])}. Task metric: {_text(run['metric'])}. {judged}; the run had "
         f"{found.n_train_pairs} training pairs.",
         "",
         f"Intervals are 95 %, from {options.n_bootstrap:,} resamples of the pairs; seed "
@@ -81,15 +81,15 @@ def _overview(name: str, section: Section | NotComputed) -> tuple[str, str, int 
 
 
 def _title(name: str) -> str:
-    return TITLES.get(name, name.replace("_", " ").capitalize())
+    return TITLES.get(name, markdown(name.replace("_", " ").capitalize()))
 
 
 def _text(value: object) -> str:
-    """Text that stays on one line and opens no Markdown table or HTML; edges become code."""
-    plain = " ".join(str(value).split()).replace("|", "\\|")
-    parts = EDGE.split(plain)  # every second part is an edge or a reader
-    parts[::2] = [part.replace("<", "\\<") for part in parts[::2]]
-    parts[1::2] = [f"`{name}`" for name in parts[1::2]]
+    """Text that stays on one line and is no Markdown or HTML; edges become code."""
+    parts = EDGE.split(line(value))  # every second part is an edge or a reader
+    parts[0] = markdown(parts[0]) + " " * parts[0].endswith(" ")
+    parts[2::2] = map(escaped, parts[2::2])
+    parts[1::2] = map(code, parts[1::2])
     return "".join(parts)
 
 
@@ -124,7 +124,11 @@ def _sizes(section: FaithfulnessCurve) -> list[str]:
 def _kinds(section: CrossAblation) -> list[str]:
     return table(
         ("cut edges carry", "KL (nats)", "faithfulness", "accuracy", "exact match"),
-        [(k, *_numbers(v)) for k, v in section.kinds.items() if isinstance(v, AblationNumbers)],
+        [
+            (_text(kind), *_numbers(v))
+            for kind, v in section.kinds.items()
+            if isinstance(v, AblationNumbers)
+        ],
     )
 
 
@@ -136,13 +140,13 @@ def _numbers(point: Numbers) -> list[str]:
 def _families(section: Completeness) -> list[str]:
     rows = [
         (
-            family,
+            _text(family),
             gaps.n,
             gaps.n_telling,
             gaps.n_within,
             f"{gaps.mean_gap:.3g}",
             f"{gaps.worst_gap:+.3g}",
-            ", ".join(gaps.worst_nodes[:6]) + " ..." * (len(gaps.worst_nodes) > 6),
+            _text(", ".join(gaps.worst_nodes[:6])) + " ..." * (len(gaps.worst_nodes) > 6),
         )
         for family, gaps in section.summary.items()
     ]

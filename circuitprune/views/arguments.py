@@ -1,0 +1,48 @@
+"""How the arguments of a command are read, and in which words they are refused."""
+
+import argparse
+from collections.abc import Callable
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from circuitprune.text import plain
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+
+class Parser(argparse.ArgumentParser):
+    """As `argparse` has it; what was typed reaches the terminal cleaned."""
+
+    def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
+        super()._print_message(plain(message), file)
+
+
+def number(least: float, most: float, whole: bool = False) -> Callable[[str], float]:
+    """The `type` of an argument that is a number; NaN and the infinities are none.
+
+    Args:
+        least, most: Where it must lie; `least` itself is allowed only of whole numbers.
+        whole: Whether it counts something.
+    """
+
+    def read(text: str) -> float:
+        try:
+            value = int(text) if whole else float(text)
+        except ValueError:
+            value = float("nan")
+        above = value >= least if whole else value > least
+        if not (isfinite(value) and above and value <= most):
+            kind, opening = ("a whole number", "[") if whole else ("a number", "(")
+            raise argparse.ArgumentTypeError(
+                f"{plain(text)!r} is not {kind} in {opening}{least:g}, {most:g}]"
+            )
+        return value
+
+    return read
+
+
+FRACTION = number(0.0, 1.0)
+"""Of edges, such as 0.01."""
+INCHES = number(0.0, 100.0)
+COUNT = number(0.0, 1e6, whole=True)

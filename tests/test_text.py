@@ -1,0 +1,240 @@
+"""Hostile names at every exit: each page that is written, and the terminal, shows them as text."""
+
+import io
+import re
+import unicodedata
+from pathlib import Path
+
+import pytest
+from report_evidence import stability
+from report_runs import make_run
+from tiny import save_model, save_pairs, settings
+
+from circuitprune import text
+from circuitprune.cli import main
+from circuitprune.pipelines.describe import describe
+from circuitprune.views.pages.studies import compare_page, stability_page
+from circuitprune.views.pages.summary import summary
+from circuitprune.views.pages.verification import page
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's and transformers' advice
+HOSTILE = "\x1b[31m\u202e<img src=x onerror=alert(1)>|`b`*c*\n# [d](e) &lt; \x07\x9b\ud800_f_ ~~g~~"
+"""One name with everything: colours, direction, HTML, cells, code, headings, links."""
+
+
+def assert_clean(shown: str, markdown: bool = True) -> None:
+    """Nothing but what can be seen; in Markdown, nothing of HOSTILE is markup."""
+    odd = [c for c in shown if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
+    assert set(odd) <= {"\n", "\t"}
+    if markdown:
+        outside = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", shown)
+        assert not re.search(r"(?<!\\)<img|(?<!\\)`|^# \[d|(?<!\\)\]\(|(?<!\\)&lt;", outside, re.M)
+
+
+# ---------------------------------------------------------------- the one function
+
+
+def test_what_has_no_picture_is_written_as_its_code():
+    assert text.plain("a\x00\x1b\x7f\x9b\u200d\u202e\u2066\ufeff\ud800") == (
+        "a\\u0000\\u001b\\u007f\\u009b\\u200d\\u202e\\u2066\\ufeff\\ud800"
+    )
+    assert text.plain("Ġthe ▁Once é 日本 'x'\n\ty") == "Ġthe ▁Once é 日本 'x'\n\ty"
+    assert text.line("a\n\r\n b\u2028c") == "a b c" and text.line(7) == "7"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("greater_than in zoo/small", "greater_than in zoo/small"),
+        ("0.5 [0.1, 0.9], m0->logits", "0.5 [0.1, 0.9], m0->logits"),
+        ("# a", "\\# a"),
+        ("- a", "\\- a"),
+        ("1. a", "1\\. a"),
+        ("> a", "\\> a"),
+        ("![a](b)", "![a\\](b)"),
+        ("[a]: b", "[a\\]: b"),
+        ("a & b &amp; &#60;", "a & b \\&amp; \\&#60;"),
+        ("_a_ b_c", "\\_a\\_ b_c"),
+        ("a\\", "a\\\\"),
+        ("$x$ ~y~ |", "\\$x\\$ \\~y\\~ \\|"),
+    ],
+)
+def test_markdown_shows_names_as_they_are(name, shown):
+    assert text.markdown(name) == shown
+
+
+@pytest.mark.parametrize("name", ["a", "`", "``", "a`b", "a``b`c", "", " ` "])
+def test_code_cannot_be_left(name):
+    shown = text.code(name)
+    fence = re.match("`+", shown)[0]
+    inside = shown.removeprefix(fence).removesuffix(fence)
+    assert len(inside) + 2 * len(fence) == len(shown)
+    assert not re.search(f"(?<!`){fence}(?!`)", inside)
+
+
+def test_a_table_has_a_line_for_each_row_and_no_cell_leaves_its_own():
+    lines = text.table(("name", "n"), [("a|b", 1), ("two\nlines", 2)], n_all=5)
+    assert lines == [
+        "| name | n |",
+        "| --- | --- |",
+        "| a\\|b | 1 |",
+        "| two lines | 2 |",
+        "",
+        "And 3 more.",
+    ]
+    assert text.table(("n",), [(1,)], n_all=1)[-1] == "| 1 |"
+    assert text.table(("n",), [(text.markdown("a|b"),)])[-1] == "| a\\|b |"
+
+
+def test_a_terminal_without_a_letter_shows_its_code(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", newline="\n")
+    monkeypatch.setattr("sys.stdout", stream)
+    text.show("Ġé\x1b")
+    stream.flush()
+    assert stream.buffer.getvalue() == b"\\u0120\\xe9\\u001b\n"
+
+
+# ---------------------------------------------------------------- every page
+
+
+def verified() -> dict:
+    """What `verification.json` holds of a run with hostile names, in the sections with tables."""
+    interval = {"value": 0.1, "low": 0.0, "high": 0.2}
+    measured = dict.fromkeys(("kl", "faithfulness", "accuracy", "exact_match"), interval)
+    counts = dict.fromkeys(("n", "n_telling", "n_within", "mean_gap", "worst_gap"), 1)
+    edge = {"edge": HOSTILE, "kl": interval, "metric": interval}
+    tables: dict = {
+        "completeness": {"summary": {HOSTILE: {**counts, "worst_nodes": [HOSTILE]}}},
+        "cross_ablation": {"kinds": {HOSTILE: measured}},
+        "minimality": {"edges": [edge]},
+        HOSTILE: {},
+    }
+    about = {"sentence": HOSTILE, "verdict": "pass", "n_pairs": 1, "tolerance": 0.1}
+    run = dict.fromkeys(("task", "model", "ablation", "metric", "split"), HOSTILE)
+    return {
+        "run": {**run, "n_edges_total": 9},
+        "circuit": {"file": HOSTILE, "n_edges": 1, "n_nodes": 2},
+        "n_pairs": 1,
+        "n_train_pairs": 1,
+        "options": {"n_bootstrap": 1, "seed": 0},
+        "sections": {name: {**about, **rest} for name, rest in tables.items()},
+    }
+
+
+def test_the_page_of_the_evidence():
+    shown = page(verified())
+    assert_clean(shown)
+    assert shown.count("src=x") >= 15 and "## Completeness" in shown
+
+
+def test_the_summary_of_a_run(tmp_path):
+    from circuitprune.runs.frontier import read_results
+
+    frontier, _ = read_results(make_run(tmp_path))
+    for name in ("task", "model", "ablation", "metric", "split"):
+        frontier.provenance[name] = HOSTILE
+    shown = summary(frontier, HOSTILE)
+    assert_clean(shown)
+    assert shown.count("src=x") == 6 and shown.startswith("# ")
+
+
+def test_the_page_of_a_stability():
+    found = stability([HOSTILE] * 3)
+    found |= dict.fromkeys(("task", "model", "ablation", "metric", "split"), HOSTILE)
+    found |= {"n_edges_total": 9, "n_pairs": 1, "n_pairs_seen": 0}
+    interval = {"value": 0.1, "low": 0.0, "high": 0.2}
+    numbers = {"n_edges": 1, "kl": 0.1, "accuracy": 1.0, "exact_match": 1.0}
+    measured = {"run0": {**numbers, "faithfulness": interval}}
+    found["groups"]["seed"] |= {"sentence": HOSTILE, "curve": [], "measured": measured}
+    shown = stability_page(found)
+    assert_clean(shown)
+    assert shown.count("src=x") == 7
+
+
+def test_what_compare_prints():
+    names = [HOSTILE, f"{HOSTILE}2"]
+    found = {
+        "n_edges": 1,
+        "n_edges_total": 9,
+        "circuits": [
+            {"name": n, "task": HOSTILE, "model": HOSTILE, "n_edges": 1, "n_edges_found": 1}
+            for n in names
+        ],
+        "private": {n: {"edges": [], "nodes": []} for n in names},
+        "core": {"edges": [], "nodes": []},
+        "overlap": [],
+        "cross_model": [{"host": names[0], "donor": names[1], "skipped": HOSTILE}],
+    }
+    shown = compare_page(found)
+    assert_clean(shown, markdown=False)
+    assert len([one for one in shown.splitlines() if "src=x" in one]) == 3
+
+
+# ---------------------------------------------------------------- the terminal
+
+
+NAME = "\x1b[31mred\u202e<img src=x>`b`"
+"""As a file system takes it."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of a model, pairs and folder of hostile names; its arguments."""
+    home = tmp_path_factory.mktemp("home")
+    (home / NAME).mkdir()
+    save_model(home / NAME / "model")
+    save_pairs(home / NAME / "pairs.jsonl")
+    arguments = [*settings(home / NAME), "attribution.method=eap", "train.progress=false"]
+    assert main(["attribute", *arguments]) == 0
+    return home / NAME / "run", arguments
+
+
+def test_every_command_prints_clean_text(run, capsys, tmp_path):
+    folder, arguments = run
+    copy = tmp_path / NAME
+    commands = [
+        ["attribute", "--dry-run", *arguments, f"output_dir={copy}"],
+        ["attribute", *arguments],
+        ["train", f"model.name={folder / 'absent'}"],
+        ["train", f"{NAME}=1", f"train.steps={NAME}", f"train.{NAME}=1"],
+        ["train", NAME],
+        [NAME],
+        ["verify", str(folder), "sections=[mib]", "n_bootstrap=10", "progress=false"],
+        ["verify", str(folder), f"sections=[{NAME!r}]"],
+        ["report", str(folder), "-o", str(copy / "r.html")],
+        ["report", str(copy / "absent")],
+        ["export", str(folder), "-o", str(copy / "c.json")],
+        ["compare-scores", str(folder), str(folder)],
+        ["compare", str(folder), str(copy / "c.json"), "--output-dir", str(copy / "compare")],
+        ["compare", str(folder), "--size", NAME],
+        ["check", f"{folder.parent / 'pairs.jsonl'}", f"{folder.parent / 'model'}"],
+    ]
+    capsys.readouterr()
+    for command in commands:
+        try:
+            code = main(command)
+        except SystemExit as stop:  # argparse's
+            code = stop.code
+        out, err = capsys.readouterr()
+        assert code != 70, err
+        assert_clean(out + err, markdown=False)
+        assert "b[31mred" in out + err, command
+
+
+def test_pages_of_a_run_are_clean_as_written(run):
+    for name in ("summary.md", "verification.md"):
+        path = Path(run[0]) / name
+        if path.exists():
+            assert_clean(path.read_text())
+    assert "\\u001b" in (Path(run[0]) / "summary.md").read_text()
+
+
+def test_the_first_screen_keeps_a_name_on_its_line(run):
+    from circuitprune.pipelines.study import Study
+    from circuitprune.runs.settings import load_config
+
+    found = Study.from_config(load_config(None, [*run[1]])).setup
+    object.__setattr__(found.config.model, "name", HOSTILE)
+    shown = describe(found)
+    assert_clean(shown, markdown=False)
+    assert shown.splitlines()[1].startswith("graph")
