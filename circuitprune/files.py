@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from circuitprune.errors import RunError
+from circuitprune.limits import HEADER, Kind, read_bytes
 from circuitprune.records import to_json
 
 
@@ -56,13 +57,18 @@ def write_json(path: str | Path, value: object) -> None:
     write_atomic(path, text + "\n")
 
 
-def read_json(path: str | Path) -> object:
+def read_json(path: str | Path, kind: Kind = "json", most: int | None = None) -> object:
     """The value of a JSON file. Python's `NaN` token is read, as EAP-IG writes it.
 
+    Args:
+        path: The file.
+        kind: What it is, see `LIMITS`.
+        most: Bytes, if something smaller than the limit is known.
+
     Raises:
-        RunError: the file is missing, or is not JSON text.
+        RunError: the file is missing, larger than its kind may be, or is not JSON text.
     """
-    data = _read_bytes(Path(path))
+    data = read_bytes(path, kind, most)
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -98,10 +104,12 @@ def read_tensors(
         finite: Also refuse NaN and infinite values.
 
     Raises:
-        RunError: missing, truncated, not safetensors, checksum mismatch, or non-finite values.
+        RunError: missing, too large, truncated, not safetensors, checksum mismatch, or non-finite
+            values.
     """
     path = Path(path)
-    data = _read_bytes(path)
+    _refuse_header(path)
+    data = read_bytes(path, "tensors")
     header = _header(path, data)
     try:
         tensors = safetensors.torch.load(data)
@@ -119,11 +127,18 @@ def read_tensors(
     return tensors, notes
 
 
-def _read_bytes(path: Path) -> bytes:
+def _refuse_header(path: Path) -> None:
+    """Look at the length that a file gives for its header, before the file is read."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror or error}") from error
+    if HEADER < length <= size:  # beyond its end, it is truncated
+        raise RunError(
+            f"{path} has a header of {length:,} bytes; one has at most {HEADER:,} here "
+            "(docs/file_formats.md), so it is not read"
+        )
 
 
 def _header(path: Path, data: bytes) -> dict[str, dict[str, str]]:

@@ -9,13 +9,13 @@ Kind = Literal["config", "pairs", "line", "circuit", "frontier", "json", "tensor
 
 LIMITS: dict[Kind, int] = {
     "config": 1_000_000,
-    "pairs": 250_000_000,
+    "pairs": 100_000_000,
     "line": 1_000_000,
     "circuit": 250_000_000,
     "frontier": 10_000_000,
-    "json": 250_000_000,
+    "json": 100_000_000,
     "tensors": 8_000_000_000,
-    "checkpoint": 1_000_000_000,
+    "checkpoint": 250_000_000,
 }
 """Bytes of a file by what it is; `line` is one pair. A circuit by query head of 32 layers of 32
 heads, every edge listed as MIB does, has 130 million."""

@@ -11,6 +11,7 @@ import torch
 
 from circuitprune import files
 from circuitprune.errors import RunError
+from circuitprune.limits import HEADER, LIMITS
 
 
 def test_write_atomic_writes_text_and_bytes(tmp_path):
@@ -177,3 +178,22 @@ def test_non_finite_values_are_refused_where_asked(tmp_path):
 def test_the_checksum_key_is_reserved(tmp_path):
     with pytest.raises(RunError, match="'sha256' is reserved"):
         files.write_tensors(tmp_path / "x", {"a": torch.zeros(1)}, {"sha256": "0"})
+
+
+# ---------------------------------------------------------------- sizes
+
+
+def test_a_large_file_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "x"
+    path.touch()
+    for kind, read in (("json", files.read_json), ("tensors", files.read_tensors)):
+        os.truncate(path, LIMITS[kind] + 1)
+        with pytest.raises(RunError, match=f"at most {LIMITS[kind]:,} here"):
+            read(path)
+
+
+def test_a_long_header_is_refused_before_the_file_is_read(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes((HEADER + 1).to_bytes(8, "little") + b" " * (HEADER + 1))
+    with pytest.raises(RunError, match="a header of 1,000,001 bytes; .* most 1,000,000"):
+        files.read_tensors(path)

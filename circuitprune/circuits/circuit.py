@@ -18,6 +18,7 @@ from circuitprune.circuits.parts import Parts
 from circuitprune.circuits.reachability import kept_nodes, live_edges
 from circuitprune.circuits.show import facts_of, html_of
 from circuitprune.errors import GraphError
+from circuitprune.limits import BESIDE, PER_EDGE
 
 if TYPE_CHECKING:
     import networkx
@@ -94,20 +95,25 @@ class Circuit:
     # ---------------------------------------------------------------- files
 
     @classmethod
-    def load(cls, path: str | Path, graph: Graph | None = None) -> "Circuit":
+    def load(
+        cls, path: str | Path, graph: Graph | None = None, n_kv_heads: int | None = None
+    ) -> "Circuit":
         """The circuit in a file of circuitprune, EAP-IG, MIB or Edge-Pruning, told by content.
 
         Args:
             path: A JSON file.
             graph: The model's sizes; needed for Edge-Pruning's edge list, which has none.
+            n_kv_heads: Of the model, if it is known: an edge list names KV heads, and is refused
+                for a graph that counts by query head where there are fewer.
 
         Raises:
-            RunError: the file is missing or not JSON.
+            RunError: the file is missing, larger than such a circuit can be, or not JSON.
             GraphError: not a circuit, or one that does not fit the graph.
         """
-        value = files.read_json(path)
+        most = None if graph is None else BESIDE + PER_EDGE * graph.n_edges_ungrouped
+        value = files.read_json(path, "circuit", most)
         try:
-            circuit = cls(*formats.parse(value, graph))
+            circuit = cls(*formats.parse(value, graph, n_kv_heads))
         except GraphError as error:
             raise GraphError(f"{path}: {error}") from error
         assert isinstance(value, dict | list)  # parse has refused the rest

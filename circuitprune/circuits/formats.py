@@ -5,7 +5,6 @@ Nothing here touches a disk or knows `Circuit`: a circuit's `Parts` go in and co
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal, get_args
 
 from circuitprune.circuits.edge_pruning import from_edge_pruning, to_edge_pruning
@@ -49,12 +48,13 @@ def write(parts: Parts, format: Format, embeddings: Sequence[str] = ()) -> Json:
     raise GraphError(f"unknown circuit format {format!r}; choose one of {known}")
 
 
-def parse(value: object, graph: Graph | None = None) -> Parts:
+def parse(value: object, graph: Graph | None = None, n_kv_heads: int | None = None) -> Parts:
     """The circuit in a JSON value, whichever of the known forms it has.
 
     Args:
         value: An EAP-IG/MIB object (also our own) or an Edge-Pruning list.
         graph: Needed for an edge list, which carries no sizes; for an object, only checked.
+        n_kv_heads: Of the model, if it is known.
 
     Raises:
         GraphError: none of the known forms, unknown names, or sizes that do not fit.
@@ -65,6 +65,11 @@ def parse(value: object, graph: Graph | None = None) -> Parts:
                 "an Edge-Pruning edge list does not say the model's sizes; "
                 "pass them, as in Circuit.load(path, graph=Graph(12, 12, 12))"
             )
+        if n_kv_heads not in (None, graph.n_kv_readers):
+            raise GraphError(
+                "is an Edge-Pruning edge list, whose keys and values are those of KV heads, and "
+                f"the {graph.n_kv_readers} here are of query heads: set model.kv_readers=kv_head"
+            )
         return from_edge_pruning(value, graph)
     if not isinstance(value, dict) or not {"cfg", "nodes", "edges"} <= value.keys():
         raise GraphError(
@@ -72,6 +77,15 @@ def parse(value: object, graph: Graph | None = None) -> Parts:
             "circuitprune) or a list of [writer, reader] pairs (Edge-Pruning)"
         )
     parts = from_mib(value)
-    if graph is not None and replace(graph, d_model=parts.graph.d_model) != parts.graph:
-        raise GraphError(f"holds {parts.graph.describe()}, expected {graph.describe()}")
+    if graph is not None and not graph.same_edges(parts.graph):
+        raise GraphError(f"holds {unlike(parts.graph, graph)}")
     return parts
+
+
+def unlike(theirs: Graph, ours: Graph) -> str:
+    """What to say of two graphs that differ, and what to set where only the convention does."""
+    said = f"{theirs.describe()}, expected {ours.describe()}"
+    if not theirs.ungrouped().same_edges(ours.ungrouped()):
+        return said
+    by = "query_head, as MIB counts," if theirs.n_kv_readers == theirs.n_heads else "kv_head"
+    return f"{said}; only key/value readers differ: set model.kv_readers={by} for these edges"

@@ -20,7 +20,7 @@ from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.progress import Watch, told
 from circuitprune.engine.references import References
 from circuitprune.engine.selfcheck import self_check
-from circuitprune.errors import ConfigError, DataError, GraphError
+from circuitprune.errors import ConfigError, DataError
 from circuitprune.lens.predictions import ExamplePairs, TokenPair, predictions
 from circuitprune.metrics import Evidence, Metric
 from circuitprune.models import load_model
@@ -199,7 +199,7 @@ def chosen_edges(setup: Setup) -> Bool[Tensor, " edge"] | None:
     path = setup.config.attribution.edges
     if path is None:
         return None
-    mask = Circuit.load(path, setup.gated.graph).mask
+    mask = Circuit.load(path, setup.gated.graph, setup.gated.ports.n_kv_heads).mask
     if not mask.any():
         raise ConfigError(f"attribution.edges={path} keeps no edge, so there is nothing to score")
     return mask
@@ -215,12 +215,7 @@ def reference_edges(setup: Setup) -> Bool[Tensor, " edge"] | None:
     path, graph = setup.config.verify.reference, setup.gated.graph
     if path is None:
         return None
-    found = Circuit.load(path, graph)
-    if not found.graph.same_edges(graph):
-        raise GraphError(
-            f"verify.reference={path} is of {found.graph.describe()}, the model's is "
-            f"{graph.describe()}; see model.kv_readers if only key/value readers differ"
-        )
+    found = Circuit.load(path, graph, setup.gated.ports.n_kv_heads)
     if not 0 < found.n_edges < graph.n_edges:
         raise ConfigError(
             f"verify.reference={path} keeps {found.n_edges:,} of {graph.n_edges:,} edges; a "

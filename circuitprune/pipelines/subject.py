@@ -9,6 +9,7 @@ from torch import Tensor
 
 from circuitprune.attribution.methods import has_signs
 from circuitprune.circuits.circuit import Circuit
+from circuitprune.circuits.formats import unlike
 from circuitprune.circuits.graph import Graph
 from circuitprune.config import RunConfig
 from circuitprune.engine.evaluation import evaluate_full
@@ -58,18 +59,19 @@ def read_run(folder: Path, graph: Graph, config: RunConfig) -> Subject:
 def check_graph(path: Path, theirs: Graph, ours: Graph) -> None:
     """Refuse circuits of another graph."""
     if not theirs.same_edges(ours):
-        raise GraphError(f"{path} is of {theirs.describe()}, the run's model has {ours.describe()}")
+        raise GraphError(f"{path} is of {unlike(theirs, ours)}")
 
 
-def tested_circuit(folder: Path, found: Subject, file: str | Path | None) -> tuple[str, Circuit]:
+def tested_circuit(
+    folder: Path, found: Subject, file: str | Path | None, setup: Setup
+) -> tuple[str, Circuit]:
     """The circuit under test and what to call it."""
     if file is None:
         name = found.frontier.file_of(found.frontier.chosen())
         path = folder / name
     else:
         name, path = Path(file).name, Path(file)
-    circuit = Circuit.load(path, found.frontier.graph)
-    check_graph(path, circuit.graph, found.frontier.graph)
+    circuit = Circuit.load(path, found.frontier.graph, setup.gated.ports.n_kv_heads)
     if not circuit.n_edges:
         raise RunError(f"{path} keeps no edge, so there is nothing to verify; use --circuit FILE")
     return name, circuit

@@ -71,7 +71,7 @@ def verify_run(
         setup = Study.from_config(config).setup
         check_model(folder, setup)
         found = read_run(folder, setup.gated.graph, config)
-        name, tested = tested_circuit(folder, found, circuit)
+        name, tested = tested_circuit(folder, found, circuit, setup)
         case = make_case(setup, found, tested.mask, options)
         check_pairs(found, setup)
         check_metric(found, case, setup)

@@ -1,5 +1,6 @@
 """The output folder of a run and the checkpoint it goes on from: what may be used, what not."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import torch
 
 from circuitprune.errors import RunError
 from circuitprune.files import write_atomic, write_json
+from circuitprune.limits import read_bytes
+from circuitprune.runs.archive import refuse_bomb, refuse_stretched
 
 
 def claim(folder: Path, resume: str | None) -> None:
@@ -76,9 +79,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint that Lightning wrote for `MaskTraining`."""
     if not path.is_file():
         raise RunError(f"train.resume: no checkpoint {str(path)!r}")
+    data = read_bytes(path, "checkpoint")
     try:
-        found = torch.load(path, weights_only=True, map_location="cpu")
+        refuse_bomb(path, data)
+        found = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+        refuse_stretched(path, found, len(data))
         readable = {"global_step", "state_dict", "optimizer_states", "base_model"} <= set(found)
+    except RunError:
+        raise
     except Exception:  # torch raises whatever a broken zip file or pickle leads to
         readable = False
     if not readable:

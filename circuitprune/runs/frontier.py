@@ -14,6 +14,7 @@ from circuitprune.circuits.export import write_edges_csv
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import RunError
 from circuitprune.files import read_json, write_atomic, write_json
+from circuitprune.limits import POINTS
 from circuitprune.metrics import Evidence
 from circuitprune.records import from_json, to_json
 
@@ -256,7 +257,7 @@ def read_results(folder: Path) -> tuple[Frontier, list[Circuit]]:
             "of `train` or `attribute`"
         )
     try:
-        return _frontier(path, read_json(path))
+        return _frontier(path, read_json(path, "frontier"))
     except (KeyError, TypeError, IndexError) as error:
         raise RunError(f"{path} is damaged: {error!r}") from error
 
@@ -266,7 +267,12 @@ def _frontier(path: Path, value: object) -> tuple[Frontier, list[Circuit]]:
         raise TypeError("not an object")
     full, empty = (from_json(Evidence, value[end], f"{path}, {end},") for end in ("full", "empty"))
     rows = value["points"]
-    circuits = [Circuit.load(path.parent / _file(row)) for row in rows]
+    if len(rows) > POINTS:
+        raise RunError(f"{path} has {len(rows):,} points; a frontier has at most {POINTS:,}")
+    circuits: list[Circuit] = []
+    for row in rows:  # the first tells how large the others can be
+        graph = circuits[0].graph if circuits else None
+        circuits.append(Circuit.load(path.parent / _file(row), graph))
     points = [_point(path, row, c) for row, c in zip(rows, circuits, strict=True)]
     about = {key: item for key, item in value.items() if key not in ("full", "empty", "points")}
     return Frontier(circuits[0].graph, cast(Provenance, about), full, empty, points), circuits

@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from circuitprune.circuits.export import write_edges_csv
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.errors import GraphError, RunError
+from circuitprune.limits import BESIDE, LIMITS, PER_EDGE
 
 MIB = Path(__file__).parents[3] / "shared" / "exchange" / "mib_gpt2_ioi_eap-ig.json"
 needs_mib = pytest.mark.skipif(not MIB.exists(), reason=f"{MIB} is absent")
@@ -572,6 +574,36 @@ def test_a_given_graph_is_held_against_the_file(tmp_path):
         Circuit.load(tmp_path / "a.json", Graph(3, 2, 2))
 
 
+def test_a_file_in_the_other_convention_says_what_to_set(tmp_path):
+    """MIB counts by query head; a model with fewer KV heads is read by these as it comes."""
+    grouped, whole = Graph(1, 2, 1), Graph(1, 2, 2)
+    for theirs, ours, kv_readers in ((whole, grouped, "query_head"), (grouped, whole, "kv_head")):
+        Circuit.from_names(theirs, ["input->m0", "m0->logits"]).save(tmp_path / "a.json")
+        with pytest.raises(GraphError, match=f"set model.kv_readers={kv_readers}"):
+            Circuit.load(tmp_path / "a.json", ours)
+
+
+def test_a_file_too_large_for_its_graph_is_refused_unread(tmp_path):
+    graph, path = Graph(1, 2, 2), tmp_path / "a.json"
+    path.touch()
+    os.truncate(path, BESIDE + PER_EDGE * graph.n_edges + 1)
+    with pytest.raises(RunError, match=f"at most {BESIDE + PER_EDGE * graph.n_edges:,} here"):
+        Circuit.load(path, graph)
+    os.truncate(path, LIMITS["circuit"] + 1)
+    with pytest.raises(RunError, match=f"at most {LIMITS['circuit']:,} here"):
+        Circuit.load(path)
+
+
+@pytest.mark.parametrize("form", ["circuitprune", "mib", "edge_pruning"])
+def test_a_whole_circuit_of_a_real_model_is_within_its_limit(tmp_path, form):
+    graph = Graph(12, 12, 12, d_model=768)
+    scores = torch.randn(graph.n_edges, dtype=torch.float64) * 1e-5
+    every = torch.ones(graph.n_edges, dtype=torch.bool)
+    whole = Circuit(graph, every, scores, ranking=scores.neg())
+    whole.save(tmp_path / "a.json", format=form)
+    assert (tmp_path / "a.json").stat().st_size < PER_EDGE * graph.n_edges / 2
+
+
 # ------------------------------------------------------------------------ Edge-Pruning
 
 
@@ -592,6 +624,17 @@ GPT2_LIST = [
 def load_list(tmp_path, pairs, graph, **style):
     (tmp_path / "edges.json").write_text(json.dumps(pairs, **style))
     return Circuit.load(tmp_path / "edges.json", graph=graph)
+
+
+def test_a_list_of_kv_heads_is_not_read_as_one_of_query_heads(tmp_path):
+    """Edge-Pruning's Llama lists name KV heads: on a graph by query head these are other heads."""
+    (tmp_path / "edges.json").write_text(json.dumps([["embeds", "a0.h1.k"]]))
+    by_kv_head = Circuit.load(tmp_path / "edges.json", Graph(1, 4, 2), n_kv_heads=2)
+    assert by_kv_head.edges == ("input->a0.kv1<k>",)
+    with pytest.raises(GraphError, match=r"edges\.json: is an Edge-Pruning .*kv_readers=kv_head"):
+        Circuit.load(tmp_path / "edges.json", Graph(1, 4, 4), n_kv_heads=2)
+    every_head = Circuit.load(tmp_path / "edges.json", Graph(1, 4, 4), n_kv_heads=4)
+    assert every_head.edges == ("input->a0.h1<k>",)
 
 
 def test_an_edge_list_is_read_and_written_back_byte_for_byte(tmp_path):

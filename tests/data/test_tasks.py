@@ -1,6 +1,7 @@
 """Properties of the generated pairs, and what the reader of the user's own pairs refuses."""
 
 import json
+import os
 import re
 from collections import Counter
 from itertools import islice
@@ -16,6 +17,7 @@ from circuitprune.data.tasks.ioi import Ioi
 from circuitprune.data.tasks.pronoun import TEMPLATES as PRONOUN_TEMPLATES
 from circuitprune.data.tasks.sva import TEMPLATES as SVA_TEMPLATES
 from circuitprune.errors import DataError
+from circuitprune.limits import LIMITS
 
 KINDS = [(name, kind) for name, task in TASKS.items() for kind in task.corruptions]
 
@@ -282,8 +284,19 @@ def test_jsonl_refuses_an_empty_file(tmp_path, content):
 
 
 def test_jsonl_refuses_a_missing_file(tmp_path):
-    with pytest.raises(DataError, match=r"cannot read pairs from .*No such file"):
+    with pytest.raises(DataError, match=r"cannot be read: No such file"):
         JsonlTask(tmp_path / "none.jsonl")
+
+
+def test_a_file_or_a_line_that_is_too_large_is_refused_unread(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.touch()
+    os.truncate(path, LIMITS["pairs"] + 1)
+    with pytest.raises(DataError, match=f"a file of pairs has at most {LIMITS['pairs']:,}"):
+        JsonlTask(path)
+    path.write_text('{"clean": "' + "x" * LIMITS["line"] + '"}')
+    with pytest.raises(DataError, match=r"line 1: it has .* one pair has at most 1,000,000"):
+        JsonlTask(path)
 
 
 # -------------------------------------------------------------------- the manual

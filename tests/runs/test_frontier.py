@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from copy import deepcopy
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import RunError
 from circuitprune.files import write_json
+from circuitprune.limits import BESIDE, LIMITS, PER_EDGE, POINTS
 from circuitprune.metrics import Evidence
 from circuitprune.runs.frontier import Frontier, Point, read_results, write_results
 from circuitprune.runs.identity import fingerprint
@@ -145,6 +147,23 @@ def test_a_frontier_that_names_no_files_is_read_by_size(tmp_path):
     write_json(tmp_path / "frontier.json", value)
     masks = [found.mask for found in read_results(tmp_path)[0].points]
     assert all(torch.equal(a, b.mask) for a, b in zip(masks, points, strict=True))
+
+
+def test_sizes_are_looked_at_before_anything_is_read(tmp_path):
+    points = [point(0.1, 8, 0.5), point(0.3, 25, 0.05)]
+    write_results(tmp_path, frontier(*points), None, torch.zeros(GRAPH.n_edges), "command")
+    value = json.loads((tmp_path / "frontier.json").read_text())
+    write_json(tmp_path / "frontier.json", value | {"points": [{}] * (POINTS + 1)})
+    with pytest.raises(RunError, match=f"10,001 points; a frontier has at most {POINTS:,}"):
+        read_results(tmp_path)
+    write_json(tmp_path / "frontier.json", value)
+    most = BESIDE + PER_EDGE * GRAPH.n_edges_ungrouped
+    os.truncate(tmp_path / "circuits" / "25.json", most + 1)
+    with pytest.raises(RunError, match=f"a circuit's file has at most {most:,}"):
+        read_results(tmp_path)
+    os.truncate(tmp_path / "frontier.json", LIMITS["frontier"] + 1)
+    with pytest.raises(RunError, match=f"a frontier has at most {LIMITS['frontier']:,}"):
+        read_results(tmp_path)
 
 
 # ---------------------------------------------------------------- the summary

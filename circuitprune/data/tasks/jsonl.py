@@ -9,6 +9,7 @@ from circuitprune.data.tasks.pair import Pair
 from circuitprune.data.tasks.rows import described, pair_of
 from circuitprune.data.tasks.spreadsheet import csv_rows
 from circuitprune.errors import DataError
+from circuitprune.limits import LIMITS, read_bytes, refuse_size
 
 SUFFIXES = (".jsonl", ".csv")
 """What files of pairs are called; any other name is read as JSON lines."""
@@ -37,10 +38,7 @@ def read_pairs(path: str | Path) -> list[Pair]:
     """
     pairs: list[Pair] = []
     first_line: dict[str, int] = {}
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read pairs from {path}: {error.strerror}") from error
+    data = read_bytes(path, "pairs", error=DataError)
     rows = csv_rows if Path(path).suffix.lower() == ".csv" else _lines
     try:
         for line, row in rows(_decoded(data.removeprefix(b"\xef\xbb\xbf"))):
@@ -68,6 +66,7 @@ def _lines(text: str) -> Iterator[tuple[int, dict[str, object]]]:
     for line, raw in enumerate(text.split("\n"), start=1):
         if raw.strip():
             try:
+                refuse_size("it", "line", len(raw), LIMITS["line"], DataError)
                 yield line, _parse(raw)
             except DataError as error:
                 raise DataError(f"line {line}: {error}") from None

@@ -1,0 +1,80 @@
+"""What a checkpoint holds, looked at before it is unpacked: small files can ask for much memory."""
+
+import io
+import pickletools
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from circuitprune.errors import RunError
+from circuitprune.limits import HEADER
+
+PARTS = 1000
+"""Files in a checkpoint's archive, a tensor each and a few more."""
+_KNOWN = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage"
+)
+"""What the description of a checkpoint of ours names; torch would also fill memory for others."""
+
+
+def refuse_bomb(path: Path, data: bytes) -> None:
+    """Nothing, for an archive that is as small as it looks.
+
+    Args:
+        path: For the message.
+        data: The file's content.
+
+    Raises:
+        RunError: more parts than any checkpoint has, parts that unpack to more than the file, a
+            description that is too long, or one that names what we never write.
+    """
+    if data.count(b"PK\x01\x02") > PARTS:  # before each of them becomes an object
+        raise _refused(path, f"more than {PARTS:,} parts")
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        parts = archive.infolist()
+        if sum(part.file_size for part in parts) > len(data):
+            raise _refused(path, f"parts that unpack to more than its {len(data):,} bytes")
+        for part in parts:
+            if part.filename.endswith(".pkl"):
+                if part.file_size > HEADER:
+                    raise _refused(path, f"a description of more than {HEADER:,} bytes")
+                _refuse_names(path, archive.read(part))
+
+
+def refuse_stretched(path: Path, found: object, most: int) -> None:
+    """Nothing, unless a tensor in it claims more bytes than the file had: one number repeated.
+
+    Raises:
+        RunError: it does.
+    """
+    if any(one.numel() * one.element_size() > most for one in _tensors(found)):
+        raise _refused(path, f"a tensor of more than its {most:,} bytes")
+
+
+def _refuse_names(path: Path, description: bytes) -> None:
+    for opcode, argument, _ in pickletools.genops(description):
+        if opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4", "OBJ", "NEWOBJ"):
+            raise _refused(path, f"an instruction {opcode.name}, which no checkpoint has")
+        if opcode.name == "GLOBAL" and not _KNOWN.fullmatch(str(argument)):
+            raise _refused(path, f"the name {str(argument)!r:.80}, which no checkpoint has")
+
+
+def _tensors(found: object) -> Iterator[Tensor]:
+    if isinstance(found, Tensor):
+        yield found
+    elif isinstance(found, Mapping):
+        for value in found.values():
+            yield from _tensors(value)
+    elif isinstance(found, list | tuple):
+        for value in found:
+            yield from _tensors(value)
+
+
+def _refused(path: Path, what: str) -> RunError:
+    return RunError(
+        f"train.resume: {str(path)!r} is not a readable checkpoint of this package: it holds "
+        f"{what}; pass the checkpoints/last.ckpt of an interrupted run"
+    )
