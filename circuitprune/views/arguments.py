@@ -3,19 +3,17 @@
 import argparse
 from collections.abc import Callable
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import NoReturn
 
 from circuitprune.text import plain
-
-if TYPE_CHECKING:
-    from _typeshed import SupportsWrite
 
 
 class Parser(argparse.ArgumentParser):
     """As `argparse` has it; what was typed reaches the terminal cleaned."""
 
-    def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
-        super()._print_message(plain(message), file)
+    def error(self, message: str) -> NoReturn:
+        """End the program with what is wrong, and exit code 2."""
+        super().error(plain(message))
 
 
 def number(least: float, most: float, whole: bool = False) -> Callable[[str], float]:
