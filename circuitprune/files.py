@@ -115,7 +115,8 @@ def read_tensors(
         tensors = safetensors.torch.load(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise RunError(f"{path} is not a safetensors file or is truncated: {error}") from error
-    notes = dict(header.get("__metadata__") or {})
+    written = header.get("__metadata__")
+    notes = dict(written) if isinstance(written, dict) else {}
     expected = notes.pop("sha256", None)
     if expected is None:
         raise RunError(f"{path} has no checksum, so circuitprune did not write it")
@@ -141,7 +142,7 @@ def _refuse_header(path: Path) -> None:
         )
 
 
-def _header(path: Path, data: bytes) -> dict[str, dict[str, str]]:
+def _header(path: Path, data: bytes) -> dict[str, object]:
     """The JSON header of a safetensors file: 8 bytes of length, the header, the tensor bytes."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or len(data) < 8 + length:

@@ -3,16 +3,23 @@
 import io
 import re
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_evidence import stability
+from report_evidence import compared, interval, judge, stability
 from report_runs import make_run
 from tiny import save_model, save_pairs, settings
 
 from circuitprune import text
 from circuitprune.cli import main
+from circuitprune.evidence.cross_ablation import AblationNumbers
+from circuitprune.evidence.results import Sections
+from circuitprune.files import read_json
 from circuitprune.pipelines.describe import describe
+from circuitprune.records import from_json
+from circuitprune.runs.studies import CrossSkipped, Measured
+from circuitprune.runs.verification import Verification
 from circuitprune.views.pages.studies import compare_page, stability_page
 from circuitprune.views.pages.summary import summary
 from circuitprune.views.pages.verification import page
@@ -97,34 +104,25 @@ def test_a_terminal_without_a_letter_shows_its_code(monkeypatch):
 # ---------------------------------------------------------------- every page
 
 
-def verified() -> dict:
-    """What `verification.json` holds of a run with hostile names, in the sections with tables."""
-    interval = {"value": 0.1, "low": 0.0, "high": 0.2}
-    measured = dict.fromkeys(("kl", "faithfulness", "accuracy", "exact_match"), interval)
-    counts = dict.fromkeys(("n", "n_telling", "n_within", "mean_gap", "worst_gap"), 1)
-    edge = {"edge": HOSTILE, "kl": interval, "metric": interval}
-    tables: dict = {
-        "completeness": {"summary": {HOSTILE: {**counts, "worst_nodes": [HOSTILE]}}},
-        "cross_ablation": {"kinds": {HOSTILE: measured}},
-        "minimality": {"edges": [edge]},
-        HOSTILE: {},
-    }
-    about = {"sentence": HOSTILE, "verdict": "pass", "n_pairs": 1, "tolerance": 0.1}
-    run = dict.fromkeys(("task", "model", "ablation", "metric", "split"), HOSTILE)
-    return {
-        "run": {**run, "n_edges_total": 9},
-        "circuit": {"file": HOSTILE, "n_edges": 1, "n_nodes": 2},
-        "n_pairs": 1,
-        "n_train_pairs": 1,
-        "options": {"n_bootstrap": 1, "seed": 0},
-        "sections": {name: {**about, **rest} for name, rest in tables.items()},
-    }
+ABOUT = dict.fromkeys(("task", "model", "ablation", "metric", "split"), HOSTILE)
 
 
-def test_the_page_of_the_evidence():
-    shown = page(verified())
+def test_the_page_of_the_evidence(tmp_path):
+    judge(make_run(tmp_path), [HOSTILE] * 3)
+    found = from_json(Verification, read_json(tmp_path / "verification.json"))
+    whole = {name: replace(section, sentence=HOSTILE) for name, section in found.sections.items()}
+    gaps = replace(next(iter(whole["completeness"].summary.values())), worst_nodes=(HOSTILE,))
+    whole["completeness"] = replace(whole["completeness"], summary={HOSTILE: gaps})
+    kinds = whole["cross_ablation"].kinds
+    kinds = {HOSTILE: next(one for one in kinds.values() if isinstance(one, AblationNumbers))}
+    whole["cross_ablation"] = replace(whole["cross_ablation"], kinds=kinds)
+    edges = tuple(replace(one, edge=HOSTILE) for one in whole["minimality"].edges)
+    whole["minimality"] = replace(whole["minimality"], edges=edges)
+    circuit = replace(found.circuit, file=HOSTILE)
+    found = replace(found, run={**found.run, **ABOUT}, circuit=circuit, sections=Sections(**whole))
+    shown = page(found)
     assert_clean(shown)
-    assert shown.count("src=x") >= 15 and "## Completeness" in shown
+    assert shown.count("src=x") >= 6 + len(whole) + 3
 
 
 def test_the_summary_of_a_run(tmp_path):
@@ -139,33 +137,28 @@ def test_the_summary_of_a_run(tmp_path):
 
 
 def test_the_page_of_a_stability():
-    found = stability([HOSTILE] * 3)
-    found |= dict.fromkeys(("task", "model", "ablation", "metric", "split"), HOSTILE)
-    found |= {"n_edges_total": 9, "n_pairs": 1, "n_pairs_seen": 0}
-    interval = {"value": 0.1, "low": 0.0, "high": 0.2}
-    numbers = {"n_edges": 1, "kl": 0.1, "accuracy": 1.0, "exact_match": 1.0}
-    measured = {"run0": {**numbers, "faithfulness": interval}}
-    found["groups"]["seed"] |= {"sentence": HOSTILE, "curve": [], "measured": measured}
-    shown = stability_page(found)
+    found = replace(stability([HOSTILE] * 3), **ABOUT)
+    measured = Measured(
+        n_edges=1,
+        kl=0.1,
+        metric=1.0,
+        accuracy=1.0,
+        exact_match=1.0,
+        n=1,
+        faithfulness=interval(0.5),
+    )
+    group = replace(found.groups["seed"], sentence=HOSTILE, measured={"run0": measured})
+    shown = stability_page(replace(found, groups={"seed": group}))
     assert_clean(shown)
     assert shown.count("src=x") == 7
 
 
 def test_what_compare_prints():
     names = [HOSTILE, f"{HOSTILE}2"]
-    found = {
-        "n_edges": 1,
-        "n_edges_total": 9,
-        "circuits": [
-            {"name": n, "task": HOSTILE, "model": HOSTILE, "n_edges": 1, "n_edges_found": 1}
-            for n in names
-        ],
-        "private": {n: {"edges": [], "nodes": []} for n in names},
-        "core": {"edges": [], "nodes": []},
-        "overlap": [],
-        "cross_model": [{"host": names[0], "donor": names[1], "skipped": HOSTILE}],
-    }
-    shown = compare_page(found)
+    found = compared(names)
+    circuits = tuple(replace(one, task=HOSTILE, model=HOSTILE) for one in found.circuits)
+    skipped = CrossSkipped(host=names[0], donor=names[1], n_pairs=1, skipped=HOSTILE)
+    shown = compare_page(replace(found, circuits=circuits, cross_model=(skipped,)))
     assert_clean(shown, markdown=False)
     assert len([one for one in shown.splitlines() if "src=x" in one]) == 3
 
