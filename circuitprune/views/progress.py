@@ -21,6 +21,7 @@ from rich.table import Column
 from rich.text import Text
 
 from circuitprune.engine.progress import Progress, silent
+from circuitprune.text import line
 
 Clock = Callable[[], float]
 """Seconds, from any start."""
@@ -44,7 +45,7 @@ class Work:
     """
 
     def __init__(self, what: str, unit: str, notes: Callable[[], str], clock: Clock) -> None:
-        self.what, self.unit, self.notes, self.clock = what, unit, notes, clock
+        self.what, self.unit, self.notes, self.clock = line(what), unit, notes, clock
         self.done, self.total = 0, 0
         self.began = self.moved = clock()
         self.first: tuple[float, int] | None = None
