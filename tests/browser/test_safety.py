@@ -33,7 +33,7 @@ def report(tmp_path_factory):
     for text in HOSTILE:
         section = {"sentence": text, "verdict": text, text: 1}
         evidence["sections"][text] = section
-    evidence["sections"]["completeness"]["points"][1] |= {"name": IMAGE, "family": IMAGE}
+    evidence["sections"]["completeness"]["points"][1]["name"] = IMAGE
     write_json(run / "verification.json", evidence)
     write_json(run / "stability.json", stability(HOSTILE[:3]))
     write_json(run / "compare.json", transfer(HOSTILE[:3]))

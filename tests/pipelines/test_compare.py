@@ -10,6 +10,7 @@ import pytest
 import reference
 import torch
 from conftest import build_tiny_model, random_batch
+from json_schema import fits
 from tiny import pair_rows, quick_config, save_model, save_pairs, tiny_lm, tokenizer
 
 from circuitprune.circuits.circuit import Circuit
@@ -172,7 +173,8 @@ def test_transfer_and_patching_are_shown_if_the_runs_were(home, compared):
 
 
 def test_parts_are_set_algebra_of_the_names(home, compared):
-    assert from_json(Comparison, strict(home / "out" / "compare.json")) == compared
+    written = strict(home / "out" / "compare.json")
+    assert from_json(Comparison, written) == compared and fits(written, "Comparison")
     names = [str(home / name) for name in ("one", "two", "tuned")]
     found = {name: load_found(name) for name in names}
     n_edges = compared.n_edges

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from json_schema import fits
 from tiny import pair_rows, quick_config, save_model, save_pairs, settings, tiny_lm
 
 from circuitprune.circuits.circuit import Circuit
@@ -132,6 +133,7 @@ def test_every_run_is_a_finished_run_of_its_own_config(study):
     assert load_config(folder / "seed2" / "config.yaml").train.seed == 2
     assert load_config(folder / "bootstrap2" / "config.yaml").task.resample == 2
     assert from_json(Stability, strict(folder / "stability.json")) == found
+    assert fits(strict(folder / "stability.json"), "Stability")
     assert set(found.groups) == {"seed", "bootstrap"}
 
 

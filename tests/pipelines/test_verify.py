@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from json_schema import fits
 from tiny import quick_config, save_model, save_pairs, tiny_lm, tokenizer
 
 from circuitprune.circuits.circuit import Circuit
@@ -118,6 +119,16 @@ def test_every_section_is_there_in_json_and_on_the_page(whole):
         assert strict(folder / "evidence" / f"{name}.json")["result"] == to_json(section)
     assert text.count("\n## ") == len(EVIDENCE) + 1
     assert text == page(found)
+
+
+def test_every_file_fits_the_schema(whole):
+    folder, found = whole
+    assert fits(strict(folder / "verification.json"), "Verification")
+    assert fits(strict(folder / "frontier.json"), "FrontierFile")
+    assert fits(strict(folder / "pairs.json"), "ExamplePairs")
+    for name, section in found.sections.items():
+        written = strict(folder / "evidence" / f"{name}.json")["result"]
+        assert fits(written, type(section).__name__)
 
 
 def test_the_head_says_what_was_tested(run):

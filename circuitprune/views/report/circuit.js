@@ -45,7 +45,7 @@ function ink({ share }, n) {
 
 const edgeName = (edge) =>
   `${GRAPH.writers[DATA.edges.writer[edge]]}->${GRAPH.readers[DATA.edges.reader[edge]]}`;
-const harmful = (edge) => DATA.signed && DATA.edges.attribution[edge] > 0;
+const harmful = (edge) => DATA.signed && (DATA.edges.attribution?.[edge] ?? 0) > 0;
 
 /** Nodes of a circuit: ends of its edges, and heads whose shared key or value reader has one. */
 function nodesOf(edges, collapsed) {

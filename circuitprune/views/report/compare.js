@@ -11,32 +11,37 @@ let comparison = null;
 /** @type {{ id: string | null, curves: Curve[] } | null} */
 let picked = null;
 
-/** A run's edges and circuits; null if its model has other sizes. */
-function circuitsOf(run) {
-  const found = run === 0 ? DATA : DATA.others[run - 1];
-  return found.circuits ? found : null;
+/** A run's circuits; none if its model has other sizes. */
+const circuitsOf = (run) => (run === 0 ? DATA.circuits : (DATA.others[run - 1].circuits ?? []));
+
+/** The edges of a run that has circuits. */
+function edgesOf(run) {
+  const found = run === 0 ? DATA.edges : DATA.others[run - 1].edges;
+  if (!found) throw new Error(`the edges of run ${run} are of a model with other sizes`);
+  return found;
 }
 
+/** @param {Side} side */
 const sideName = ([run, position]) =>
-  `${DATA.runs.length > 1 ? `${DATA.runs[run].name}, ` : ""}${spell(circuitsOf(run).circuits[position].n_edges)} edges`;
+  `${DATA.runs.length > 1 ? `${DATA.runs[run].name}, ` : ""}${spell(circuitsOf(run)[position].n_edges)} edges`;
 
 /** All circuits that can be compared, as `[run, position]`, from the smallest of each run. */
 function comparable() {
   const bySize =
     (run) =>
-    ([, a], [, b]) =>
-      circuitsOf(run).circuits[a].n_edges - circuitsOf(run).circuits[b].n_edges;
+    (/** @type {Side} */ [, a], /** @type {Side} */ [, b]) =>
+      circuitsOf(run)[a].n_edges - circuitsOf(run)[b].n_edges;
   return DATA.runs.flatMap((_, run) =>
-    (circuitsOf(run)?.circuits ?? [])
+    circuitsOf(run)
       .map((_, at) => [run, at])
-      .sort(circuitsOf(run) ? bySize(run) : undefined),
+      .sort(bySize(run)),
   );
 }
 
 /** The chosen circuits of the first two runs, or of one run its chosen one and the next larger or smaller. */
 function usualSides() {
   const all = comparable(),
-    is = ([run, at]) => run === 0 && at === MAIN.chosen;
+    is = (/** @type {Side} */ [run, at]) => run === 0 && at === MAIN.chosen;
   const other = all.find(([run, at]) => run > 0 && at === DATA.runs[run].chosen);
   const here = all.findIndex(is),
     own = all.filter(([run]) => run === 0);
@@ -53,9 +58,7 @@ function readSides(text) {
     const [run, name] = [Number(side.split(".")[0]), side.split(".")[1]];
     return [
       run,
-      DATA.runs[run]
-        ? (circuitsOf(run)?.circuits ?? []).findIndex((_, at) => circuitName(run, at) === name)
-        : -1,
+      DATA.runs[run] ? circuitsOf(run).findIndex((_, at) => circuitName(run, at) === name) : -1,
     ];
   });
   return sides.length === 2 && sides.every(([, at]) => at >= 0) ? sides : null;
@@ -68,9 +71,10 @@ function readSides(text) {
 function pairOf([[runA, a], [runB, b]]) {
   const found = new Map();
   const take = (run, at, look, score) => {
-    const { edges, circuits } = circuitsOf(run),
-      share = shares(edges, circuits[at].edges, "score");
-    for (const edge of circuits[at].edges) {
+    const edges = edgesOf(run),
+      kept = circuitsOf(run)[at].edges,
+      share = shares(edges, kept, "score");
+    for (const edge of kept) {
       const writer = edges.writer[edge],
         reader = edges.reader[edge],
         id = writer * GRAPH.readers.length + reader;
@@ -100,8 +104,7 @@ function showComparison() {
   });
   const { count, jaccard } = pair,
     cut = sides.filter(
-      ([run, at]) =>
-        circuitsOf(run).circuits[at].edges.length < circuitsOf(run).circuits[at].n_edges,
+      ([run, at]) => circuitsOf(run)[at].edges.length < circuitsOf(run)[at].n_edges,
     );
   byId("compared").textContent =
     `A: ${sideName(sides[0])}. B: ${sideName(sides[1])}. ${spell(count.both)} edges in both, ${spell(count.a)} only in A, ${spell(count.b)} only in B: Jaccard ${spell(jaccard)}.${cut.length ? " Of the largest circuits only the strongest edges are in this report." : ""}`;

@@ -17,6 +17,7 @@ function curvesFigure(
 ) {
   const box = { ...FIGURE, height: 300 },
     points = series.flatMap((s) => s.points).filter((p) => p.x > 0 && p.v.value !== null);
+  if (!points.length) return []; // undefined at every size
   const xs = points.map((p) => p.x),
     first = Math.min(...xs),
     last = Math.max(...xs);

@@ -12,6 +12,7 @@ function byId(id) {
   return /** @type {Control} */ (found);
 }
 
+/** @type {PageData} */
 const DATA = JSON.parse(byId("data").textContent ?? "");
 for (const circuit of DATA.circuits) circuit.edges = positions(circuit.spans);
 for (const other of DATA.others)

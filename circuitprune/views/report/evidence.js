@@ -72,22 +72,22 @@ function rowsOf(entries) {
 }
 
 function showEvidence() {
-  const sections = Object.entries(DATA.evidence?.sections ?? {}),
+  const sections = Object.entries(ALL_SECTIONS ?? {}).map(([name, one]) => [name, one ?? {}]),
     into = byId("tests");
-  if (sections.length) {
-    const { circuit, n_pairs } = DATA.evidence;
+  if (HEAD_FAULT) into.append(broken("What was tested is not shown", HEAD_FAULT));
+  if (HEAD && sections.length) {
+    const { circuit, n_pairs } = HEAD;
     into.append(
       make(
         "p",
         {},
         `Of ${circuit.file}, ${spell(circuit.n_edges)} edges, on ${spell(n_pairs)} pairs. Intervals are 95 %.`,
       ),
-      overview(sections),
     );
-    into.append(...sections.map(([name, section]) => sectionArticle(name, section)));
-  } else {
-    into.append(make("p", {}, withCode(UNVERIFIED)));
   }
+  if (sections.length)
+    into.append(overview(sections), ...sections.map(([name, one]) => sectionArticle(name, one)));
+  else into.append(make("p", {}, withCode(UNVERIFIED)));
   showStudies();
 }
 

@@ -20,17 +20,25 @@ const FIGURES = {
   random_circuits: randomFigure,
 };
 
-/** The figures of a section; none if it lacks what they show. */
+/**
+ * The figures of a section, or a message that says why there are none; its tables are still shown.
+ * @param {string} name
+ * @param {any} section
+ * @returns {HTMLElement[]}
+ */
 function figuresOf(name, section) {
+  if (Object.hasOwn(FAULTS, name)) return [broken("Not drawn", FAULTS[name])];
+  if (!Object.hasOwn(FIGURES, name)) return [];
   try {
-    return Object.hasOwn(FIGURES, name) ? [FIGURES[name](section)].flat() : [];
+    return [FIGURES[name](section)].flat();
   } catch (error) {
-    if (error instanceof TypeError) return []; // a file of another version: its tables are still shown
-    throw error;
+    return [broken("Not drawn, for an error in this page", error)];
   }
 }
 
+/** @param {Json.FaithfulnessCurve} section */
 function faithfulnessFigure({ sizes, circuit }) {
+  /** @param {"faithfulness" | "mean_of_ratios"} name */
   const points = (name) =>
     sizes
       .filter((s) => s.n_edges > 0)
@@ -51,20 +59,31 @@ function faithfulnessFigure({ sizes, circuit }) {
     series,
     {
       band: FAITHFUL,
-      ring: circuit.n_edges > 0 ? { x: circuit.n_edges, y: circuit.faithfulness.value } : null,
+      ring: ringAt(circuit),
       caption: `Bars: 95 % intervals. Shaded: counts as faithful. Ring: this circuit.`,
     },
   );
 }
 
+/** Where a circuit stands on the curve; null if it has no edge, or its faithfulness is undefined. */
+function ringAt({ n_edges, faithfulness: { value } }) {
+  return n_edges > 0 && value !== null ? { x: n_edges, y: value } : null;
+}
+
+/** @param {Json.CrossAblation} section */
 function ablationsFigure({ kinds }) {
-  const known = Object.entries(kinds).filter(([, k]) => !("error" in k));
-  const rows = known.map(([name, k]) => ({
-    name,
-    v: k.faithfulness,
-    about: `${name}: ${interval(k.faithfulness)}`,
-    attributes: { "data-kind": name },
-  }));
+  const rows = Object.entries(kinds).flatMap(([name, k]) =>
+    "error" in k
+      ? []
+      : [
+          {
+            name,
+            v: k.faithfulness,
+            about: `${name}: ${interval(k.faithfulness)}`,
+            attributes: { "data-kind": name },
+          },
+        ],
+  );
   return rowsFigure(
     "cross_ablation",
     "Faithfulness by what cut edges carry",
@@ -78,6 +97,7 @@ function ablationsFigure({ kinds }) {
   );
 }
 
+/** @param {Json.Mib} section */
 function mibFigure({ curves, cpr, cmd }) {
   const marks = ["circle", "square", "triangle", "diamond"];
   const series = Object.entries(curves).map(([name, curve], i) => ({
@@ -95,6 +115,7 @@ function mibFigure({ curves, cpr, cmd }) {
   });
 }
 
+/** @param {Json.Function} section */
 function directFigure({ direct, lens }) {
   const rows = direct.slice(0, NAMED_ROWS).map((d) => ({
     name: d.node,
@@ -104,15 +125,14 @@ function directFigure({ direct, lens }) {
     attributes: { "data-node-share": d.node },
   }));
   const stages = lens.flatMap((l) =>
-    [
-      ["clean", "logit_diff"],
-      ["corrupt", "logit_diff_corrupt"],
-    ].map(([prompt, name]) => ({
-      name: `${l.at} ${prompt}`,
-      v: { value: l[name] },
-      about: `at ${l.at}, ${prompt} prompt: ${spell(l[name])}; the answer's mean rank ${spell(l.answer_rank)}`,
-      kind: prompt === "clean" ? "" : "hollow",
-    })),
+    Object.entries({ clean: l.logit_diff, corrupt: l.logit_diff_corrupt }).map(
+      ([prompt, value]) => ({
+        name: `${l.at} ${prompt}`,
+        v: { value },
+        about: `at ${l.at}, ${prompt} prompt: ${spell(value)}; the answer's mean rank ${spell(l.answer_rank)}`,
+        kind: prompt === "clean" ? "" : "hollow",
+      }),
+    ),
   );
   return [
     ...(rows.length
@@ -146,6 +166,7 @@ function directFigure({ direct, lens }) {
   ];
 }
 
+/** @param {Json.Minimality} section */
 function minimalityFigure({ edges, tolerance }) {
   const rows = edges.map((e) => ({
     name: e.edge,
@@ -166,7 +187,10 @@ function minimalityFigure({ edges, tolerance }) {
   });
 }
 
-/** The circuit against the model, both under the same knock-out: equal on the diagonal. */
+/**
+ * The circuit against the model, both under the same knock-out: equal on the diagonal.
+ * @param {Json.Completeness} section
+ */
 function completenessFigure({ points, span, tolerance }) {
   const box = { width: 520, height: 500, left: 58, right: 18, top: 26, bottom: 42 },
     room = Math.abs(tolerance * span);
@@ -191,7 +215,7 @@ function completenessFigure({ points, span, tolerance }) {
     draw(
       "g",
       {
-        class: `point family-${p.family in FAMILIES ? p.family : "random"}${p.telling ? "" : " faint"}`,
+        class: `point family-${p.family}${p.telling ? "" : " faint"}`,
         "data-family": p.family,
       },
       draw(
@@ -206,7 +230,7 @@ function completenessFigure({ points, span, tolerance }) {
         px(p.model),
         py(p.model + p.gap.high),
       ),
-      svgShape(FAMILIES[p.family]?.[1] ?? "circle", px(p.model), py(p.circuit), 5),
+      svgShape(FAMILIES[p.family][1], px(p.model), py(p.circuit), 5),
     );
   const shownFamilies = Object.entries(FAMILIES).filter(([family]) =>
     points.some((p) => p.family === family),
@@ -229,11 +253,9 @@ function completenessFigure({ points, span, tolerance }) {
   );
 }
 
+/** @param {Json.RandomCircuits} section */
 function randomFigure({ families, circuit, n_random }) {
-  const known = Object.entries(families)
-    .map(([name, f]) => ({ name, values: f.kl_of_each }))
-    .filter((f) => f.values?.length);
-  if (!known.length) return [];
+  const known = Object.entries(families).map(([name, f]) => ({ name, values: f.kl_of_each }));
   return spreadFigure(
     "random_circuits",
     "KL of random circuits and of this one",

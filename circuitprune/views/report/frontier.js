@@ -4,9 +4,13 @@ const PLOT = { width: 470, height: 300, left: 58, right: 14, top: 28, bottom: 44
 const KL_FLOOR = 1e-5;
 const RUN_MARKS = 6;
 
-/** `{value, low, high}` of a quantity at a point of the first run, if the evidence has it. */
+/**
+ * A quantity at a point of the first run with its interval, if the evidence has it.
+ * @param {Json.PointRow} point
+ * @param {"kl" | "faithfulness"} name
+ */
 function intervalAt(point, name) {
-  const sizes = DATA.evidence?.sections?.faithfulness?.sizes ?? [];
+  const sizes = computed(SECTIONS.faithfulness)?.sizes ?? [];
   return sizes.find((s) => s.n_edges === point.n_edges && s.size === point.size)?.[name];
 }
 
@@ -29,15 +33,21 @@ function steps(low, high) {
   return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, i) => (first + i) * step);
 }
 
-/** One plot; `log` says whether its vertical axis is. */
+/**
+ * One plot; `log` says whether its vertical axis is.
+ * @param {"kl" | "faithfulness"} name
+ * @param {string} label
+ * @param {boolean} log
+ * @param {(position: number) => void} choose
+ */
 function plot(name, label, log, choose) {
   const shownRuns = DATA.runs.map((run) => run.points.filter((p) => p.n_edges > 0));
   const xs = shownRuns.flat().map((p) => p.n_edges);
   const lift = (v) => (log ? Math.log10(Math.max(v, KL_FLOOR)) : v);
   const ends = shownRuns[0]
     .map((p) => intervalAt(p, name))
-    .filter(Boolean)
-    .flatMap((v) => [v.low, v.high]);
+    .flatMap((v) => (v ? [v.low, v.high] : []))
+    .filter((x) => x !== null);
   const ys = [...shownRuns.flat().map((p) => p[name]), ...ends, ...(log ? [] : [0, 1])].map(lift);
   const [low, high] = [Math.min(...ys), Math.max(...ys)],
     pad = (high - low || 1) * 0.06;
@@ -156,9 +166,7 @@ function showFrontier(choose) {
       `${run.name} (${run.about.init}${run.about.learner ? `, ${run.about.learner}` : ""})`,
     ),
   );
-  const bars = DATA.evidence?.sections?.faithfulness?.sizes
-    ? " Bars are 95 % intervals over pairs."
-    : "";
+  const bars = computed(SECTIONS.faithfulness) ? " Bars are 95 % intervals over pairs." : "";
   byId("runs").append(
     ...names,
     make(
@@ -171,7 +179,7 @@ function showFrontier(choose) {
     run.points.map((p) => [
       run.name,
       spell(p.n_edges),
-      percent(p.n_edges / run.about.n_edges_total),
+      percent(p.n_edges / Number(run.about.n_edges_total)),
       ...["kl", "faithfulness", "metric", "accuracy", "exact_match"].map((k) => spell(p[k])),
     ]),
   );

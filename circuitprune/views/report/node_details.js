@@ -1,6 +1,8 @@
 // What a node reads, writes and looks at, and what its edges are worth: shown for the node selected.
 
-const READINGS = DATA.evidence?.sections?.function;
+const READINGS = computed(SECTIONS.function);
+const UNREAD =
+  "This run has not been verified. `circuitprune verify RUN` adds what each node looks at, reads and writes, and what each edge is worth.";
 const PROBED = {
   previous: "the position before",
   duplicate: "the same token before",
@@ -21,14 +23,17 @@ function showReading(id) {
 
 function reading(id) {
   const head = make("h3", {}, `What ${title(id)} does`);
-  if (!READINGS || "error" in READINGS) {
-    const why =
-      READINGS?.sentence ??
-      "This run has not been verified. `circuitprune verify RUN` adds what each node looks at, reads and writes, and what each edge is worth.";
+  if (!READINGS || !HEAD) {
+    const why = FAULTS.function ?? HEAD_FAULT ?? SECTIONS.function?.sentence ?? UNREAD;
     return [head, make("p", { class: "hint" }, withCode(why))];
   }
-  const parts = [direct(id), probes(id), lens(id), effects(id)].flat();
-  const n = DATA.evidence.circuit.n_edges;
+  const parts = [
+    direct(READINGS, id),
+    probes(READINGS, id),
+    lens(READINGS, id),
+    effects(id),
+  ].flat();
+  const n = HEAD.circuit.n_edges;
   const none = `The verified circuit of ${spell(n)} edges does not keep this node, so verification says nothing of it.`;
   return [
     head,
@@ -41,16 +46,17 @@ function reading(id) {
           ),
         ]
       : [make("p", {}, none)]),
-    make("div", { class: "reading" }, make("div", {}, parts), ...patterns(id)),
+    make("div", { class: "reading" }, make("div", {}, parts), ...patterns(READINGS, id)),
   ];
 }
 
 // ---------------------------------------------------------------- numbers
 
-function direct(id) {
-  const at = READINGS.direct?.findIndex((row) => row.node === id) ?? -1;
+/** @param {Json.Function} found */
+function direct(found, id) {
+  const at = found.direct.findIndex((row) => row.node === id);
   if (at < 0) return [];
-  const { share, edge_to_logits_kept } = READINGS.direct[at];
+  const { share, edge_to_logits_kept } = found.direct[at];
   const cut = edge_to_logits_kept ? "" : " The circuit cuts that edge.";
   return [
     make("h4", {}, "Writes"),
@@ -66,8 +72,9 @@ function direct(id) {
 
 const signed = (x) => `${x > 0 ? "+" : ""}${spell(x)}`;
 
-function probes(id) {
-  const found = READINGS.heads?.find((row) => row.head === id);
+/** @param {Json.Function} readings */
+function probes({ heads }, id) {
+  const found = heads.find((row) => row.head === id);
   if (!found) return [];
   const known = Object.entries(PROBED).filter(([name]) => name in found);
   const rows = known.map(([name, what]) => [name, what, spell(found[name])]);
@@ -97,12 +104,13 @@ function probes(id) {
 /** The place where a node reads the stream, as the lens names it. */
 const placeOf = (id) => /^(a\d+|m\d+|logits)/.exec(id)?.[1] ?? "";
 
-function lens(id) {
+/** @param {Json.Function} readings */
+function lens(readings, id) {
   const place = placeOf(id),
-    row = READINGS.lens?.find((l) => l.at === place);
+    row = readings.lens.find((l) => l.at === place);
   if (!row) return [];
   const tokens = (example) =>
-    (example.lens?.[place] ?? []).flatMap((t) => [make("code", {}, make("bdi", {}, t)), " "]);
+    (example.lens[place] ?? []).flatMap((t) => [make("code", {}, make("bdi", {}, t)), " "]);
   return [
     make("h4", {}, "Reads"),
     make(
@@ -110,7 +118,7 @@ function lens(id) {
       {},
       `The logit lens at ${place}: the answer's mean rank is ${spell(row.answer_rank)} (0 is first), its logit difference ${signed(row.logit_diff)}, on corrupt prompts ${signed(row.logit_diff_corrupt)}.`,
     ),
-    ...(READINGS.examples ?? []).map((example, i) =>
+    ...readings.examples.map((example, i) =>
       make("p", {}, `Pair ${i + 1}, best tokens: `, tokens(example)),
     ),
   ];
@@ -119,7 +127,7 @@ function lens(id) {
 /** What the removal of each of a node's edges did, one at a time. */
 function effects(id) {
   const own = readersOf(id),
-    edges = DATA.evidence.sections.minimality?.edges ?? [];
+    edges = computed(SECTIONS.minimality)?.edges ?? [];
   const touches = ({ edge }) => {
     const [from, to] = edge.split("->");
     return from === id || own.includes(to.replace(/<.>$/, ""));
@@ -140,11 +148,10 @@ function effects(id) {
 // ---------------------------------------------------------------- attention
 
 /** A grid for each example pair: who looks (rows) at whom (columns). */
-function patterns(id) {
-  return (READINGS.examples ?? []).flatMap((example, i) => {
-    const rows =
-      example.attention?.[id] ??
-      (example.attention_from_answer?.[id] && [example.attention_from_answer[id]]);
+function patterns(/** @type {Json.Function} */ { examples }, id) {
+  return examples.flatMap((example, i) => {
+    const answer = example.attention_from_answer[id];
+    const rows = example.attention?.[id] ?? (answer && [answer]);
     return rows ? [attentionFigure(id, example.clean, rows, i + 1)] : [];
   });
 }
@@ -236,8 +243,8 @@ function attentionFigure(id, tokens, rows, number) {
 
 /** A line on what is known of a node, and for the selected one the way to all of it. */
 function brief(id) {
-  const written = READINGS?.direct?.find((row) => row.node === id);
-  const labels = READINGS?.heads?.find((row) => row.head === id)?.labels;
+  const written = READINGS?.direct.find((row) => row.node === id);
+  const labels = READINGS?.heads.find((row) => row.head === id)?.labels;
   const facts = [
     ...(written ? [`direct share ${signed(written.share)}`] : []),
     ...(labels ? [labels.join(", ") || "passes no probe"] : []),

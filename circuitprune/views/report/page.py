@@ -16,6 +16,8 @@ from circuitprune.views.report.records import ReportData
 
 SCRIPTS = (
     "dom.js",
+    "schema.json",
+    "check.js",
     "layout.js",
     "circuit.js",
     "canvas.js",
@@ -103,7 +105,20 @@ def inert_json(data: object) -> str:
 
 
 def _asset(name: str) -> str:
-    return (files("circuitprune.views.report") / name).read_text(encoding="utf-8")
+    text = (files("circuitprune.views.report") / name).read_text(encoding="utf-8")
+    return f"const SCHEMA = {_bare(json.loads(text))};" if name == "schema.json" else text
+
+
+def _bare(schema: dict) -> str:
+    """A schema without its words, as small as it gets."""
+
+    def without(part: dict) -> dict:
+        return {key: item for key, item in part.items() if key != "description"}
+
+    kinds = {name: without(kind) for name, kind in schema["$defs"].items()}
+    for kind in kinds.values():
+        kind["properties"] = {name: without(part) for name, part in kind["properties"].items()}
+    return json.dumps({"$defs": kinds}, separators=(",", ":"))
 
 
 def _source(text: str) -> str:

@@ -5,8 +5,13 @@ const OPEN_PAIRS = 4;
 /** The pairs of pairs.json; the later ones folded away. */
 function showPairs() {
   const found = DATA.pairs,
+    wrong = found && faultIn(found, "ExamplePairs", "pairs.json"),
     into = byId("examples");
-  if (!found?.pairs?.length) {
+  if (wrong) {
+    into.append(broken("The pairs are not shown", wrong));
+    return;
+  }
+  if (!found?.pairs.length) {
     into.append(make("p", {}, "This run folder holds no pairs (pairs.json), so none are shown."));
     return;
   }

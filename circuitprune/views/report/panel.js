@@ -70,7 +70,7 @@ function edgesAt(id) {
   return circuit().edges.reduce((n, edge) => {
     const from = nodeOfWriter(DATA.edges.writer[edge], state.collapsed),
       to = nodeOfReader(DATA.edges.reader[edge], state.collapsed);
-    return n + (from === id) + own.has(to);
+    return n + Number(from === id) + Number(own.has(to));
   }, 0);
 }
 

@@ -2,14 +2,21 @@
 
 /** Stability and transfer, if the report was given them. */
 function showStudies() {
-  const { stability, compare } = DATA.studies ?? {};
-  const studies = [
-    ...(stability ? [stabilityArticle(stability)] : []),
-    ...(compare ? [compareArticle(compare)] : []),
-  ];
-  byId("tests").append(...studies);
+  const { stability, compare } = DATA.studies;
+  byId("tests").append(
+    ...study(stability, "Stability", stabilityArticle),
+    ...study(compare, "Comparison", compareArticle),
+  );
 }
 
+/** What is shown of a study: nothing if it is not there, why not if it does not fit its schema. */
+function study(found, name, article) {
+  if (!found) return [];
+  const wrong = faultIn(found, name, name.toLowerCase());
+  return [wrong ? broken(`${name} is not shown`, wrong) : article(found)];
+}
+
+/** @param {Json.Stability} found */
 function stabilityArticle(found) {
   const groups = Object.entries(found.groups).flatMap(([name, group]) => [
     make("h4", {}, name === "seed" ? "Other seeds" : "Other training pairs (bootstrap)"),
@@ -26,9 +33,14 @@ function stabilityArticle(found) {
   return make("article", { id: "stability" }, make("h3", {}, "Stability ", describes()), ...groups);
 }
 
+/**
+ * @param {string} name
+ * @param {Json.StabilityGroup} group
+ */
 function stabilityFigures(name, group) {
   const runs = group.runs.map((run) => run.folder),
     n = runs.length;
+  /** @param {"edges" | "nodes"} kind */
   const matrix = (kind) => {
     const cells = group.jaccard[kind].map((row, i) =>
       row.map((value, j) =>
@@ -59,13 +71,15 @@ function stabilityFigures(name, group) {
     }))
     .slice(1);
   return [
-    ...(group.jaccard ? [matrix("edges"), matrix("nodes")] : []),
+    matrix("edges"),
+    matrix("nodes"),
     rowsFigure(`stability_${name}_kept`, "Edges by how many runs kept them", "edges", often, {
       caption: "Edges by how many of the runs kept them.",
     }),
   ];
 }
 
+/** @param {Json.Comparison} found */
 function compareArticle(found) {
   const names = found.circuits.map((c) => c.name),
     short = shortest(names);
@@ -106,22 +120,23 @@ function compareArticle(found) {
   );
 }
 
+/**
+ * @param {Json.Comparison} found
+ * @param {string[]} names
+ * @param {string[]} short
+ */
 function overlapFigure(found, names, short) {
   const of = (a, b) =>
     found.overlap.find((row) => (row.a === a && row.b === b) || (row.a === b && row.b === a));
   const cells = names.map((a) =>
     names.map((b) => {
-      const row = of(a, b),
-        value = a === b ? 1 : row?.edge_jaccard;
-      return value === undefined || value === null
-        ? null
-        : {
-            value,
-            about:
-              a === b
-                ? a
-                : `${a} and ${b}: edges ${spell(value)}, by chance ${spell(row.chance_edge_jaccard)}; nodes ${spell(row.node_jaccard)}`,
-          };
+      if (a === b) return { value: 1, about: a };
+      const row = of(a, b);
+      if (!row || row.edge_jaccard === null) return null; // both are empty
+      return {
+        value: row.edge_jaccard,
+        about: `${a} and ${b}: edges ${spell(row.edge_jaccard)}, by chance ${spell(row.chance_edge_jaccard)}; nodes ${spell(row.node_jaccard)}`,
+      };
     }),
   );
   return matrixFigure("overlap", "Shared edges of every two circuits", short, short, cells, {
@@ -129,17 +144,22 @@ function overlapFigure(found, names, short) {
   });
 }
 
-/** Faithfulness of each circuit on the pairs of each run, under it that of random circuits. */
+/**
+ * Faithfulness of each circuit on the pairs of each run, under it that of random circuits.
+ * @param {Json.Transfer} transfer
+ * @param {string[]} names
+ * @param {string[]} short
+ */
 function transferFigure(transfer, names, short) {
   const columns = transfer.settings.filter((s) => s.n_pairs).map((s) => s.name);
   const cells = names.map((a) =>
     columns.map((b) => {
       const cell = transfer.cells.find((c) => c.circuit === a && c.on === b);
       if (!cell) return null;
-      const chance = Object.entries(cell.random ?? {})
+      const chance = Object.entries(cell.random)
         .map(([family, r]) => `${family} ${spell(r.mean)}`)
         .join(", ");
-      const hardest = cell.random?.relabelled?.mean;
+      const hardest = cell.random.relabelled?.mean;
       return {
         value: cell.faithfulness.value,
         note: hardest == null ? null : `(${hundredths(hardest)})`,

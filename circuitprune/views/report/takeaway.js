@@ -64,13 +64,15 @@ function asJson() {
     evidence = MAIN.points[state.circuit],
     { n_kv_readers } = GRAPH;
   const named = edges.flatMap((edge) =>
-    readerNames(DATA.edges.reader[edge]).map((reader) => [
-      GRAPH.writers[DATA.edges.writer[edge]],
+    readerNames(DATA.edges.reader[edge]).map((reader) => ({
+      writer: GRAPH.writers[DATA.edges.writer[edge]],
       reader,
-      DATA.edges.score[edge],
-    ]),
+      score: DATA.edges.score[edge],
+    })),
   );
-  const nodes = new Set(named.flatMap(([writer, reader]) => [writer, reader.replace(/<.>$/, "")]));
+  const nodes = new Set(
+    named.flatMap(({ writer, reader }) => [writer, reader.replace(/<.>$/, "")]),
+  );
   const part =
     edges.length < n_edges ? { part: `the strongest ${edges.length} of ${n_edges} edges` } : {};
   return {
@@ -84,7 +86,7 @@ function asJson() {
       [...GRAPH.writers, "logits"].map((name) => [name, { in_graph: nodes.has(name) }]),
     ),
     edges: Object.fromEntries(
-      named.map(([writer, reader, score]) => [`${writer}->${reader}`, { score, in_graph: true }]),
+      named.map(({ writer, reader, score }) => [`${writer}->${reader}`, { score, in_graph: true }]),
     ),
     circuitprune: {
       schema: 1,

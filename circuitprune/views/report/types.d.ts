@@ -7,11 +7,38 @@ interface Control extends HTMLElement {
   open: boolean;
 }
 
-/** A value with the ends of its interval; null where it is undefined. */
-interface Interval {
-  value: number | null;
-  low: number | null;
-  high: number | null;
+/** A part of a JSON Schema, as far as `schema.json` needs. */
+interface Schema {
+  $ref?: string;
+  type?: string;
+  enum?: string[];
+  anyOf?: Schema[];
+  items?: Schema;
+  prefixItems?: Schema[];
+  properties?: Record<string, Schema>;
+  required?: string[];
+  additionalProperties?: boolean | Schema;
+}
+
+/** `schema.json`, which stands in the page's script. */
+declare const SCHEMA: { $defs: Record<string, Schema> };
+
+/** A circuit with the positions of its edges, which its spans say. */
+interface DrawnCircuit extends Json.CircuitData {
+  edges: number[];
+}
+
+/** A further run whose circuits can be drawn; or, with `differs` alone, cannot. */
+interface OtherRun {
+  edges?: Json.EdgeColumns;
+  circuits?: DrawnCircuit[];
+  differs?: string;
+}
+
+/** The report's data, as the page goes on with it. */
+interface PageData extends Omit<Json.ReportData, "circuits" | "others"> {
+  circuits: DrawnCircuit[];
+  others: OtherRun[];
 }
 
 /** A run by its position in the report, and one of its circuits by its own. */
