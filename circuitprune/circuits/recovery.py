@@ -13,6 +13,7 @@ from torch import Tensor
 
 from circuitprune.circuits.agreement import average_ranks
 from circuitprune.errors import MetricError
+from circuitprune.renamed import old_names
 
 
 class Roc(NamedTuple):
@@ -114,7 +115,9 @@ def recovery(scores: Float[Tensor, " edge"], reference: Bool[Tensor, " _"]) -> d
     }
 
 
-def overlap(found: Bool[Tensor, " edge"], reference: Bool[Tensor, " _"]) -> dict[str, float]:
+def circuit_recovery(
+    found: Bool[Tensor, " edge"], reference: Bool[Tensor, " _"]
+) -> dict[str, float]:
     """Precision, recall and Jaccard index of one circuit against the reference.
 
     An empty circuit has precision 0. Raises MetricError as `auroc`.
@@ -156,3 +159,6 @@ def _checked(
             "apart; expected some edges inside and some outside"
         )
     return scores.detach().cpu().double().nan_to_num(-torch.inf, torch.inf, -torch.inf)
+
+
+__getattr__ = old_names(__name__, {"overlap": "circuits.recovery.circuit_recovery"})

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from circuitprune.circuits.recovery import (
     auroc,
     average_precision,
-    overlap,
+    circuit_recovery,
     precision_recall,
     recovery,
     roc,
@@ -134,9 +134,15 @@ def test_order_is_all_that_counts():
 def test_a_circuit_against_the_reference():
     reference = tensor([True, True, False, False])
     found = tensor([True, False, True, True])
-    assert overlap(found, reference) == {"precision": 1 / 3, "recall": 1 / 2, "jaccard": 1 / 4}
-    assert overlap(reference, reference) == dict.fromkeys(("precision", "recall", "jaccard"), 1.0)
-    assert overlap(~(reference | ~reference), reference)["precision"] == 0
+    assert circuit_recovery(found, reference) == {
+        "precision": 1 / 3,
+        "recall": 1 / 2,
+        "jaccard": 1 / 4,
+    }
+    assert circuit_recovery(reference, reference) == dict.fromkeys(
+        ("precision", "recall", "jaccard"), 1.0
+    )
+    assert circuit_recovery(~(reference | ~reference), reference)["precision"] == 0
 
 
 @pytest.mark.parametrize("function", [auroc, roc, precision_recall, average_precision, recovery])
