@@ -58,8 +58,8 @@ def logit_diff(logits: Logits, batch: Answered) -> PerExample:
     Raises:
         MetricError: an example has no wrong token to compare with.
     """
-    right, n_right = _gather(_precise(logits), batch.answers)
-    bad, n_bad = _gather(_precise(logits), batch.wrong)
+    right, n_right = _gather(_precise(logits), distinct(batch.answers))
+    bad, n_bad = _gather(_precise(logits), distinct(batch.wrong))
     if bool((n_bad == 0).any()):
         raise MetricError(
             "logit_diff compares right with wrong answers, but some examples have no wrong answer; "
@@ -73,18 +73,31 @@ def prob_diff(logits: Logits, batch: Answered) -> PerExample:
 
     The greater-than metric of Hanna et al. 2023 (arXiv 2305.00586).
     """
-    probs = _precise(logits).softmax(dim=-1)
-    return _gather(probs, batch.answers)[0].sum(1) - _gather(probs, batch.wrong)[0].sum(1)
+    return _prob_of(logits, batch.answers) - _prob_of(logits, batch.wrong)
 
 
 def answer_prob(logits: Logits, batch: Answered) -> PerExample:
     """Probability of the right set; in [0, 1]."""
-    return _gather(_precise(logits).softmax(dim=-1), batch.answers)[0].sum(1)
+    return _prob_of(logits, batch.answers)
+
+
+def _prob_of(logits: Logits, tokens: Tokens) -> PerExample:
+    """Probability of each set; a token that stands in it twice counts once."""
+    probs = _precise(logits).softmax(dim=-1)
+    return _gather(probs, distinct(tokens))[0].sum(1)
+
+
+def distinct(tokens: Tokens) -> Tokens:
+    """Each row's set: a token that stands there again becomes padding."""
+    earlier = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).tril(-1)
+    same = tokens.unsqueeze(2) == tokens.unsqueeze(1)
+    again = (same & earlier.to(tokens.device)).any(dim=2)
+    return tokens.masked_fill(again, -1)
 
 
 def cross_entropy(logits: Logits, batch: Answered) -> PerExample:
     """Minus log probability of the right set, in nats; lower is better."""
-    answers = batch.answers
+    answers = distinct(batch.answers)
     log_probs = _precise(logits).log_softmax(dim=-1).gather(1, answers.clamp(min=0))
     return -log_probs.masked_fill(answers < 0, -torch.inf).logsumexp(dim=1)
 

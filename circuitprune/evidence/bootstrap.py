@@ -56,6 +56,8 @@ class Bootstrap:
     once; the interval reaches from the `(1 - level) / 2` to the `(1 + level) / 2` quantile of what
     comes out. Circuits are resampled together, so a ratio of two of them is that of the same pairs.
 
+    Of few pairs it is too narrow: at 16 a 95 % interval of a mean covers about 90 %.
+
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
     """
 
@@ -119,9 +121,12 @@ class Bootstrap:
         return self.interval((value[0] / value[1]).item(), resampled[:, 0] / resampled[:, 1])
 
     def interval(self, value: float, estimates: Float64[Tensor, " resample"]) -> Interval:
-        """The percentile interval around `value`; resamples where it is undefined are left out."""
+        """The percentile interval around `value`; resamples where it is undefined are left out.
+
+        Of one pair there is none: every resample is that pair, and no width is not certainty.
+        """
         estimates = estimates[estimates.isfinite()]
-        if not math.isfinite(value) or not len(estimates):
+        if not math.isfinite(value) or not len(estimates) or self.weights.shape[1] < 2:
             return Interval(finite(value), None, None)
         return Interval(value, *self._ends(estimates))
 

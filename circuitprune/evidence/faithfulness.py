@@ -175,7 +175,7 @@ def verdict(interval: Interval) -> Verdict:
 def _curve_sentence(case: Case, circuit: Numbers, full: Examples) -> str:
     n, says = int(case.mask.sum()), _WORDS[verdict(circuit.faithfulness)]
     return (
-        f"On {case.n_examples} held-out pairs the circuit of {n:,} edges "
+        f"On {case.n_examples} pairs the circuit of {n:,} edges "
         f"({n / case.graph.n_edges:.1%} of the model's) has faithfulness "
         f"{spell(circuit.faithfulness)} (95% interval over pairs), KL {spell(circuit.kl, 3)} "
         f"nats, accuracy {spell(circuit.accuracy)} where the full model has "

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from circuitprune.data.batches import Batch
 from circuitprune.engine.gated import GatedModel
 from circuitprune.errors import MetricError, ModelError
+from circuitprune.metrics import distinct
 from circuitprune.models.norms import norm_scale
 
 
@@ -54,16 +55,21 @@ def residual_streams(
 def logit_lens(
     gated: GatedModel, stream: Float[Tensor, "*any d_model"]
 ) -> Float[Tensor, "*any vocab"]:
-    """The logits if the model stopped here: final norm, unembedding, and its soft cap if any.
+    """The logits if the model stopped here: final norm, unembedding, its logit scale and soft cap.
 
     At the stream in front of the final norm these are the model's own logits.
 
     Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
     """
-    logits = _unembedding(gated)(gated.ports.final_norm(stream))
-    cap = getattr(gated.model.config.get_text_config(), "final_logit_softcapping", None)
-    capped: Tensor = logits if cap is None else cap * torch.tanh(logits / cap)
-    return capped
+    return _behind_unembedding(gated, _unembedding(gated)(gated.ports.final_norm(stream)))
+
+
+def _behind_unembedding(gated: GatedModel, products: Tensor) -> Tensor:
+    """The model's logits from what its unembedding gives: scaled and soft-capped as it does."""
+    config = gated.model.config.get_text_config()
+    logits = products * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def ranks(logits: Float[Tensor, "*any vocab"], tokens: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
@@ -83,11 +89,13 @@ def direct_logit_attribution(
         <s * centred(written[w]), mean unembedding of the answers - mean of the wrong tokens>
 
     in logits, positive where it speaks for the answer. A LayerNorm centres, an RMSNorm does not.
-    Heads behind a norm of their own (Gemma 2) are taken through it with its scale held likewise.
+    Heads behind a norm of their own (Gemma 2) are taken through it with its scale held likewise. A
+    token's vector is multiplied by what its logit has become behind the unembedding, over what it
+    was: a logit scale (Granite, Cohere), and the share that a soft cap leaves.
 
     Returns:
         The writers' shares, and what belongs to no writer: biases. They sum to the model's logit
-        difference, before its soft cap if it has one.
+        difference.
 
     Raises:
         ModelError: a norm whose scale is not known here.
@@ -116,7 +124,7 @@ def direct_logit_attribution(
             )
         biases = biases + bias
     norm, stream = gated.ports.final_norm, written.sum(dim=0) + biases
-    direction, constant = _answer_direction(gated, batch)
+    direction, constant = _answer_direction(gated, batch, norm(stream))
     shift = norm.bias if isinstance(norm, nn.LayerNorm) else None
     if shift is not None:
         constant = constant + direction @ shift
@@ -144,23 +152,27 @@ def _unembedding(gated: GatedModel) -> nn.Linear:
 
 
 def _answer_direction(
-    gated: GatedModel, batch: Batch
+    gated: GatedModel, batch: Batch, normed: Float[Tensor, "batch d_model"]
 ) -> tuple[Float[Tensor, "batch d_model"], Float[Tensor, " batch"]]:
-    """Mean unembedding vector of the answers minus that of the wrong tokens, and of its bias."""
-    unembedding = _unembedding(gated)
-    bias = unembedding.bias
-    direction = _mean_rows(unembedding.weight, batch.answers)
-    direction = direction - _mean_rows(unembedding.weight, batch.wrong)
-    if bias is None:
-        return direction, torch.zeros_like(direction[:, 0])
-    column = bias.unsqueeze(1)
-    constant = _mean_rows(column, batch.answers) - _mean_rows(column, batch.wrong)
-    return direction, constant[:, 0]
+    """Mean vector of the answers minus that of the wrong tokens, and the same of their biases.
+
+    A token's vector is its row of the unembedding times the slope from there to its logit, which is
+    that of the line through the origin: so the products add up to the logit itself.
+    """
+    right, right_bias = _mean_vector(gated, distinct(batch.answers), normed)
+    wrong, wrong_bias = _mean_vector(gated, distinct(batch.wrong), normed)
+    return right - wrong, right_bias - wrong_bias
 
 
-def _mean_rows(
-    table: Float[Tensor, "vocab width"], tokens: Int[Tensor, "batch n"]
-) -> Float[Tensor, "batch width"]:
-    """Mean of the rows of each set of tokens; padding is left out."""
-    real = (tokens >= 0).unsqueeze(-1)
-    return (table[tokens.clamp(min=0)] * real).sum(1) / real.sum(1)
+def _mean_vector(
+    gated: GatedModel, tokens: Int[Tensor, "batch n"], normed: Float[Tensor, "batch d_model"]
+) -> tuple[Float[Tensor, "batch d_model"], Float[Tensor, " batch"]]:
+    """Mean of each set's vectors and of their biases; padding is left out."""
+    unembedding, chosen = _unembedding(gated), tokens.clamp(min=0)
+    rows = unembedding.weight[chosen]
+    bias = rows.new_zeros(chosen.shape) if unembedding.bias is None else unembedding.bias[chosen]
+    products = (rows @ normed.unsqueeze(-1)).squeeze(-1) + bias
+    safe = torch.where(products == 0, torch.full_like(products, 1e-6), products)
+    slope = _behind_unembedding(gated, safe) / safe
+    share = slope * (tokens >= 0) / (tokens >= 0).sum(1, keepdim=True)
+    return (rows * share.unsqueeze(-1)).sum(1), (bias * share).sum(1)

@@ -27,20 +27,30 @@ def ranked_frontier(setup: Setup, ranking: Float[Tensor, " edge"]) -> Frontier:
 
 
 def frontier_of(setup: Setup, masks: dict[float, Bool[Tensor, " edge"]]) -> Frontier:
-    """Verify circuits, given by size or threshold, on the held-out pairs."""
-    graph, split = setup.gated.graph, setup.held_out
+    """Verify circuits, given by size or threshold, on the held-out pairs.
+
+    On the validation pairs too, where there are some beside those: a circuit is chosen by them.
+    """
+    split = setup.held_out
+    found, full, empty = _measured(setup, masks, split)
+    choosing = split == "test" and bool(setup.data.splits["val"])
+    by_val = _measured(setup, masks, "val")[0] if choosing else {}
+    points = [Point(size, mask, found[size], by_val.get(size)) for size, mask in masks.items()]
+    return Frontier(setup.gated.graph, _provenance(setup, split), full, empty, points)
+
+
+def _measured(
+    setup: Setup, masks: dict[float, Bool[Tensor, " edge"]], split: str
+) -> tuple[dict[float, Evidence], Evidence, Evidence]:
+    """Each circuit, the full and the empty model on the pairs of a split."""
     batches = setup.data.batches(split, setup.config.verify.batch_size)
-    empty = graph.no_edges()
-    named = {str(size): mask for size, mask in masks.items()} | {"empty": empty}
+    named = {str(size): mask for size, mask in masks.items()}
+    named["empty"] = setup.gated.graph.no_edges()
     with shown(setup.config.train.progress) as watch:
         progress = watch("verification", "runs")
-        evidence = evaluate(setup.references, named, batches, setup.task_metric, progress)
-    full = evaluate_full(setup.references, batches, setup.task_metric)
-    points = [
-        Point(size, mask, evidence[str(size)].against(full, evidence["empty"]))
-        for size, mask in masks.items()
-    ]
-    return Frontier(graph, _provenance(setup, split), full, evidence["empty"], points)
+        found = evaluate(setup.references, named, batches, setup.task_metric, progress)
+    full, empty = evaluate_full(setup.references, batches, setup.task_metric), found["empty"]
+    return {size: found[str(size)].against(full, empty) for size in masks}, full, empty
 
 
 def cut(setup: Setup, ranking: Float[Tensor, " edge"]) -> dict[float, Bool[Tensor, " edge"]]:

@@ -26,9 +26,9 @@ class Learned:
         return ranked_frontier(self.setup, self.ranking)
 
     def circuit(self, *, max_kl: float = 0.1) -> Circuit:
-        """The smallest of the frontier's circuits with a KL of at most `max_kl` nats.
+        """The smallest of the frontier's circuits that is good: see `Frontier.chosen`.
 
-        The one of least KL if none is that good; `Study.circuit` cuts to any size.
+        `Study.circuit` cuts to any size.
         """
         point = self.frontier.chosen(max_kl)
         about = {**provenance_of(self.setup), "size": point.size}

@@ -13,6 +13,7 @@ from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.export import write_edges_csv
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import RunError
+from circuitprune.evidence.faithfulness import BAND
 from circuitprune.files import read_json, write_atomic, write_json
 from circuitprune.limits import POINTS
 from circuitprune.metrics import Evidence
@@ -92,6 +93,9 @@ class _Place:
 class PointRow(Evidence, _Place):
     """One circuit of the frontier as `frontier.json` has it."""
 
+    val: Evidence | None = None
+    """The same on the validation pairs, by which a circuit is chosen; absent without such pairs."""
+
 
 class FrontierFile(Provenance):
     """`frontier.json`."""
@@ -112,6 +116,13 @@ class Point:
     """The fraction of all edges, or the threshold, that was asked for."""
     mask: Bool[Tensor, " edge"]
     evidence: Evidence
+    validation: Evidence | None = None
+    """The same on the validation pairs, by which a circuit is chosen; None without such pairs."""
+
+    @property
+    def judged(self) -> Evidence:
+        """What `Frontier.chosen` looks at: validation pairs, else the held-out ones."""
+        return self.evidence if self.validation is None else self.validation
 
 
 @dataclass(frozen=True)
@@ -150,6 +161,7 @@ class Frontier:
                 n_edges=int(point.mask.sum()),
                 n_edges_ungrouped=int(self.graph.ungroup(point.mask).sum()),
                 file=file,
+                val=point.validation,
                 **vars(point.evidence),
             )
             for point, file in zip(self.points, self.files(), strict=True)
@@ -187,14 +199,31 @@ class Frontier:
         return smallest
 
     def chosen(self, max_kl: float = 0.1) -> Point:
-        """The smallest circuit with a KL of at most `max_kl` nats, else the one of least KL.
+        """The smallest circuit that keeps both what the model says and how well it does the task.
 
-        Of several of equal size, the one of least KL.
+        Its KL is at most `max_kl` nats and its faithfulness lies in `BAND`; of several of equal
+        size, the one of least KL. If no circuit does both, the one of least KL. Both are looked up
+        on the validation pairs, so that the held-out numbers of the chosen one are not picked;
+        without validation pairs, on the held-out ones.
         """
-        good = [point for point in self.points if point.evidence.kl <= max_kl]
+        good = [point for point in self.points if is_good(point.judged, max_kl)]
         if good:
-            return min(good, key=lambda point: (int(point.mask.sum()), point.evidence.kl))
-        return min(self.points, key=lambda point: point.evidence.kl)
+            return min(good, key=lambda point: (int(point.mask.sum()), point.judged.kl))
+        return min(self.points, key=lambda point: point.judged.kl)
+
+    def choice(self, max_kl: float = 0.1) -> str:
+        """What the chosen circuit was chosen by, in words."""
+        on = "the validation pairs" if self.points[0].validation else "these same pairs"
+        rule = f"KL at most {max_kl:g} and faithfulness in {BAND[0]} to {BAND[1]}"
+        if is_good(self.chosen(max_kl).judged, max_kl):
+            return f"the smallest with {rule} on {on}"
+        return f"the one of least KL on {on}, where none has {rule}"
+
+
+def is_good(found: Evidence, max_kl: float) -> bool:
+    """Whether the KL is within the limit and faithfulness, where there is one, within `BAND`."""
+    share = found.faithfulness
+    return found.kl <= max_kl and (share is None or BAND[0] <= share <= BAND[1])
 
 
 def write_results(
@@ -284,6 +313,8 @@ def _file(row: dict) -> str:
 
 
 def _point(path: Path, row: dict, circuit: Circuit) -> Point:
-    about = ("size", "n_edges", "n_edges_ungrouped", "file")
+    about = ("size", "n_edges", "n_edges_ungrouped", "file", "val")
     evidence = {name: value for name, value in row.items() if name not in about}
-    return Point(row["size"], circuit.mask, from_json(Evidence, evidence, f"{path}, a point,"))
+    found = from_json(Evidence, evidence, f"{path}, a point,")
+    val = from_json(Evidence, row["val"], f"{path}, a point,") if row.get("val") else None
+    return Point(row["size"], circuit.mask, found, val)

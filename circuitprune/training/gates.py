@@ -8,7 +8,7 @@ draws what the uninterrupted one would have.
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
 from circuitprune.errors import ConfigError
@@ -28,6 +28,19 @@ def noise_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(
         (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9) % 2**63
     )
+
+
+def best_first(scores: Edges) -> Int[Tensor, " edge"]:
+    """Edges from the largest score to the smallest; equal ones in the graph's order."""
+    return scores.argsort(descending=True, stable=True)
+
+
+def places(scores: Edges) -> Int[Tensor, " edge"]:
+    """The place of each edge in `best_first`, counted from 0."""
+    order = best_first(scores)
+    found = torch.empty_like(order)
+    found[order] = torch.arange(len(order), device=order.device)
+    return found
 
 
 # ---------------------------------------------------------------- top-k of one score vector
@@ -137,7 +150,7 @@ class TopK(nn.Module):
         k = self.budget(seed, step)
         soft = soft_top_k(self.scores, min(k, len(self.scores) - 0.5), self.temperature)
         hard = torch.zeros_like(soft)
-        hard[self.scores.detach().topk(max(1, round(k))).indices] = 1
+        hard[best_first(self.scores.detach())[: max(1, round(k))]] = 1
         h = self.hardness(seed, step)
         hard = hard + (soft - soft.detach())  # in this order exactly 0 or 1
         return h * hard + (1 - h) * soft
@@ -148,9 +161,8 @@ class TopK(nn.Module):
 
     def probabilities(self) -> Edges:
         """Share of budgets under which each edge is kept, in [0, 1]: what histograms show."""
-        rank = torch.empty_like(self.ranking())
-        order = self.ranking().argsort(descending=True, stable=True)
-        rank[order] = torch.arange(1, len(order) + 1, dtype=rank.dtype, device=rank.device)
+        ranking = self.ranking()
+        rank = 1 + places(ranking).to(ranking.dtype)
         if self.k_min == self.k_max:
             return (rank <= self.k_min).to(rank.dtype)
         span = math.log(self.k_max / self.k_min)
@@ -224,10 +236,15 @@ def normal_scores(importance: Edges) -> Edges:
 
     Attribution spans many orders of magnitude; ranks do not, so one learning rate fits any metric.
     """
-    rank = importance.argsort(stable=True).argsort(stable=True).double()
-    quantile = (rank + 0.5) / len(importance)
+    quantile = _quantiles(importance)
     normal: Tensor = torch.special.ndtri(quantile).to(importance.dtype)
     return normal
+
+
+def _quantiles(importance: Edges) -> Float64[Tensor, " edge"]:
+    """Each edge's place as a number in (0, 1), the most important near 1."""
+    n = len(importance)
+    return (n - 0.5 - places(importance).double()) / n
 
 
 def calibrated_logit(importance: Edges, density: float, sharpness: float = 0.2) -> Edges:
@@ -248,8 +265,7 @@ def calibrated_logit(importance: Edges, density: float, sharpness: float = 0.2) 
     """
     if not 0 < density < 1:
         raise ConfigError(f"an initial density must lie in (0, 1), got {density}")
-    rank = importance.argsort(stable=True).argsort(stable=True).double()
-    quantile = (rank + 0.5) / len(importance)
+    quantile = _quantiles(importance)
     low, high = -40 * sharpness, 1 + 40 * sharpness
     for _ in range(100):
         middle = (low + high) / 2

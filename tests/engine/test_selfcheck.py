@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import reference
 import torch
+from conftest import build_tiny_model
 
 from circuitprune.engine.gated import GatedModel
-from circuitprune.engine.selfcheck import self_check
+from circuitprune.engine.selfcheck import _rounded_again, self_check
 from circuitprune.errors import ModelError
 from circuitprune.models.families import FAMILIES
 
@@ -24,6 +25,19 @@ def test_every_declared_family_passes(model, kv_readers, seed):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_declared_family_passes_in_lower_precision(model, dtype):
     self_check(GatedModel(deepcopy(model).to(dtype)))
+
+
+def test_in_half_precision_the_models_own_rounding_is_the_measure():
+    """Logits that move by a tenth of their spread, as real models' do, say nothing wrong."""
+    model = deepcopy(build_tiny_model("llama"))
+    for parameter in model.parameters():
+        parameter.data *= 3
+    gated = GatedModel(model.to(torch.bfloat16))
+    self_check(gated)
+    tokens = torch.randint(0, 31, (3, 8), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    plain, again = gated.plain(tokens, mask), _rounded_again(gated, tokens, mask)
+    assert (again - plain).abs().max() > 0.05 * plain.std()
 
 
 def test_the_model_is_left_as_it_was(model):

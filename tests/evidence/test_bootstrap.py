@@ -120,3 +120,10 @@ def test_an_interval_is_spelled():
 def test_rows_of_weights_add_up_to_one():
     weights = Bootstrap.draw(9, 30, generator()).weights
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(30, dtype=torch.float64))
+
+
+def test_one_pair_has_no_interval():
+    """Every resample of it is itself: an interval without width would pass any verdict."""
+    bootstrap = Bootstrap.draw(1, 50, torch.Generator().manual_seed(0))
+    found = bootstrap.mean(torch.tensor([0.5], dtype=torch.float64))
+    assert found == {"value": 0.5, "low": None, "high": None}

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def point(size: float, n_edges: int, kl: float, seed: int = 0) -> Point:
     order = torch.randperm(GRAPH.n_edges, generator=torch.Generator().manual_seed(seed))
     mask = torch.zeros(GRAPH.n_edges, dtype=torch.bool)
     mask[order[:n_edges]] = True
-    evidence = Evidence(kl, 1.0, 0.75, 0.5, 40, 2 / 3)
+    evidence = Evidence(kl, 1.7, 0.75, 0.5, 40, 0.9)
     return Point(size, mask, evidence)
 
 
@@ -56,6 +57,42 @@ def frontier(*points: Point) -> Frontier:
 def test_chosen_is_the_smallest_good_circuit(sizes_and_kls, max_kl, expected):
     points = [point(n / GRAPH.n_edges, n, kl) for n, kl in sizes_and_kls]
     assert int(frontier(*points).chosen(max_kl).mask.sum()) == expected
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected", "said"),
+    [
+        ({5: 1.22, 10: 1.1, 20: 1.0}, 10, "the smallest with KL at most 0.1"),
+        ({5: 0.8, 10: 1.0, 20: 1.0}, 5, "faithfulness in 0.8 to 1.2"),  # the band's ends are in it
+        ({5: 1.22, 10: 1.3, 20: 0.7}, 20, "the one of least KL"),
+    ],
+)
+def test_the_chosen_circuit_keeps_the_task_too(shares, expected, said):
+    """Fifteen edges of least KL that do the task better than the model are not the model's."""
+    points = [
+        replace(p, evidence=replace(p.evidence, faithfulness=share))
+        for n, share in shares.items()
+        for p in [point(n / GRAPH.n_edges, n, 0.5 / n)]
+    ]
+    found = frontier(*points)
+    assert int(found.chosen().mask.sum()) == expected
+    assert said in found.choice() and "on these same pairs" in found.choice()
+
+
+def test_validation_pairs_choose_where_there_are_some(tmp_path):
+    """The held-out numbers of the chosen circuit are then not picked among several."""
+    small, large = point(0.1, 8, 0.05), point(0.3, 25, 0.01)
+    points = [
+        replace(small, validation=replace(small.evidence, kl=0.3)),
+        replace(large, validation=replace(large.evidence, kl=0.02)),
+    ]
+    found = frontier(*points)
+    assert found.chosen() is points[1] and "on the validation pairs" in found.choice()
+    assert found.to_json()["points"][0]["val"]["kl"] == 0.3
+    write_results(tmp_path, found, None, torch.rand(GRAPH.n_edges), "")
+    again, _ = read_results(tmp_path)
+    assert again.chosen().validation == points[1].validation
+    assert again.to_json() == found.to_json()
 
 
 # ---------------------------------------------------------------- the smallest circuit of an edge
@@ -183,7 +220,7 @@ def test_summary_is_a_table_of_the_frontier():
         "exact match",
     ]
     assert rows.pop(1) == ["---"] * 7
-    assert rows[1] == ["0.1", "8", "0.5", "0.667", "1.000", "75.0%", "50.0%"]
+    assert rows[1] == ["0.1", "8", "0.5", "0.900", "1.700", "75.0%", "50.0%"]
     assert rows[2][:3] == ["0.3", "25", "0.05"]
     assert rows[3] == ["full", "82", "0", "1.000", "2.000", "95.0%", "100.0%"]
     assert rows[4] == ["empty", "0", "3", "0.000", "-1.000", "10.0%", "5.0%"]

@@ -406,11 +406,18 @@ def test_normal_scores_keep_the_ranks_and_look_normal():
 
 
 def test_equal_importance_is_ranked_in_the_order_of_the_edges():
+    """Of two that tie, the earlier one is taken first, as `selection.rank` takes them."""
     scores = normal_scores(torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0]))
-    assert scores.argsort().tolist() == [1, 3, 4, 0, 2]
-    assert (normal_scores(torch.zeros(2000)).diff() > 0).all()
+    assert scores.argsort(descending=True).tolist() == [0, 2, 1, 3, 4]
+    assert (normal_scores(torch.zeros(2000)).diff() < 0).all()
     p = calibrated_probability(torch.zeros(2000).double(), 0.3)
-    assert (p.diff() > 0).all()
+    assert (p.diff() < 0).all()
+
+
+@pytest.mark.parametrize("k", [1, 3, 1000])
+def test_hard_masks_take_tied_edges_in_the_order_of_the_edges(k):
+    learner = TopK(torch.zeros(2000), float(k), float(k), mask="straight_through")
+    assert learner.sample(0, 0).nonzero().flatten().tolist() == list(range(k))
 
 
 # ------------------------------------------------------------------ errors

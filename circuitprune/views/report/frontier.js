@@ -172,7 +172,7 @@ function showFrontier(choose) {
     make(
       "span",
       {},
-      `The ring marks the chosen circuit: the smallest within 0.1 nats, else the closest.${bars} A click on a point shows its circuit above.`,
+      `The ring marks the chosen circuit: the smallest within 0.1 nats whose faithfulness is within 0.8 to 1.2, else the closest.${bars} A click on a point shows its circuit above.`,
     ),
   );
   const rows = DATA.runs.flatMap((run) =>
