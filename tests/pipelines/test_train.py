@@ -27,6 +27,7 @@ from circuitprune.errors import CircuitPruneError, ConfigError, DataError, RunEr
 from circuitprune.files import read_tensors, write_tensors
 from circuitprune.pipelines import train as run
 from circuitprune.pipelines.setup import make_setup
+from circuitprune.records import to_json
 from circuitprune.runs.frontier import Frontier
 from circuitprune.runs.identity import PACKAGES
 from circuitprune.runs.settings import load_config
@@ -170,7 +171,7 @@ def test_pairs_hold_what_follows_by_the_model_and_by_the_chosen_circuit(finished
     chosen = re.search(r"circuits/(\d+)\.json", (finished / "summary.md").read_text())
     assert chosen and int(chosen[1]) == found["n_edges"]
     again = setup.example_pairs(circuit.mask)
-    assert found == json.loads(json.dumps(again)) and 0 < len(found["pairs"]) <= found["n"]
+    assert found == json.loads(json.dumps(to_json(again))) and 0 < len(found["pairs"]) <= found["n"]
     for pair, example in zip(found["pairs"], setup.data.splits["test"], strict=False):
         assert pair["clean"] == setup.tokenizer.convert_ids_to_tokens(list(example.clean))
         assert set(pair["next"]) == {"model", "model_corrupt", "circuit"}

@@ -888,6 +888,8 @@ declare namespace Json {
     n: number;
     /** Share of the full model's metric recovered; None until it is compared; see `against`. */
     faithfulness?: number | null;
+    /** The same on the validation pairs, by which a circuit is chosen; absent without such pairs. */
+    val?: Evidence | null;
   }
   /** What a run's numbers are of. Of its own accord a run may say more, or less. */
   interface Provenance {
