@@ -16,7 +16,7 @@ from circuitprune.attribution.methods import METHODS, names_with
 from circuitprune.config import AttributionConfig, GatesConfig, RunConfig, TaskConfig, TrainConfig
 from circuitprune.errors import ConfigError
 from circuitprune.pipelines.verify_config import EvidenceConfig, load_options
-from circuitprune.runs.settings import PRESETS, flatten, load_config, placed, settings, to_yaml
+from circuitprune.runs.settings import PRESETS, flatten, load_config, settings, to_yaml
 from circuitprune.training.trainer import INSTEAD, TrainerConfig
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -644,22 +644,26 @@ def test_yaml_that_is_more_than_plain_values_is_refused(write, text, words):
 # ---------------------------------------------------------------- where things lie
 
 
-def test_a_saved_config_finds_its_files_from_every_folder(write, tmp_path, monkeypatch):
-    (tmp_path / "m" / "model").mkdir(parents=True)
-    (tmp_path / "pairs.jsonl").touch()
-    monkeypatch.chdir(tmp_path)
-    typed = ["model.name=m/model", "task.name=jsonl", "task.path=pairs.jsonl"]
-    typed += ["attribution.edges=a.json", "verify.reference=../b.json", "output_dir=run"]
-    config = placed(load_config(None, typed))
+def test_relative_paths_of_a_file_start_from_a_folder_and_typed_ones_from_here(
+    write, tmp_path, monkeypatch
+):
+    for name in ("m/model", "gpt2", "zoo/small", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("pairs.jsonl", "a.json", "mine.py"):
+        (tmp_path / name).touch()
+    text = "model: {name: m/model}\ntask: {name: jsonl, path: pairs.jsonl}\n"
+    path = write(text + "attribution: {edges: a.json}\nverify: {reference: gone.json}\n")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    config = load_config(path, base=tmp_path)
     assert config.model.name == str(tmp_path / "m" / "model")
     assert config.task.path == str(tmp_path / "pairs.jsonl")
     assert config.attribution.edges == str(tmp_path / "a.json")
-    assert Path(config.verify.reference).is_absolute() and config.output_dir == "run"
-    assert placed(config) == config
-    own = placed(load_config(None, ["task.name=mine.py:Capital"]))
-    assert own.task.name == f"{tmp_path / 'mine.py'}:Capital"
-    for name in ("zoo/small", "gpt2", "org/model"):
-        assert placed(load_config(None, [f"model.name={name}"])).model.name == name
+    assert config.verify.reference == "gone.json" and config.output_dir == "runs/run"
+    assert load_config(path, ["model.name=m/model"], tmp_path).model.name == "m/model"
+    for name in ("zoo/small", "org/model", "/absent"):
+        assert load_config(write(f"model: {{name: {name}}}"), base=tmp_path).model.name == name
+    own = write("task: {name: 'mine.py:Capital', metric: logit_diff}\n")
+    assert load_config(own, base=tmp_path).task.name == f"{tmp_path / 'mine.py'}:Capital"
 
 
 # ---------------------------------------------------------------- who is blamed

@@ -21,7 +21,7 @@ from circuitprune.pipelines.setup import Print, Setup, chosen_edges, reference_e
 from circuitprune.pipelines.study import Study
 from circuitprune.runs.folder import claim, create, tidy, unfinished, unusable, write_command
 from circuitprune.runs.frontier import Frontier, Provenance, write_results
-from circuitprune.runs.settings import flatten, load_config, placed, to_yaml
+from circuitprune.runs.settings import flatten, load_config, to_yaml
 from circuitprune.runs.shards import differences, processes, threads
 from circuitprune.text import show
 from circuitprune.views.pages.summary import summary
@@ -53,7 +53,7 @@ def attribute(config: RunConfig, say: Print = show, command: str = "") -> Fronti
         ranks.wait()  # all have seen the folder as it was
         say(describe(setup))
         if ranks.leads:
-            create(folder, to_yaml(placed(config)), setup.identity.versions)
+            create(folder, to_yaml(config), setup.identity.versions)
             tidy(folder)
         scoring = scoring_of(setup, folder / "scores.safetensors", say, ranks)
         return None if scoring is None else _finish(setup, scoring, say, command)
@@ -94,7 +94,7 @@ def _prepare(config: RunConfig) -> Setup:
 
 
 def _settings(config: RunConfig) -> dict[str, str | int | float | bool]:
-    return {key: value for key, value in flatten(placed(config)).items() if key not in FREE}
+    return {key: value for key, value in flatten(config).items() if key not in FREE}
 
 
 def _same(folder: Path, name: str, theirs: object, ours: object) -> None:

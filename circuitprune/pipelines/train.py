@@ -28,7 +28,7 @@ from circuitprune.runs.folder import (
     write_command,
 )
 from circuitprune.runs.frontier import Frontier, write_results
-from circuitprune.runs.settings import placed, to_yaml
+from circuitprune.runs.settings import to_yaml
 from circuitprune.text import show
 from circuitprune.training.gates import check_budgets
 from circuitprune.views.pages.summary import summary
@@ -46,7 +46,7 @@ def discover(config: RunConfig, say: Print = show, command: str = "") -> Frontie
     folder = Path(config.output_dir)
     setup, trainer, logger = _prepare(config)
     say(describe(setup))
-    create(folder, to_yaml(placed(config)), setup.identity.versions)
+    create(folder, to_yaml(config), setup.identity.versions)
     initial = initial_scores(setup, folder / "scores.safetensors", say)
     module = train(setup, initial, trainer, logger, say)
     final = module.learner.ranking().float().cpu()

@@ -15,7 +15,7 @@ from circuitprune.pipelines.train import discover
 from circuitprune.pipelines.unseen import check_source
 from circuitprune.runs.finished import load_run
 from circuitprune.runs.identity import fingerprint
-from circuitprune.runs.settings import flatten, load_config, placed
+from circuitprune.runs.settings import flatten, load_config
 from circuitprune.runs.shards import differences
 from circuitprune.views.progress import shown
 
@@ -83,7 +83,7 @@ def is_finished(trial: Trial) -> bool:
     if not (folder / "config.yaml").is_file():
         return False
     configs = load_config(folder / "config.yaml"), trial.config
-    settings = [{k: v for k, v in flatten(placed(one)).items() if k not in FREE} for one in configs]
+    settings = [{k: v for k, v in flatten(one).items() if k not in FREE} for one in configs]
     different = differences(*settings)
     finished = (folder / "COMPLETE").exists()
     if finished and (folder / "gates.safetensors").exists() == trial.attributes:

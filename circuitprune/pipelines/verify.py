@@ -27,10 +27,10 @@ from circuitprune.pipelines.subject import (
     read_run,
     tested_circuit,
 )
-from circuitprune.pipelines.verify_config import MOVABLE, EvidenceConfig, load_options, run_config
+from circuitprune.pipelines.verify_config import EvidenceConfig, load_options, run_config
 from circuitprune.records import to_json
 from circuitprune.renamed import old_names
-from circuitprune.runs.settings import flatten
+from circuitprune.runs.settings import PATHS, flatten
 from circuitprune.runs.shards import threads
 from circuitprune.runs.verification import SCHEMA, Budget, TestedCircuit, Verification
 from circuitprune.text import show
@@ -132,7 +132,7 @@ def _kinds(options: EvidenceConfig, minimise: bool) -> dict[str, Kind]:
 
 def _identity(setup: Setup, case: Case, found: Subject, options: EvidenceConfig) -> dict:
     """All that decides a section's numbers."""
-    free = ("output_dir", "train.progress", "train.resume", *MOVABLE[:2])
+    free = ("output_dir", "train.progress", "train.resume", *PATHS)
     settings = {k: v for k, v in flatten(setup.config).items() if k not in free}
     return {
         "schema": SCHEMA,

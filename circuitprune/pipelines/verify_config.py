@@ -9,7 +9,8 @@ from circuitprune.data.checks import FEW, MANY, NOT_NEGATIVE, SEED, misfits, nea
 from circuitprune.errors import ConfigError
 from circuitprune.evidence import EVIDENCE
 from circuitprune.runs.assignments import Assignments
-from circuitprune.runs.settings import TYPED, load_config
+from circuitprune.runs.folder import read_config
+from circuitprune.runs.settings import TYPED
 
 MOVABLE = ("model.name", "task.path", "train.device", "verify.batch_size", "cache.max_gb")
 """Settings of the run that may differ now: where things lie, and what this machine can hold."""
@@ -81,7 +82,7 @@ def run_config(folder: Path, overrides: Sequence[str]) -> RunConfig:
             f"{str(folder)!r} is not the folder of a run: it has no config.yaml; give the "
             "output_dir of `circuitprune train` or `circuitprune attribute`"
         )
-    return load_config(path, overrides)
+    return read_config(folder, overrides)
 
 
 def _in_order(sections: Sequence[str]) -> list[str]:

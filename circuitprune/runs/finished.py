@@ -15,8 +15,8 @@ from circuitprune.circuits.selection import Method, ranking_of, select
 from circuitprune.config import RunConfig
 from circuitprune.errors import GraphError, RunError
 from circuitprune.files import read_tensors
+from circuitprune.runs.folder import read_config
 from circuitprune.runs.frontier import Frontier, read_results
-from circuitprune.runs.settings import load_config
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def load_run(folder: Path) -> Found:
         frontier.chosen().mask,
         ranking.where(known, -torch.inf),
         "greedy" if about["selection"] == "greedy" else "top_n",
-        load_config(folder / "config.yaml"),
+        read_config(folder),
         str(about["model_fingerprint"]),
         str(about.get("pairs_hash")),
         tuple(point.mask for point in frontier.points),

@@ -1,15 +1,19 @@
 """The output folder of a run and the checkpoint it goes on from: what may be used, what not."""
 
 import io
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from circuitprune.config import RunConfig
 from circuitprune.errors import RunError
-from circuitprune.files import write_atomic, write_json
+from circuitprune.files import read_json, write_atomic, write_json
 from circuitprune.limits import read_bytes
 from circuitprune.runs.archive import refuse_bomb, refuse_stretched
+from circuitprune.runs.settings import load_config
 
 
 def claim(folder: Path, resume: str | None) -> None:
@@ -58,8 +62,26 @@ def create(folder: Path, config: str, versions: dict[str, str]) -> None:
 
 
 def write_command(folder: Path, command: str) -> None:
-    """Keep what to type for the same run, apart from results, which do not depend on it."""
-    write_json(folder / "command.json", {"command": command})
+    """Keep what to type for the same run, and where, apart from results: they do not depend on it.
+
+    Where is told as seen from the folder: nothing says where the user keeps things.
+    """
+    here = os.path.relpath(Path.cwd(), folder.resolve())
+    write_json(folder / "command.json", {"command": command, "from": here})
+
+
+def read_config(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config that a run left; its relative paths start from where it was made.
+
+    Raises:
+        ConfigError: a config that this version does not read.
+    """
+    path, base = folder / "command.json", None
+    written = read_json(path) if path.is_file() else None
+    if isinstance(written, dict) and isinstance(written.get("from"), str):
+        base = (folder / written["from"]).resolve()
+    there = None if base == Path.cwd().resolve() else base
+    return load_config(folder / "config.yaml", overrides, there)
 
 
 def complete(folder: Path) -> None:

@@ -5,8 +5,9 @@ Precedence: the defaults of `config.py`, then the preset, then the file, then th
 
 import ast
 import inspect
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -53,7 +54,9 @@ ASKED = "???"
 """What a file says of a setting that it leaves to the command line."""
 
 
-def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(
+    path: str | Path | None, overrides: Sequence[str] = (), base: Path | None = None
+) -> RunConfig:
     """Read a file and `key=value` overrides into a checked config.
 
     A file leaves to the command line what it calls `???`. Paths are relative to where the command
@@ -62,6 +65,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
     Args:
         path: A yaml file, the name of a shipped config such as `ioi`, or None for the defaults.
         overrides: Assignments such as `train.steps=500`, stronger than the file.
+        base: Folder from which the file's relative paths start; by default the present one.
 
     Raises:
         ConfigError: missing or broken file, unknown key (with the nearest known one), wrong type
@@ -72,6 +76,8 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
     if path is not None:
         file = _found(path)
         found.read_yaml(_text(file), where)
+        if base is not None:
+            found.values = {key: _at(base, key, value) for key, value in found.values.items()}
         pairs = found.values.get("task.path")
         if isinstance(pairs, str) and not Path(pairs).exists() and (file.parent / pairs).exists():
             found.values["task.path"] = str(file.parent / pairs)
@@ -99,37 +105,22 @@ def flatten(config: RunConfig) -> dict[str, str | int | float | bool]:
     return {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in plain}
 
 
-def placed(config: RunConfig) -> RunConfig:
-    """The same, with absolute paths: what it names is found from every folder.
-
-    A model that is no folder here keeps its name: it is a shipped one or a hub id.
-    """
-    model, task, train = config.model, config.task, config.train
-    if not model.name.startswith("zoo/") and Path(model.name).expanduser().is_dir():
-        model = replace(model, name=_absolute(model.name))
-    task = replace(task, name=_own_placed(task.name), metric=_own_placed(task.metric))
-    if task.path is not None and Path(task.path).exists():
-        task = replace(task, path=_absolute(task.path))
-    edges, reference = config.attribution.edges, config.verify.reference
-    verify = config.verify
-    attribution = replace(config.attribution, method=_own_placed(config.attribution.method))
-    if edges is not None:
-        attribution = replace(attribution, edges=_absolute(edges))
-    if reference is not None:
-        verify = replace(verify, reference=_absolute(reference))
-    return replace(
-        config, model=model, task=task, train=train, attribution=attribution, verify=verify
-    )
+PATHS = ("model.name", "task.path", "attribution.edges", "verify.reference")
+OWN = ("task.name", "task.metric", "attribution.method")
+"""Settings that name a file or a folder, and those that may, as `FILE.py:NAME`."""
 
 
-def _own_placed(name: str) -> str:
-    """`FILE.py:NAME` with an absolute path; any other name is what it is."""
-    file, colon, inside = name.rpartition(":")
-    return f"{_absolute(file)}{colon}{inside}" if is_own(name) else name
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+def _at(base: Path, key: str, value: object) -> object:
+    """A setting whose relative path starts from a folder, if that leads somewhere."""
+    if key not in PATHS + OWN or not isinstance(value, str) or value.startswith("zoo/"):
+        return value
+    file, inside = value, ""
+    if key in OWN:
+        if not is_own(value):
+            return value
+        file, _, inside = value.rpartition(":")
+    path = base / Path(file).expanduser()
+    return os.path.normpath(path) + f":{inside}" * bool(inside) if path.exists() else value
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from circuitprune.pipelines.attribute import attribute
 from circuitprune.pipelines.own import method_of, metric_of, own_hashes, own_method, own_metric
 from circuitprune.pipelines.setup import make_setup
 from circuitprune.pipelines.study import Study
-from circuitprune.runs.settings import flatten, load_config, placed
+from circuitprune.runs.settings import flatten, load_config, to_yaml
 
 MINE = """
 from circuitprune.attribution import eap
@@ -231,11 +231,12 @@ def test_names_are_those_of_the_records():
 
 
 def test_a_config_that_is_kept_finds_its_files_from_every_folder(home, tmp_path, monkeypatch):
-    monkeypatch.chdir(home)
     names = {"task.name": "mine.py:made", "task.metric": "mine.py:twice"}
     names["attribution.method"] = "mine.py:short"
-    kept = flatten(placed(load_config(None, [f"{key}={name}" for key, name in names.items()])))
+    typed = load_config(None, [f"{key}={name}" for key, name in names.items()])
+    (tmp_path / "config.yaml").write_text(to_yaml(typed))
     monkeypatch.chdir(tmp_path)
+    kept = flatten(load_config(tmp_path / "config.yaml", base=home))
     assert {key: kept[key] for key in names} == {
         key: f"{home / name}" for key, name in names.items()
     }
