@@ -16,6 +16,7 @@ from circuitprune.data.own import is_own, user_object
 from circuitprune.data.tasks import JsonlTask, get_task
 from circuitprune.errors import DataError
 from circuitprune.runs.settings import load_config
+from circuitprune.runs.stopping import stoppable
 from circuitprune.text import show
 from circuitprune.views.arguments import COUNT, FRACTION, INCHES, Parser
 from circuitprune.views.failure import installed_version, told
@@ -56,7 +57,7 @@ compare_main = partial(script_main, "compare-scores")
 def add_train(parser: argparse.ArgumentParser) -> None:
     """The arguments of `train`."""
     _add_run(parser)
-    parser.set_defaults(command=_train, hint="continue with train.resume=<checkpoints/last.ckpt>")
+    parser.set_defaults(command=_train, hint="the same command with train.resume=auto goes on")
 
 
 def add_attribute(parser: argparse.ArgumentParser) -> None:
@@ -217,7 +218,8 @@ def _run(options: argparse.Namespace) -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a pipe sees each line when it is said
     try:
-        return options.command(options)
+        with stoppable():
+            return int(options.command(options))
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         code, message = told(error, options.hint)
         show(message, error=True)

@@ -230,7 +230,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; `auto` is CUDA where there is one."""
     resume: str | None = None
-    """Checkpoint to continue from."""
+    """Checkpoint to continue from; `auto`: the folder's own, from the start if it has none."""
     val_every: int = 100
     """Steps between validations."""
     checkpoint_every: int = 100

@@ -24,7 +24,7 @@ from circuitprune.training.module import MaskTraining
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's and transformers' advice
-FINISHED, CONFIG, DATA, MODEL, RUN, INTERRUPTED = 0, 2, 4, 5, 1, 130
+FINISHED, CONFIG, DATA, MODEL, RUN, INTERRUPTED, PREEMPTED = 0, 2, 4, 5, 1, 130, 75
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +253,8 @@ def test_an_interrupted_command_says_how_to_go_on(command, tmp_path, monkeypatch
             code, _, err = command()
     finally:
         signal.signal(number, before)  # Lightning leaves its own
-    assert code == INTERRUPTED and "train.resume=" in err and "Traceback" not in err
+    expected = INTERRUPTED if number == signal.SIGINT else PREEMPTED
+    assert code == expected and "train.resume=auto" in err and "Traceback" not in err
     assert not (tmp_path / "run" / "COMPLETE").exists()
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert command(f"train.resume={last}")[0] == FINISHED
@@ -386,14 +387,20 @@ def test_a_dry_run_of_attribute_says_the_cost(attribution, home, tmp_path):
     assert not list(tmp_path.iterdir()) and contents(home) == before
 
 
-def test_an_interrupted_attribution_goes_on_by_the_same_command(attribution, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, PREEMPTED), (signal.SIGUSR1, PREEMPTED)],
+)
+def test_an_interrupted_attribution_goes_on_by_the_same_command(
+    attribution, monkeypatch, number, expected
+):
     def interrupted(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
         patch.setattr(scoring, "edge_effects", interrupted)
         code, _, err = attribution("attribution.method=exact")
-    assert code == INTERRUPTED and "same command" in err and "Traceback" not in err
+    assert code == expected and "same command" in err and "Traceback" not in err
     assert attribution("attribution.method=exact")[0] == FINISHED
 
 

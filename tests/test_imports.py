@@ -107,6 +107,7 @@ def test_only_the_outermost_modules_know_the_config():
 def test_only_the_trainers_know_lightning():
     allowed = {
         "data/pairs.py",
+        "training/checkpoints.py",
         "training/module.py",
         "pipelines/learning.py",
         "pipelines/train.py",

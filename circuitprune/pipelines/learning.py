@@ -9,15 +9,19 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from circuitprune.config import RunConfig
 from circuitprune.pipelines.frontier import _empty
 from circuitprune.pipelines.logs import log_texts
+from circuitprune.pipelines.scoring import job
 from circuitprune.pipelines.setup import Print, Setup, reference_edges
 from circuitprune.runs.folder import step_of
+from circuitprune.runs.settings import flatten
+from circuitprune.runs.stopping import asked, held
+from circuitprune.training.checkpoints import Checkpoints
 from circuitprune.training.density import DensitySchedule, make_penalty
 from circuitprune.training.gates import (
     HardConcrete,
@@ -49,6 +53,14 @@ def make_learner(
     return HardConcrete(calibrated_log_alpha(importance, gates.init_density))
 
 
+def learning_job(setup: Setup) -> dict[str, object]:
+    """What decides the gates beside the number of steps and the learning rate, by name."""
+    settings, others = flatten(setup.config), ("train.steps", "train.lr", "train.resume")
+    parts = ("gates.", "objective", "train.batch_size", "train.seed", "train.lr_", "train.trainer.")
+    own = {k: v for k, v in settings.items() if k.startswith(parts) and k not in others}
+    return {**job(setup), **own}
+
+
 def make_module(setup: Setup, initial: Float[Tensor, " edge"] | None) -> MaskTraining:
     """The LightningModule of a config."""
     config, gates = setup.config, setup.config.gates
@@ -74,7 +86,7 @@ def make_module(setup: Setup, initial: Float[Tensor, " edge"] | None) -> MaskTra
         penalty=make_penalty(gates.penalty, gates.penalty_weight) if hard_concrete else None,
         penalty_lr=gates.penalty_lr,
         schedule=schedule if hard_concrete else None,
-        fingerprint=setup.identity.model,
+        job=learning_job(setup),
         reference=reference_edges(setup),
     )
 
@@ -94,8 +106,9 @@ def train(
         say(f"Training {config.gates.learner} gates for {config.train.steps} steps")
         if config.train.resume is not None:
             setup.data.start_step = step_of(Path(config.train.resume))
-        trainer.fit(module, datamodule=setup.data, ckpt_path=config.train.resume, weights_only=True)
-        trainer.save_checkpoint(Path(config.output_dir) / "checkpoints" / "last.ckpt")
+        with held():  # a step that was begun is finished, and its checkpoint written
+            resume = config.train.resume
+            trainer.fit(module, datamodule=setup.data, ckpt_path=resume, weights_only=True)
     return module
 
 
@@ -113,18 +126,11 @@ def make_trainer(setup: Setup, folder: Path, logger: TensorBoardLogger) -> Train
     """A Trainer for `train.steps` steps."""
     _quiet()
     options = _trainer_options(setup) | {"logger": logger}
-    options["callbacks"] = [_checkpoints(setup, folder), Pictures(), *options["callbacks"]]
+    every = setup.config.train.checkpoint_every
+    checkpoints = Checkpoints(folder / "checkpoints", every, asked)
+    options["callbacks"] = [checkpoints, Pictures(), *options["callbacks"]]
+    options["enable_checkpointing"] = False  # Lightning's own would name a second one last-v1.ckpt
     return Trainer(**options)
-
-
-def _checkpoints(setup: Setup, folder: Path) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        folder / "checkpoints",
-        filename="{step}",
-        every_n_train_steps=setup.config.train.checkpoint_every,
-        save_last=True,
-        save_on_exception=True,
-    )
 
 
 def _trainer_options(setup: Setup) -> dict[str, Any]:

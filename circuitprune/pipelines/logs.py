@@ -1,6 +1,7 @@
 """What TensorBoard holds of a run beside its curves."""
 
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -14,9 +15,15 @@ from circuitprune.runs.settings import flatten, to_yaml
 from circuitprune.views.tensorboard import board
 
 
-def make_logger(folder: Path) -> TensorBoardLogger:
-    """TensorBoard events in the run's own folder."""
-    return TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+def make_logger(folder: Path, start: int | None = None) -> TensorBoardLogger:
+    """TensorBoard events in the run's own folder.
+
+    Args:
+        folder: The run's.
+        start: The step that a resumed run goes on from: what was logged of later ones is hidden.
+    """
+    about: dict[str, Any] = {} if start is None else {"purge_step": start + 1}
+    return TensorBoardLogger(folder, name="", version="", default_hp_metric=False, **about)
 
 
 def log_texts(logger: TensorBoardLogger, setup: Setup, trains: bool = True) -> None:

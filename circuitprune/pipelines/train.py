@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from jaxtyping import Float
@@ -21,13 +21,15 @@ from circuitprune.pipelines.scoring import scoring_of
 from circuitprune.pipelines.setup import Print, Setup, reference_edges
 from circuitprune.pipelines.study import Study
 from circuitprune.runs.folder import (
+    AUTO,
     claim,
     create,
+    last_checkpoint,
     read_checkpoint,
     unusable,
     write_command,
 )
-from circuitprune.runs.frontier import Frontier, write_results
+from circuitprune.runs.frontier import Frontier, read_results, write_results
 from circuitprune.runs.settings import to_yaml
 from circuitprune.text import show
 from circuitprune.training.gates import check_budgets
@@ -44,6 +46,9 @@ def discover(config: RunConfig, say: Print = show, command: str = "") -> Frontie
         CircuitPruneError: anything a user can mend; nothing existing is overwritten.
     """
     folder = Path(config.output_dir)
+    if config.train.resume == AUTO and (folder / "COMPLETE").exists():
+        say(f"{folder} is finished already")  # a scheduler may ask once more
+        return read_results(folder)[0]
     setup, trainer, logger = _prepare(config)
     say(describe(setup))
     create(folder, to_yaml(config), setup.identity.versions)
@@ -78,19 +83,21 @@ def dry_run(config: RunConfig) -> str:
 
 def _prepare(config: RunConfig) -> tuple[Setup, Trainer, TensorBoardLogger]:
     """Everything that can be refused, made and checked; nothing is written."""
-    folder, resume = Path(config.output_dir), config.train.resume
+    folder = Path(config.output_dir)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("training runs in one process; torchrun serves `attribute` only")
     try:
-        claim(folder, resume)
+        claim(folder, config.train.resume)
     except OSError as error:
         raise unusable(folder, error) from None
+    resume = last_checkpoint(folder, config.train.resume)
     checkpoint = None if resume is None else read_checkpoint(Path(resume))
+    config = replace(config, train=replace(config.train, resume=resume))
     setup = Study.from_config(config).setup
     if config.gates.learner == "topk":
         n_edges = setup.gated.graph.n_edges
         check_budgets(config.gates.k_min, config.gates.k_max * n_edges, n_edges)
-    logger = make_logger(folder)
+    logger = make_logger(folder, None if checkpoint is None else checkpoint["global_step"])
     trainer = make_trainer(setup, folder, logger)
     reference_edges(setup)
     if checkpoint is not None:

@@ -15,6 +15,17 @@ from circuitprune.limits import read_bytes
 from circuitprune.runs.archive import refuse_bomb, refuse_stretched
 from circuitprune.runs.settings import load_config
 
+AUTO = "auto"
+"""Value of `train.resume` that goes on in the run's own folder, from wherever it was left."""
+
+
+def last_checkpoint(folder: Path, resume: str | None) -> str | None:
+    """The checkpoint to go on from: `auto` is the folder's own, or none if it has none yet."""
+    if resume != AUTO:
+        return resume
+    last = folder / "checkpoints" / "last.ckpt"
+    return str(last) if last.exists() else None
+
 
 def claim(folder: Path, resume: str | None) -> None:
     """Refuse an output folder that holds anything but, for a resumed run, an unfinished run."""
@@ -30,8 +41,7 @@ def claim(folder: Path, resume: str | None) -> None:
     is_run = (folder / "config.yaml").is_file() and (folder / "versions.json").is_file()
     if resume is not None and is_run:
         return
-    last = folder / "checkpoints" / "last.ckpt"
-    hint = f" (an interrupted run?); continue it with train.resume={last}" if last.exists() else ""
+    hint = "; go on in it with train.resume=auto" if is_run else ""
     raise RunError(f"output_dir {name} is not empty{hint}, or choose another output_dir")
 
 
@@ -106,7 +116,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         refuse_bomb(path, data)
         found = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
         refuse_stretched(path, found, len(data))
-        readable = {"global_step", "state_dict", "optimizer_states", "base_model"} <= set(found)
+        readable = {"global_step", "state_dict", "optimizer_states", "job"} <= set(found)
     except RunError:
         raise
     except Exception:  # torch raises whatever a broken zip file or pickle leads to

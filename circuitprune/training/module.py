@@ -1,6 +1,6 @@
 """Mask learning as a LightningModule: the only file that knows Lightning's hooks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ class MaskTraining(LightningModule):
         penalty: Price of density; only for learners that need one.
         penalty_lr: Learning rate of the multipliers.
         schedule: Target density; required with a penalty.
-        fingerprint: Of the base model; a checkpoint of another one is refused.
+        job: Everything else that decides the gates, by name: a checkpoint of another is refused.
         reference: A known circuit; TensorBoard shows how well the ranking finds it.
 
     Raises:
@@ -64,7 +64,7 @@ class MaskTraining(LightningModule):
         penalty: Penalty | None = None,
         penalty_lr: float = 0.05,
         schedule: DensitySchedule | None = None,
-        fingerprint: str = "",
+        job: Mapping[str, object] | None = None,
         reference: Bool[Tensor, " edge"] | None = None,
     ) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class MaskTraining(LightningModule):
         self.selection: Method = selection
         self.steps, self.lr, self.lr_warmup, self.lr_end = steps, lr, lr_warmup, lr_end
         self.noise_seed, self.penalty_lr, self.schedule = seed, penalty_lr, schedule
-        self.fingerprint, self.reference = fingerprint, reference
+        self.job, self.reference = dict(job or {}), reference
         self._masks: dict[str, Bool[Tensor, " edge"]] = {}
         self._evaluations: dict[str, CircuitEvaluation] = {}
         self._ends: tuple[Evidence, Evidence] | None = None
@@ -146,15 +146,39 @@ class MaskTraining(LightningModule):
         return 1 - (1 - self.lr_end) * min(progress, 1.0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note which model the gates belong to, drop the callbacks' absolute paths."""
-        checkpoint["base_model"] = self.fingerprint
-        checkpoint["callbacks"] = {}
+        """Note what decides the gates, and what a resumed run may change."""
+        checkpoint["job"], checkpoint["lr"] = self.job, self.lr
+
+    def _take_rate(self, checkpoint: dict[str, Any]) -> None:
+        """Let this run's learning rate stand in the place of the checkpoint's."""
+        if checkpoint["lr"] == self.lr:
+            return
+        for optimizer, schedule in zip(
+            checkpoint["optimizer_states"], checkpoint["lr_schedulers"], strict=True
+        ):
+            optimizer["param_groups"][0]["initial_lr"] = schedule["base_lrs"][0] = self.lr
+            factor = self._lr_factor(checkpoint["global_step"])
+            optimizer["param_groups"][0]["lr"] = self.lr * factor
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse gates of another model, or of a learner of another kind or size."""
-        theirs, ours = checkpoint.get("base_model"), self.fingerprint
-        if theirs != ours:
-            raise RunError(f"the checkpoint's gates belong to model {theirs}, this one is {ours}")
+        """Refuse gates of another job, or of a learner of another kind or size.
+
+        The learning rate and more steps may change: both take effect from here on.
+        """
+        theirs, ours = checkpoint["job"], self.job
+        differ = [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]
+        if differ:
+            told = (f"{key} {theirs.get(key)!r}, here {ours.get(key)!r}" for key in differ)
+            raise RunError(
+                f"the checkpoint is of another run: {'; '.join(told)}. Go on with its own settings "
+                "or start anew without train.resume"
+            )
+        if checkpoint["global_step"] > self.steps:
+            raise RunError(
+                f"the checkpoint is of step {checkpoint['global_step']}, beyond train.steps="
+                f"{self.steps}; raise train.steps"
+            )
+        self._take_rate(checkpoint)
         shapes = {name: tuple(t.shape) for name, t in checkpoint["state_dict"].items()}
         wanted = {name: tuple(t.shape) for name, t in self.state_dict().items()}
         if shapes != wanted:

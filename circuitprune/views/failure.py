@@ -4,13 +4,17 @@ Errors of other packages are known by name: to name one is not to import it.
 """
 
 import os
+import signal
 import traceback
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 from circuitprune.errors import CircuitPruneError, ConfigError, ModelError, RunError
+from circuitprune.runs.stopping import Stopped
 
 INTERRUPTED = 130
+PREEMPTED = 75
+"""Exit code of a command that a scheduler's signal stopped; `EX_TEMPFAIL` of sysexits.h."""
 BUG = 70
 """Exit code of what nobody foresaw; `EX_SOFTWARE` of sysexits.h."""
 MEMORY = (
@@ -29,6 +33,8 @@ def told(error: BaseException, hint: str) -> tuple[int, str]:
         error: What was raised.
         hint: What to do after an interruption.
     """
+    if isinstance(error, Stopped) and error.number != signal.SIGINT:
+        return PREEMPTED, f"stopped by {signal.Signals(error.number).name}; {hint}"
     if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning makes both of signals
         return INTERRUPTED, f"interrupted; {hint}"
     rank = os.environ.get("RANK", "0")

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import signal
 import socket
 from getpass import getuser
 from pathlib import Path
@@ -611,10 +612,10 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     assert train_main(arguments("cut")) != 0  # without resume: refused, with the hint
     message = capsys.readouterr().err
     last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
-    assert f"train.resume={last}" in message and "Traceback" not in message
+    assert "train.resume=auto" in message and "Traceback" not in message
     assert contents(tmp_path / "cut") == before
 
-    assert train_main([*arguments("cut"), f"train.resume={last}"]) == 0
+    assert last.exists() and train_main([*arguments("cut"), "train.resume=auto"]) == 0
     for name in sorted({"scores.safetensors"} & set(os.listdir(tmp_path / "whole")) | BYTES):
         whole, resumed = tmp_path / "whole" / name, tmp_path / "cut" / name
         assert resumed.read_bytes() == whole.read_bytes(), name
@@ -632,6 +633,103 @@ def test_a_resumed_run_refuses_scores_that_do_not_fit(gpt2_home, tmp_path, monke
     with pytest.raises(RunError, match=r"scores of shape \(7,\), expected \(110,\)"):
         discover(gpt2_home, f"output_dir={folder}", resume)
     assert not (folder / "COMPLETE").exists()
+
+
+# ---------------------------------------------------------------- preemption
+
+
+def stop_at(patch, step: int, number: int) -> None:
+    """A signal in the middle of a training step."""
+    honest = MaskTraining.training_step
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == step:
+            os.kill(os.getpid(), number)
+        return honest(self, batch, batch_idx)
+
+    patch.setattr(MaskTraining, "training_step", training_step)
+
+
+@pytest.mark.parametrize("learner", ["topk", "hard_concrete"])
+def test_ten_preemptions_in_a_row_end_in_the_same_bytes(gpt2_home, tmp_path, monkeypatch, learner):
+    """Each finishes its step: a run that is stopped at every step still comes to its end."""
+
+    def run(name: str, *more: str) -> int:
+        empty = tmp_path / "empty.yaml"
+        empty.write_text("")
+        chosen = [*settings(gpt2_home), f"gates.learner={learner}", "train.steps=12"]
+        return train_main([str(empty), *chosen, f"output_dir={tmp_path / name}", *more])
+
+    assert run("whole") == 0
+    numbers = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
+    for step in range(1, 11):
+        with monkeypatch.context() as patch:
+            stop_at(patch, step, numbers[step % 3])
+            assert run("cut", "train.resume=auto") == (130 if step % 3 == 2 else 75)
+        last = torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=True)
+        assert last["global_step"] == step + 1
+    assert run("cut", "train.resume=auto") == 0
+    for name in sorted(BYTES):
+        whole, resumed = tmp_path / "whole" / name, tmp_path / "cut" / name
+        assert resumed.read_bytes() == whole.read_bytes(), name
+    assert [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(gpt2_home, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 0)
+        with pytest.raises(RuntimeError, match="power cut"):
+            discover(gpt2_home, f"output_dir={tmp_path / 'run'}")
+    with pytest.raises(RunError, match="go on in it"):
+        discover(gpt2_home, f"output_dir={tmp_path / 'run'}")
+    discover(gpt2_home, f"output_dir={tmp_path / 'run'}", "train.resume=auto")
+    assert (tmp_path / "run" / "COMPLETE").exists()
+    before = contents(tmp_path / "run")
+    discover(gpt2_home, f"output_dir={tmp_path / 'run'}", "train.resume=auto")  # asked once more
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_finished_run_goes_on_to_more_steps(gpt2_home, finished, tmp_path):
+    last = finished / "checkpoints" / "last.ckpt"
+    steps = torch.load(last, weights_only=True)["global_step"]
+    more = (f"output_dir={tmp_path / 'more'}", f"train.resume={last}")
+    discover(gpt2_home, *more, f"train.steps={steps + 4}")
+    again = torch.load(tmp_path / "more" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert again["global_step"] == steps + 4
+    with pytest.raises(RunError, match=r"beyond train\.steps=3; raise train\.steps"):
+        discover(gpt2_home, f"output_dir={tmp_path / 'x'}", f"train.resume={last}", "train.steps=3")
+
+
+def test_another_learning_rate_takes_effect(gpt2_home, interrupted, tmp_path):
+    last = interrupted / "checkpoints" / "last.ckpt"
+    found = {}
+    for rate in ("0.05", "0.5"):
+        folder = tmp_path / rate
+        discover(gpt2_home, f"output_dir={folder}", f"train.resume={last}", f"train.lr={rate}")
+        state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        found[rate] = state["optimizer_states"][0]["param_groups"][0]["initial_lr"]
+    assert found == {"0.05": 0.05, "0.5": 0.5}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "train.seed=5",
+        "ablation=zero",
+        "objective=prob_diff",
+        "train.batch_size=3",
+        "gates.k_min=4",
+        "gates.temperature=0.7",
+        "gates.mask=sigmoid",
+        "task.seed=9",
+        "train.lr_end=0.5",
+    ],
+)
+def test_a_checkpoint_of_another_job_is_refused_by_name(gpt2_home, interrupted, tmp_path, other):
+    last = interrupted / "checkpoints" / "last.ckpt"
+    with pytest.raises(RunError, match=f"of another run: .*{other.partition('=')[0]}"):
+        discover(gpt2_home, f"output_dir={tmp_path / 'x'}", f"train.resume={last}", other)
+    assert not (tmp_path / "x").exists()
 
 
 # ---------------------------------------------------------------- what is refused
@@ -674,8 +772,8 @@ def interrupted(gpt2_home, tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("gates.learner=hard_concrete", "this config's learner needs"),
-        ("model.name={llama}", "gates belong to model"),
+        ("gates.learner=hard_concrete", "gates.learner 'topk', here 'hard_concrete'"),
+        ("model.name={llama}", "model_fingerprint"),
         ("train.trainer={max_stepz: 3}", "train.trainer"),
         ("task.min_accuracy=0.99", "cannot do this task"),
     ],

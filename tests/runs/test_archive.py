@@ -15,7 +15,7 @@ WHOLE = {
     "global_step": 7,
     "state_dict": {"learner.scores": torch.arange(5.0)},
     "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(5)}}}],
-    "base_model": "ab",
+    "job": {},
 }
 
 

@@ -11,6 +11,7 @@ from circuitprune.files import read_json
 from circuitprune.runs.folder import (
     claim,
     create,
+    last_checkpoint,
     read_checkpoint,
     step_of,
     tidy,
@@ -60,8 +61,12 @@ def test_a_file_may_not(tmp_path):
         (["thesis.tex"], None, "is not empty, or choose another"),
         (["thesis.tex"], "last.ckpt", "is not empty, or choose another"),
         (["config.yaml"], "last.ckpt", "is not empty"),
-        (["config.yaml", "versions.json"], None, "is not empty, or choose another"),
-        (["config.yaml", "checkpoints/last.ckpt"], None, "train.resume=.*last.ckpt"),
+        (
+            ["config.yaml", "versions.json"],
+            None,
+            "is not empty; go on in it with train.resume=auto",
+        ),
+        (["config.yaml", "checkpoints/last.ckpt"], None, "is not empty, or choose another"),
     ],
 )
 def test_other_things_may_not(tmp_path, names, resume, hint):
@@ -71,6 +76,15 @@ def test_other_things_may_not(tmp_path, names, resume, hint):
 
 def test_an_interrupted_training_may_be_resumed(tmp_path):
     claim(make(tmp_path, "config.yaml", "versions.json", "checkpoints/last.ckpt"), "last.ckpt")
+
+
+def test_auto_is_the_folders_own_checkpoint_or_a_fresh_start(tmp_path):
+    folder = make(tmp_path, "config.yaml", "versions.json")
+    claim(folder, "auto")
+    assert last_checkpoint(folder, "auto") is None
+    assert last_checkpoint(folder, "other.ckpt") == "other.ckpt"
+    make(tmp_path, "checkpoints/last.ckpt")
+    assert last_checkpoint(folder, "auto") == str(folder / "checkpoints" / "last.ckpt")
 
 
 # ---------------------------------------------------------------- unfinished attributions
@@ -122,7 +136,7 @@ def test_a_folder_that_the_system_refuses_is_named(tmp_path):
 
 # ---------------------------------------------------------------- checkpoints
 
-WHOLE = {"global_step": 7, "state_dict": {}, "optimizer_states": [], "base_model": "ab"}
+WHOLE = {"global_step": 7, "state_dict": {}, "optimizer_states": [], "job": {}}
 
 
 def test_a_checkpoint_is_read_back_with_its_step(tmp_path):
@@ -149,7 +163,7 @@ class Trap:
 def test_what_is_no_checkpoint_is_refused_and_runs_nothing(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     if content == "trap":
-        torch.save(WHOLE | {"base_model": Trap()}, "last.ckpt")
+        torch.save(WHOLE | {"job": Trap()}, "last.ckpt")
     elif content == "list":
         torch.save([1, 2], "last.ckpt")
     else:

@@ -142,7 +142,7 @@ def test_a_checkpoint_holds_the_gates_the_multipliers_and_the_optimiser_only(
         names = names | {"penalty.multipliers"}
     assert set(checkpoint["state_dict"]) == names
     assert {n for n, _ in module.named_parameters()} == names
-    assert checkpoint["base_model"] == module.fingerprint != ""
+    assert checkpoint["job"] == module.job and module.job["model_fingerprint"]
     (optimizer,) = checkpoint["optimizer_states"]
     shapes = {tuple(t.shape) for s in optimizer["state"].values() for t in s.values()}
     assert shapes <= {(), (setup.gated.graph.n_edges,), (2,)}
@@ -269,8 +269,9 @@ def test_a_checkpoint_of_another_model_is_refused(home, tmp_path):
     module, path = module_of(setup), tmp_path / "x.ckpt"
     fit(module, setup, tmp_path, SaveAt(2, path), max_steps=2)
     other = module_of(setup)
-    other.fingerprint = "another"
-    with pytest.raises(RunError, match=f"{module.fingerprint}.*another"):
+    other.job = {**module.job, "model_fingerprint": "another"}
+    known = f"model_fingerprint '{module.job['model_fingerprint']}', here 'another'"
+    with pytest.raises(RunError, match=known):
         fit(other, setup, tmp_path, resume=path)
 
 
@@ -281,7 +282,7 @@ def test_a_checkpoint_of_another_learner_is_refused(home, tmp_path, learner, oth
     setup, path = new_setup(home, learner), tmp_path / "x.ckpt"
     fit(module_of(setup), setup, tmp_path, SaveAt(2, path), max_steps=2)
     setup = new_setup(home, other)
-    with pytest.raises(RunError, match="the checkpoint holds"):
+    with pytest.raises(RunError, match=f"gates.learner '{learner}', here '{other}'"):
         fit(module_of(setup), setup, tmp_path, resume=path)
 
 

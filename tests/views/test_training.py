@@ -52,7 +52,7 @@ def test_silence_is_silence(home, said, capsys):
 
 
 def test_a_resumed_training_shows_the_step_at_which_it_goes_on(home, said, tmp_path):
-    folder, checkpoint = tmp_path / "run", tmp_path / "run" / "checkpoints" / "step=8.ckpt"
+    folder, checkpoint = tmp_path / "run", tmp_path / "run" / "checkpoints" / "last.ckpt"
 
     def go(*overrides):
         chosen = ("train.progress=true", f"output_dir={folder}", *overrides)
