@@ -1,6 +1,7 @@
 """The pipeline without training: attribution scores the edges, circuits are cut and verified."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from circuitprune.pipelines.setup import Print, Setup, chosen_edges, reference_e
 from circuitprune.pipelines.study import Study
 from circuitprune.runs.folder import claim, create, tidy, unfinished, unusable, write_command
 from circuitprune.runs.frontier import Frontier, Provenance, write_results
+from circuitprune.runs.lock import locked
 from circuitprune.runs.settings import flatten, load_config, to_yaml
 from circuitprune.runs.shards import differences, processes, threads
 from circuitprune.text import show
@@ -52,11 +54,12 @@ def attribute(config: RunConfig, say: Print = show, command: str = "") -> Fronti
         setup = _prepare(config)
         ranks.wait()  # all have seen the folder as it was
         say(describe(setup))
-        if ranks.leads:
-            create(folder, to_yaml(config), setup.identity.versions)
-            tidy(folder)
-        scoring = scoring_of(setup, folder / "scores.safetensors", say, ranks)
-        return None if scoring is None else _finish(setup, scoring, say, command)
+        with locked(folder) if ranks.leads else nullcontext():
+            if ranks.leads:
+                create(folder, to_yaml(config), setup.identity.versions)
+                tidy(folder)
+            scoring = scoring_of(setup, folder / "scores.safetensors", say, ranks)
+            return None if scoring is None else _finish(setup, scoring, say, command)
 
 
 def dry_run_attribute(config: RunConfig) -> str:

@@ -15,8 +15,8 @@ from circuitprune.metrics import Evidence
 from circuitprune.pipelines.own import own_hashes
 from circuitprune.pipelines.setup import Setup
 from circuitprune.renamed import old_names
-from circuitprune.runs.folder import complete
 from circuitprune.runs.frontier import Frontier, Point, Provenance
+from circuitprune.runs.manifest import seal
 from circuitprune.views.progress import shown
 from circuitprune.views.report import write_report
 
@@ -103,7 +103,7 @@ def finish(setup: Setup, folder: Path, frontier: Frontier) -> None:
     """Leave some pairs and the report in the folder, then mark the run as finished."""
     write_json(folder / "pairs.json", setup.example_pairs(frontier.chosen().mask))
     write_report([folder])
-    complete(folder)
+    seal(folder)
 
 
 __getattr__ = old_names(__name__, {"verify": "pipelines.frontier.ranked_frontier"})

@@ -30,6 +30,7 @@ from circuitprune.runs.folder import (
     write_command,
 )
 from circuitprune.runs.frontier import Frontier, read_results, write_results
+from circuitprune.runs.lock import locked
 from circuitprune.runs.settings import to_yaml
 from circuitprune.text import show
 from circuitprune.training.gates import check_budgets
@@ -51,6 +52,20 @@ def discover(config: RunConfig, say: Print = show, command: str = "") -> Frontie
         return read_results(folder)[0]
     setup, trainer, logger = _prepare(config)
     say(describe(setup))
+    with locked(folder):
+        return _run(config, setup, trainer, logger, say, command)
+
+
+def _run(
+    config: RunConfig,
+    setup: Setup,
+    trainer: Trainer,
+    logger: TensorBoardLogger,
+    say: Print,
+    command: str,
+) -> Frontier:
+    """The steps of `discover`, once everything is made and checked."""
+    folder = Path(config.output_dir)
     create(folder, to_yaml(config), setup.identity.versions)
     initial = initial_scores(setup, folder / "scores.safetensors", say)
     module = train(setup, initial, trainer, logger, say)

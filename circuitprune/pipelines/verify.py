@@ -30,6 +30,7 @@ from circuitprune.pipelines.subject import (
 from circuitprune.pipelines.verify_config import EvidenceConfig, load_options, run_config
 from circuitprune.records import to_json
 from circuitprune.renamed import old_names
+from circuitprune.runs.lock import locked
 from circuitprune.runs.settings import PATHS, flatten
 from circuitprune.runs.shards import threads
 from circuitprune.runs.verification import SCHEMA, Budget, TestedCircuit, Verification
@@ -77,11 +78,12 @@ def verify_run(
         check_metric(found, case, setup)
         say(f"{describe(setup)}\ncircuit   {name}, {tested.n_edges:,} edges")
         identity, kinds = _identity(setup, case, found, options), _kinds(options, minimise)
-        sections = gather(folder / "evidence", case, kinds, identity, options.progress, say)
-    if isinstance(sections.minimise, MinimisedCircuit):
-        _save_minimal(folder, found, tested, sections.minimise)
-    whole = _verification(name, tested, found, case, options, setup, sections)
-    _write(folder, whole)
+        with locked(folder):
+            sections = gather(folder / "evidence", case, kinds, identity, options.progress, say)
+            if isinstance(sections.minimise, MinimisedCircuit):
+                _save_minimal(folder, found, tested, sections.minimise)
+            whole = _verification(name, tested, found, case, options, setup, sections)
+            _write(folder, whole)
     return whole
 
 

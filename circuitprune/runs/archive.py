@@ -35,6 +35,9 @@ def refuse_bomb(path: Path, data: bytes) -> None:
         raise _refused(path, f"more than {PARTS:,} parts")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         parts = archive.infolist()
+        damaged = archive.testzip() if sum(part.file_size for part in parts) <= len(data) else None
+        if damaged is not None:
+            raise _refused(path, f"a part {damaged!r} that is not what was written")
         if sum(part.file_size for part in parts) > len(data):
             raise _refused(path, f"parts that unpack to more than its {len(data):,} bytes")
         for part in parts:

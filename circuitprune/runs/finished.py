@@ -17,6 +17,7 @@ from circuitprune.errors import GraphError, RunError
 from circuitprune.files import read_tensors
 from circuitprune.runs.folder import read_config
 from circuitprune.runs.frontier import Frontier, read_results
+from circuitprune.runs.manifest import check_seal
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def read_frontier(folder: Path) -> tuple[Frontier, Float[Tensor, " edge"]]:
             f"{str(folder)!r} is not a finished run: it has no COMPLETE; pass a folder that "
             "`train` or `attribute` has finished"
         )
+    check_seal(folder)
     frontier, circuits = read_results(folder)
     return frontier, full_ranking(folder, frontier, circuits)
 

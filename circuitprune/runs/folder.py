@@ -13,6 +13,7 @@ from circuitprune.errors import RunError
 from circuitprune.files import read_json, write_atomic, write_json
 from circuitprune.limits import read_bytes
 from circuitprune.runs.archive import refuse_bomb, refuse_stretched
+from circuitprune.runs.lock import NAME
 from circuitprune.runs.settings import load_config
 
 AUTO = "auto"
@@ -36,7 +37,7 @@ def claim(folder: Path, resume: str | None) -> None:
         )
     if folder.exists() and not folder.is_dir():
         raise RunError(f"output_dir {name} is a file; choose another output_dir")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or not any(path.name != NAME for path in folder.iterdir()):
         return
     is_run = (folder / "config.yaml").is_file() and (folder / "versions.json").is_file()
     if resume is not None and is_run:
@@ -92,11 +93,6 @@ def read_config(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
         base = (folder / written["from"]).resolve()
     there = None if base == Path.cwd().resolve() else base
     return load_config(folder / "config.yaml", overrides, there)
-
-
-def complete(folder: Path) -> None:
-    """Mark the run as finished."""
-    write_atomic(folder / "COMPLETE", "")
 
 
 def unusable(folder: Path, error: OSError) -> RunError:

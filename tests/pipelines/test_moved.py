@@ -26,6 +26,7 @@ RETIRED = {
     "evidence.case.Progress",
     "evidence.case.silent",
     "evidence.examples.full_examples",
+    "folder.complete",
     "evidence.examples.per_example",
     "explained.AT_CLEAN_RUN",
     "figures.sources.chosen_of",

@@ -49,6 +49,14 @@ def calling(name: str, argument: str) -> bytes:
     return f"\x80\x02c{name}\n(I{argument}\ntR.".encode("latin-1")
 
 
+@pytest.mark.parametrize("number", range(5))
+def test_a_flipped_bit_in_a_tensor_is_seen(tmp_path, number):
+    """Each part of the archive carries a checksum, which torch does not look at."""
+    data = bytearray(saved(WHOLE))
+    data[bytes(data).index(torch.arange(5.0).numpy().tobytes()) + 4 * number] ^= 1
+    assert "not what was written" in refused(tmp_path / "a", bytes(data))
+
+
 def test_a_checkpoint_comes_back_as_torch_reads_it(tmp_path):
     (tmp_path / "a").write_bytes(saved(WHOLE))
     found = read_checkpoint(tmp_path / "a")

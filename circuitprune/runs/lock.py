@@ -1,0 +1,76 @@
+"""One process in a run folder at a time."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from circuitprune.errors import RunError
+
+NAME = ".lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder while it is written; it is made if it is not there.
+
+    The lock of a process of this machine that is no more is taken over.
+
+    Raises:
+        RunError: another process is at work in it; says which, and where.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / NAME
+    if not _take(path):
+        if not _stale(path):
+            raise RunError(
+                f"{str(folder)!r} is in use by {_holder(path)}; wait for it, choose another "
+                f"folder, or remove {path} if that process is gone"
+            )
+        path.unlink(missing_ok=True)
+        if not _take(path):
+            raise RunError(f"{str(folder)!r} is in use by {_holder(path)}; wait for it")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _take(path: Path) -> bool:
+    try:
+        with path.open("x") as file:
+            file.write(f"{os.getpid()} {socket.gethostname()}\n")
+    except FileExistsError:
+        return False
+    return True
+
+
+def _read(path: Path) -> tuple[int, str]:
+    """Process and host of a lock; 0 and nothing of one that says neither."""
+    try:
+        pid, host = path.read_text().split()
+        return int(pid), host
+    except (OSError, ValueError):
+        return 0, ""
+
+
+def _stale(path: Path) -> bool:
+    """Whether its process is gone: killed, or this very one, which holds no other lock of it."""
+    pid, host = _read(path)
+    if host not in ("", socket.gethostname()):
+        return False
+    if pid <= 0 or pid == os.getpid():
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _holder(path: Path) -> str:
+    pid, host = _read(path)
+    return f"process {pid} on {host}" if pid else "another process"

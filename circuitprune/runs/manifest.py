@@ -1,0 +1,65 @@
+"""What a finished run holds: the hash of each of its files, in `COMPLETE`."""
+
+import hashlib
+from pathlib import Path
+
+from circuitprune.errors import RunError
+from circuitprune.files import read_json, write_json
+
+COMPLETE = "COMPLETE"
+RESULTS = (
+    "config.yaml",
+    "versions.json",
+    "command.json",
+    "frontier.json",
+    "edges.csv",
+    "pairs.json",
+    "summary.md",
+    "*.safetensors",
+    "circuits/*.json",
+    "checkpoints/*.ckpt",
+)
+"""Files that never change again; what later commands write or write anew is not among them."""
+LATER = ("circuits/minimal.json",)
+"""Among them by name, but of a later command."""
+
+
+def seal(folder: Path) -> None:
+    """Mark a run as finished, with the sha256 of each of its results."""
+    hashes = {name: _hash(folder / name) for name in _names(folder)}
+    write_json(folder / COMPLETE, {"sha256": hashes})
+
+
+def check_seal(folder: Path) -> None:
+    """Refuse a finished run whose results are not what they were.
+
+    A run that was finished by 0.1 has an empty `COMPLETE`, and is taken as it is.
+
+    Raises:
+        RunError: files that have changed, or are gone; says which.
+    """
+    path = folder / COMPLETE
+    if not path.stat().st_size:
+        return
+    found = read_json(path)
+    known = found.get("sha256") if isinstance(found, dict) else None
+    if not isinstance(known, dict):
+        raise RunError(f"{path} is damaged: it has no sha256 of the run's files")
+    wrong = [name for name, value in known.items() if _hash(folder / name) != value]
+    if wrong:
+        raise RunError(
+            f"{str(folder)!r} is not as it was finished: {', '.join(sorted(wrong))} changed or is "
+            "missing; take the files from a copy, or run it again in another folder"
+        )
+
+
+def _names(folder: Path) -> list[str]:
+    paths = {path for pattern in RESULTS for path in folder.glob(pattern)}
+    return sorted({path.relative_to(folder).as_posix() for path in paths} - set(LATER))
+
+
+def _hash(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
