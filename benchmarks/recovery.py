@@ -22,7 +22,7 @@ from circuitprune.engine.ablation import make_ablation
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
 from circuitprune.errors import ConfigError
-from circuitprune.files import read_tensors
+from circuitprune.files.whole import read_tensors
 from circuitprune.metrics import logit_diff
 from circuitprune.models.zoo.induction import (
     LENGTH,

@@ -16,7 +16,7 @@ import torch
 from playwright.sync_api import Browser, sync_playwright
 
 from circuitprune.circuits.graph import Graph
-from circuitprune.files import write_tensors
+from circuitprune.files.whole import write_tensors
 from circuitprune.metrics import Evidence
 from circuitprune.runs.frontier import Frontier, Point, Provenance, write_results
 from circuitprune.views.report import write_report

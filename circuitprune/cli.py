@@ -15,9 +15,9 @@ from circuitprune.config import RunConfig
 from circuitprune.data.own import is_own, user_object
 from circuitprune.data.tasks import JsonlTask, get_task
 from circuitprune.errors import DataError
+from circuitprune.files.text import show
 from circuitprune.runs.settings import load_config
 from circuitprune.runs.stopping import stoppable
-from circuitprune.text import show
 from circuitprune.views.arguments import COUNT, FRACTION, INCHES, Parser
 from circuitprune.views.failure import installed_version, told
 from circuitprune.views.settings import HOW_TO_COMPLETE, completion, settings_text

@@ -1,4 +1,13 @@
-"""Every error that a user can cause; each says what was seen, what was expected, what to do."""
+"""Every error that a user can cause; each says what was seen, what was expected, what to do.
+
+Beside them the one warning: of an old name.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from importlib import import_module
+
+PACKAGE, _, _ = __name__.partition(".")
 
 
 class CircuitPruneError(Exception):
@@ -41,3 +50,25 @@ class MetricError(CircuitPruneError, ValueError):
 
 class RunError(CircuitPruneError, RuntimeError):
     """An output folder or checkpoint that cannot be used."""
+
+
+def old_names(module: str, now: Mapping[str, str]) -> Callable[[str], object]:
+    """A `__getattr__` for a module: hands its old names on.
+
+    Args:
+        module: The module's `__name__`.
+        now: Old name -> where the thing is, `folder.module.name` without the package's name.
+    """
+
+    def handed_on(name: str) -> object:
+        if name not in now:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        place, _, new = f"{PACKAGE}.{now[name]}".rpartition(".")
+        warnings.warn(
+            f"{module}.{name} is now {place}.{new}; its old name goes with 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(import_module(place), new)
+
+    return handed_on

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from circuitprune.data.batches import Batch
 from circuitprune.errors import MetricError
-from circuitprune.records import to_json
+from circuitprune.files.records import to_json
 
 Logits = Float[Tensor, "example vocab"]
 Tokens = Int[Tensor, "example _"]

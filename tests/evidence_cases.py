@@ -13,8 +13,8 @@ from circuitprune.engine.ablation import make_ablation
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
 from circuitprune.evidence import Case
+from circuitprune.files.records import from_json, to_json
 from circuitprune.metrics import logit_diff
-from circuitprune.records import from_json, to_json
 
 SIZES = (0.05, 0.2, 0.5)
 

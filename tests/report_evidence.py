@@ -29,7 +29,7 @@ from circuitprune.evidence.random_circuits import (
 )
 from circuitprune.evidence.results import Sections
 from circuitprune.evidence.shown_pairs import ShownPair
-from circuitprune.files import write_json
+from circuitprune.files.whole import write_json
 from circuitprune.lens.predictions import ExamplePairs, NextTokens, TokenPair
 from circuitprune.metrics import Means
 from circuitprune.runs.studies import (

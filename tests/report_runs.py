@@ -3,7 +3,7 @@
 import torch
 
 from circuitprune.circuits.graph import Graph
-from circuitprune.files import write_json, write_tensors
+from circuitprune.files.whole import write_json, write_tensors
 from circuitprune.metrics import Evidence
 from circuitprune.runs.folder import write_command
 from circuitprune.runs.frontier import Frontier, Point, Provenance, write_results

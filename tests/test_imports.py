@@ -17,10 +17,6 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 
 ORDER = [
     "errors",
-    "limits",
-    "records",
-    "renamed",
-    "text",
     "files",
     "data",
     "metrics",

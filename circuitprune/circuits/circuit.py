@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitprune import files
 from circuitprune.circuits import formats
 from circuitprune.circuits.edge_pruning import embeddings_in
 from circuitprune.circuits.graph import Graph
@@ -18,7 +17,8 @@ from circuitprune.circuits.parts import Parts
 from circuitprune.circuits.reachability import kept_nodes, live_edges
 from circuitprune.circuits.show import facts_of, html_of
 from circuitprune.errors import GraphError
-from circuitprune.limits import BESIDE, PER_EDGE
+from circuitprune.files import whole as files
+from circuitprune.files.limits import BESIDE, PER_EDGE
 
 if TYPE_CHECKING:
     import networkx

@@ -14,8 +14,8 @@ from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.layout import KIND_COLOURS, place, strengths
 from circuitprune.errors import GraphError
-from circuitprune.files import write_atomic
-from circuitprune.text import line
+from circuitprune.files.text import line
+from circuitprune.files.whole import write_atomic
 
 
 def write_edges_csv(

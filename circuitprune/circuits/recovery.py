@@ -12,8 +12,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from circuitprune.circuits.agreement import average_ranks
-from circuitprune.errors import MetricError
-from circuitprune.renamed import old_names
+from circuitprune.errors import MetricError, old_names
 
 
 class Roc(NamedTuple):

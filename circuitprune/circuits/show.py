@@ -5,7 +5,7 @@ import json
 from typing import TYPE_CHECKING
 
 from circuitprune.circuits.svg import circuit_svg
-from circuitprune.text import line
+from circuitprune.files.text import line
 
 if TYPE_CHECKING:
     import circuitprune.circuits.circuit

@@ -8,9 +8,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from circuitprune.circuits.graph import Graph
+from circuitprune.errors import old_names
 from circuitprune.evidence.bootstrap import Interval
 from circuitprune.evidence.draws import DRAWS
-from circuitprune.renamed import old_names
 
 FAMILIES = ("uniform", "relabelled")
 """Random circuits to compare with, of those in `DRAWS`: the easiest and the hardest to beat."""

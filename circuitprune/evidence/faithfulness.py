@@ -6,11 +6,11 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from circuitprune.engine.evaluation import Examples, evaluate_each, evaluate_full_each
+from circuitprune.errors import old_names
 from circuitprune.evidence.bootstrap import Bootstrap, Estimate, Interval, ratio, spell
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.statistics import Verdict
 from circuitprune.metrics import EVIDENCE_NAMES
-from circuitprune.renamed import old_names
 
 BAND = (0.8, 1.2)
 """Faithfulness in which a circuit counts as faithful; beyond 1 it is not the model's either."""

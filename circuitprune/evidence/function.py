@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from circuitprune.data.batches import Batch
-from circuitprune.errors import DataError, MetricError
+from circuitprune.errors import DataError, MetricError, old_names
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.shown_pairs import (
     ShownPair,
@@ -24,7 +24,6 @@ from circuitprune.evidence.shown_pairs import (
 from circuitprune.lens.heads import attention_patterns, probe_heads
 from circuitprune.lens.logits import direct_logit_attribution, logit_lens, ranks, residual_streams
 from circuitprune.metrics import logit_diff
-from circuitprune.renamed import old_names
 
 N_SHOWN = 2
 """Example pairs whose tokens, lens and attention are shown."""

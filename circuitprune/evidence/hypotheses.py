@@ -16,6 +16,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from circuitprune.engine.evaluation import Examples, evaluate_each, evaluate_full_each
+from circuitprune.errors import old_names
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.idle_edges import IdleEdges, NoIdleEdges, idle_edges
 from circuitprune.evidence.statistics import (
@@ -28,7 +29,6 @@ from circuitprune.evidence.statistics import (
     verdict_of,
     worst_of,
 )
-from circuitprune.renamed import old_names
 
 EPSILON = 0.1
 """A chance to win within this of 1/2 counts as equal: the paper's choice."""

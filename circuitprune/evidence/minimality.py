@@ -17,12 +17,12 @@ from circuitprune.circuits.graph import Graph
 from circuitprune.data.batches import Batch
 from circuitprune.engine.progress import Progress, silent
 from circuitprune.engine.references import References
+from circuitprune.errors import old_names
 from circuitprune.evidence.bootstrap import Bootstrap, Estimate
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.statistics import Verdict
 from circuitprune.metrics import Metric, evidence_values
 from circuitprune.patching.candidates import CandidateRuns
-from circuitprune.renamed import old_names
 
 MOST_RUNS = 100_000
 """Edges times pairs; a larger circuit is judged on fewer pairs, but never on less than a batch."""

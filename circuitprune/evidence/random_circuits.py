@@ -7,11 +7,11 @@ import torch
 
 from circuitprune.data.batches import few_pairs
 from circuitprune.engine.evaluation import Examples, evaluate_each, evaluate_full_each
+from circuitprune.errors import old_names
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.draws import DRAWS
 from circuitprune.evidence.statistics import ALPHA, Verdict, rank_test, worst_of
 from circuitprune.metrics import EVIDENCE_NAMES
-from circuitprune.renamed import old_names
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import RunError
-from circuitprune.files import read_tensors, write_tensors
+from circuitprune.files.whole import read_tensors, write_tensors
 from circuitprune.metrics import Metric
 
 Worsening = Literal["kl"] | Metric

@@ -12,7 +12,8 @@ from circuitprune.attribution.methods import METHODS, has_signs
 from circuitprune.circuits.selection import ranking_of
 from circuitprune.config import RunConfig
 from circuitprune.errors import ConfigError, RunError
-from circuitprune.files import read_json
+from circuitprune.files.text import show
+from circuitprune.files.whole import read_json
 from circuitprune.pipelines.describe import cost_text, describe, memory_text, pairs_text
 from circuitprune.pipelines.frontier import finish, frontier_of, ranked_frontier
 from circuitprune.pipelines.logs import log_final, log_texts, make_logger
@@ -25,7 +26,6 @@ from circuitprune.runs.frontier import Frontier, Provenance, write_results
 from circuitprune.runs.lock import locked
 from circuitprune.runs.settings import flatten, load_config, to_yaml
 from circuitprune.runs.shards import differences, processes, threads
-from circuitprune.text import show
 from circuitprune.views.pages.summary import summary
 from circuitprune.views.tensorboard import board
 

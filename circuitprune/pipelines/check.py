@@ -9,9 +9,9 @@ from circuitprune.data.tasks import JsonlTask
 from circuitprune.data.tasks.given import ALL_KINDS
 from circuitprune.data.tasks.pair import choose_corruption
 from circuitprune.errors import DataError
+from circuitprune.files.text import line
 from circuitprune.models.loading import load_tokenizer
 from circuitprune.pipelines.pairs import split_pairs
-from circuitprune.text import line
 
 SIZES = ("n_train", "n_val", "n_test")
 

@@ -24,7 +24,8 @@ from circuitprune.evidence.baselines import (
     flat,
 )
 from circuitprune.evidence.bootstrap import Bootstrap, Interval
-from circuitprune.files import write_json
+from circuitprune.files.text import show
+from circuitprune.files.whole import write_json
 from circuitprune.pipelines.cross_model import cross_model, differs, same_task
 from circuitprune.pipelines.pairs import make_pairs
 from circuitprune.pipelines.setup import Print, Setup, load
@@ -42,7 +43,6 @@ from circuitprune.runs.studies import (
     TransferCell,
     TransferSetting,
 )
-from circuitprune.text import show
 from circuitprune.views.progress import shown
 
 N_BOOTSTRAP = 1000

@@ -14,8 +14,8 @@ from circuitprune.circuits.agreement import sign_agreement, spearman, top_overla
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import GraphError, MetricError, RunError
-from circuitprune.files import read_tensors
-from circuitprune.text import line
+from circuitprune.files.text import line
+from circuitprune.files.whole import read_tensors
 
 
 @dataclass(frozen=True)

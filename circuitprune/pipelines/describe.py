@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import torch
 
+from circuitprune.files.text import line
 from circuitprune.pipelines.setup import Setup
-from circuitprune.text import line
 
 
 def cost_text(setup: Setup) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.export import to_dot, write_edges_csv
 from circuitprune.errors import GraphError
-from circuitprune.files import write_atomic
+from circuitprune.files.whole import write_atomic
 from circuitprune.runs.finished import run_circuit
 
 

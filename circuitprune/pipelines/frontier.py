@@ -10,11 +10,11 @@ from torch import Tensor
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.circuits.selection import select_sizes, select_threshold
 from circuitprune.engine.evaluation import evaluate, evaluate_full
-from circuitprune.files import write_json
+from circuitprune.errors import old_names
+from circuitprune.files.whole import write_json
 from circuitprune.metrics import Evidence
 from circuitprune.pipelines.own import own_hashes
 from circuitprune.pipelines.setup import Setup
-from circuitprune.renamed import old_names
 from circuitprune.runs.frontier import Frontier, Point, Provenance
 from circuitprune.runs.manifest import seal
 from circuitprune.views.progress import shown

@@ -8,8 +8,8 @@ from circuitprune.engine.progress import Watch
 from circuitprune.errors import CircuitPruneError, NonFiniteError, RunError
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.results import NotComputed, Section, Sections, kind_of
-from circuitprune.files import read_json, write_json
-from circuitprune.records import from_json
+from circuitprune.files.records import from_json
+from circuitprune.files.whole import read_json, write_json
 from circuitprune.views.progress import shown
 
 Kind = Callable[[Case], Section]

@@ -19,7 +19,8 @@ from circuitprune.circuits.reachability import live_edges
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.progress import Nested
 from circuitprune.errors import RunError
-from circuitprune.files import read_tensors, write_tensors
+from circuitprune.files.text import show
+from circuitprune.files.whole import read_tensors, write_tensors
 from circuitprune.metrics import Metric
 from circuitprune.patching.acdc import AcdcState, Worsening, acdc
 from circuitprune.patching.effects import edge_effects, plan
@@ -28,7 +29,6 @@ from circuitprune.pipelines.own import own_hashes
 from circuitprune.pipelines.setup import Print, Setup, chosen_edges, training_batches
 from circuitprune.runs.settings import flatten
 from circuitprune.runs.shards import Job, Ranks, differences, run_shards
-from circuitprune.text import show
 from circuitprune.views.progress import shown
 
 

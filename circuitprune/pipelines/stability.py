@@ -25,15 +25,15 @@ from circuitprune.data.batches import Batch
 from circuitprune.engine.evaluation import evaluate_each, evaluate_full_each
 from circuitprune.errors import RunError
 from circuitprune.evidence.bootstrap import Bootstrap
-from circuitprune.files import write_atomic, write_json
+from circuitprune.files.records import to_json
+from circuitprune.files.text import show
+from circuitprune.files.whole import write_atomic, write_json
 from circuitprune.pipelines.setup import Print, Setup
 from circuitprune.pipelines.study import Study
 from circuitprune.pipelines.trials import Trial, Vary, check_finished, run_once, trials
 from circuitprune.pipelines.unseen import trained_on, unseen_batches
-from circuitprune.records import to_json
 from circuitprune.runs.finished import Found, load_run
 from circuitprune.runs.studies import Measured, RunMatrices, Stability, StabilityGroup, TrialRun
-from circuitprune.text import show
 from circuitprune.views.pages.studies import stability_page, stability_sentence
 from circuitprune.views.progress import shown
 

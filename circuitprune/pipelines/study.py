@@ -24,6 +24,7 @@ from circuitprune.engine.evaluation import evaluate, evaluate_full
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
 from circuitprune.errors import ConfigError
+from circuitprune.files.text import line
 from circuitprune.metrics import Evidence, Metric
 from circuitprune.patching.effects import node_effects
 from circuitprune.patching.paths import path_effects
@@ -44,7 +45,6 @@ from circuitprune.pipelines.metric import metric_name
 from circuitprune.pipelines.own import name_of, named_metric, own_method
 from circuitprune.pipelines.scoring import by_method
 from circuitprune.pipelines.setup import make_setup, training_batches
-from circuitprune.text import line
 
 
 class Study:

@@ -15,7 +15,7 @@ from circuitprune.config import RunConfig
 from circuitprune.engine.evaluation import evaluate_full
 from circuitprune.errors import GraphError, RunError
 from circuitprune.evidence import Case
-from circuitprune.files import read_json, read_tensors
+from circuitprune.files.whole import read_json, read_tensors
 from circuitprune.pipelines.setup import Setup
 from circuitprune.runs.finished import read_frontier
 from circuitprune.runs.frontier import Frontier

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from circuitprune.config import RunConfig
 from circuitprune.errors import ConfigError
-from circuitprune.files import write_tensors
+from circuitprune.files.text import show
+from circuitprune.files.whole import write_tensors
 from circuitprune.pipelines.describe import describe, memory_text, pairs_text
 from circuitprune.pipelines.frontier import finish, ranked_frontier
 from circuitprune.pipelines.learning import make_module, make_trainer, train
@@ -32,7 +33,6 @@ from circuitprune.runs.folder import (
 from circuitprune.runs.frontier import Frontier, read_results, write_results
 from circuitprune.runs.lock import locked
 from circuitprune.runs.settings import to_yaml
-from circuitprune.text import show
 from circuitprune.training.gates import check_budgets
 from circuitprune.views.pages.summary import summary
 

@@ -10,10 +10,13 @@ from torch import Tensor
 
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.data.batches import Batch
+from circuitprune.errors import old_names
 from circuitprune.evidence import EVIDENCE, Case
 from circuitprune.evidence.minimise import MinimisedCircuit, minimised
 from circuitprune.evidence.results import Sections
-from circuitprune.files import write_atomic, write_json
+from circuitprune.files.records import to_json
+from circuitprune.files.text import show
+from circuitprune.files.whole import write_atomic, write_json
 from circuitprune.pipelines.describe import describe
 from circuitprune.pipelines.gathering import Kind, gather
 from circuitprune.pipelines.setup import Print, Setup
@@ -28,13 +31,10 @@ from circuitprune.pipelines.subject import (
     tested_circuit,
 )
 from circuitprune.pipelines.verify_config import EvidenceConfig, load_options, run_config
-from circuitprune.records import to_json
-from circuitprune.renamed import old_names
 from circuitprune.runs.lock import locked
 from circuitprune.runs.settings import PATHS, flatten
 from circuitprune.runs.shards import threads
 from circuitprune.runs.verification import SCHEMA, Budget, TestedCircuit, Verification
-from circuitprune.text import show
 from circuitprune.views.pages.verification import page
 from circuitprune.views.report import write_report
 

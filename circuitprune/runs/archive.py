@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from circuitprune.errors import RunError
-from circuitprune.limits import HEADER
+from circuitprune.files.limits import HEADER
 
 PARTS = 1000
 """Files in a checkpoint's archive, a tensor each and a few more."""

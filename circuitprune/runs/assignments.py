@@ -14,7 +14,7 @@ import yaml
 
 from circuitprune.data.checks import fits, misfit, nearest
 from circuitprune.errors import ConfigError
-from circuitprune.text import show
+from circuitprune.files.text import show
 
 Section = TypeVar("Section")
 

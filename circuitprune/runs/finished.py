@@ -14,7 +14,7 @@ from circuitprune.circuits.reachability import live_edges
 from circuitprune.circuits.selection import Method, ranking_of, select
 from circuitprune.config import RunConfig
 from circuitprune.errors import GraphError, RunError
-from circuitprune.files import read_tensors
+from circuitprune.files.whole import read_tensors
 from circuitprune.runs.folder import read_config
 from circuitprune.runs.frontier import Frontier, read_results
 from circuitprune.runs.manifest import check_seal

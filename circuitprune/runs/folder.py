@@ -10,8 +10,8 @@ import torch
 
 from circuitprune.config import RunConfig
 from circuitprune.errors import RunError
-from circuitprune.files import read_json, write_atomic, write_json
-from circuitprune.limits import read_bytes
+from circuitprune.files.limits import read_bytes
+from circuitprune.files.whole import read_json, write_atomic, write_json
 from circuitprune.runs.archive import refuse_bomb, refuse_stretched
 from circuitprune.runs.lock import NAME
 from circuitprune.runs.settings import load_config

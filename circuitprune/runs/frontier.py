@@ -14,10 +14,10 @@ from circuitprune.circuits.export import write_edges_csv
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import RunError
 from circuitprune.evidence.faithfulness import BAND
-from circuitprune.files import read_json, write_atomic, write_json
-from circuitprune.limits import POINTS
+from circuitprune.files.limits import POINTS
+from circuitprune.files.records import from_json, to_json
+from circuitprune.files.whole import read_json, write_atomic, write_json
 from circuitprune.metrics import Evidence
-from circuitprune.records import from_json, to_json
 
 
 class Provenance(TypedDict, total=False):

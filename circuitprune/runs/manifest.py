@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from circuitprune.errors import RunError
-from circuitprune.files import read_json, write_json
+from circuitprune.files.whole import read_json, write_json
 
 COMPLETE = "COMPLETE"
 RESULTS = (

@@ -17,7 +17,7 @@ import yaml
 from circuitprune.config import RunConfig
 from circuitprune.data.own import is_own
 from circuitprune.errors import ConfigError
-from circuitprune.limits import read_bytes
+from circuitprune.files.limits import read_bytes
 from circuitprune.runs.assignments import Assignments
 from circuitprune.training.trainer import INSTEAD
 

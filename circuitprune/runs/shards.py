@@ -21,7 +21,7 @@ from torch.distributed import Store, rendezvous
 
 from circuitprune.engine.progress import Progress, silent
 from circuitprune.errors import RunError
-from circuitprune.files import read_tensors, write_tensors
+from circuitprune.files.whole import read_tensors, write_tensors
 
 Job = Mapping[str, str | int | float | bool]
 """What decides a shard's numbers: shards of another job are refused, naming what differs."""

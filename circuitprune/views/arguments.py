@@ -5,7 +5,7 @@ from collections.abc import Callable
 from math import isfinite
 from typing import NoReturn
 
-from circuitprune.text import plain
+from circuitprune.files.text import plain
 
 
 class Parser(argparse.ArgumentParser):

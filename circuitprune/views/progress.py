@@ -21,7 +21,7 @@ from rich.table import Column
 from rich.text import Text
 
 from circuitprune.engine.progress import Progress, silent
-from circuitprune.text import line
+from circuitprune.files.text import line
 
 Clock = Callable[[], float]
 """Seconds, from any start."""

@@ -5,8 +5,8 @@ from report_evidence import FAMILIES, TOKENS, judge, stability, transfer, triang
 from report_runs import make_run
 
 from browser.cases import loaded
-from circuitprune.files import read_json, write_json
-from circuitprune.records import to_json
+from circuitprune.files.records import to_json
+from circuitprune.files.whole import read_json, write_json
 from circuitprune.views.report import write_report
 
 MIDDLES = """(marks) => marks.map((mark) => {

@@ -4,7 +4,7 @@ import pytest
 from report_evidence import judge, stability, transfer
 from report_runs import make_run
 
-from circuitprune.files import read_json, write_json
+from circuitprune.files.whole import read_json, write_json
 from circuitprune.views.report import write_report
 
 SECTIONS = {

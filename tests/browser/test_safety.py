@@ -4,7 +4,7 @@ import pytest
 from report_evidence import judge, stability, transfer
 from report_runs import HOSTILE, make_run
 
-from circuitprune.files import read_json, write_json
+from circuitprune.files.whole import read_json, write_json
 from circuitprune.views.report import write_report
 
 UNSEEN = {*range(0x20), *range(0x7F, 0xA1), 0xAD, 0x61C, *range(0x200B, 0x2010), 0xFEFF}

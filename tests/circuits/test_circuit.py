@@ -11,13 +11,13 @@ import pytest
 import reference_graph
 import torch
 
-from circuitprune import files
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.export import write_edges_csv
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.errors import GraphError, RunError
-from circuitprune.limits import BESIDE, LIMITS, PER_EDGE
+from circuitprune.files import whole as files
+from circuitprune.files.limits import BESIDE, LIMITS, PER_EDGE
 
 MIB = Path(__file__).parents[3] / "shared" / "exchange" / "mib_gpt2_ioi_eap-ig.json"
 needs_mib = pytest.mark.skipif(not MIB.exists(), reason=f"{MIB} is absent")

@@ -17,7 +17,7 @@ from circuitprune.data.tasks.ioi import Ioi
 from circuitprune.data.tasks.pronoun import TEMPLATES as PRONOUN_TEMPLATES
 from circuitprune.data.tasks.sva import TEMPLATES as SVA_TEMPLATES
 from circuitprune.errors import DataError
-from circuitprune.limits import LIMITS
+from circuitprune.files.limits import LIMITS
 
 KINDS = [(name, kind) for name, task in TASKS.items() for kind in task.corruptions]
 

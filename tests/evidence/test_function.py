@@ -14,6 +14,7 @@ from circuitprune.evidence import EVIDENCE
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.function import Function, function
 from circuitprune.evidence.results import verdict_in
+from circuitprune.files.records import to_json
 from circuitprune.lens.heads import attention_patterns
 from circuitprune.metrics import logit_diff
 from circuitprune.models.zoo.induction import (
@@ -23,7 +24,6 @@ from circuitprune.models.zoo.induction import (
     induction_tokenizer,
     true_circuit,
 )
-from circuitprune.records import to_json
 
 
 @cache

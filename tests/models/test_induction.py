@@ -18,7 +18,7 @@ from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
 from circuitprune.engine.selfcheck import self_check
 from circuitprune.errors import ConfigError
-from circuitprune.files import read_tensors
+from circuitprune.files.whole import read_tensors
 from circuitprune.metrics import kl_divergence, logit_diff
 from circuitprune.models import load_model
 from circuitprune.models.zoo.induction import (

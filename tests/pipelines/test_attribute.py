@@ -27,7 +27,7 @@ from circuitprune.circuits.reachability import live_edges
 from circuitprune.circuits.recovery import auroc
 from circuitprune.circuits.selection import ranking_of, select_sizes
 from circuitprune.errors import CircuitPruneError, ConfigError, GraphError, RunError
-from circuitprune.files import read_tensors, write_tensors
+from circuitprune.files.whole import read_tensors, write_tensors
 from circuitprune.metrics import kl_divergence
 from circuitprune.patching import acdc
 from circuitprune.patching import effects as patching

@@ -23,12 +23,12 @@ from circuitprune.engine.progress import silent
 from circuitprune.errors import GraphError, RunError
 from circuitprune.evidence.baselines import AmongRandom, among_random, draw_baselines, flat
 from circuitprune.evidence.bootstrap import Interval
+from circuitprune.files.records import from_json, to_json
 from circuitprune.metrics import kl_divergence, logit_diff
 from circuitprune.patching.across_models import cross_patched
 from circuitprune.pipelines.attribute import attribute
 from circuitprune.pipelines.compare import compare
 from circuitprune.pipelines.setup import make_setup
-from circuitprune.records import from_json, to_json
 from circuitprune.runs.finished import load_found
 from circuitprune.runs.studies import Comparison
 from circuitprune.views.pages.studies import compare_page

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import GraphError, MetricError, RunError
-from circuitprune.files import write_tensors
+from circuitprune.files.whole import write_tensors
 from circuitprune.pipelines.compare_scores import ScoreFile, align, comparison, load_scores
 
 GROUPED = Graph(2, 4, 2, d_model=8)

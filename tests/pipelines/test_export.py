@@ -11,7 +11,7 @@ from report_runs import SMALL, make_run
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.cli import main
 from circuitprune.errors import GraphError, RunError
-from circuitprune.files import read_tensors
+from circuitprune.files.whole import read_tensors
 from circuitprune.pipelines.export import export
 from circuitprune.runs.finished import run_circuit
 

@@ -11,7 +11,7 @@ from circuitprune.attribution import eap
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.cli import attribute_main, main
 from circuitprune.errors import ConfigError, MetricError, RunError
-from circuitprune.files import read_tensors
+from circuitprune.files.whole import read_tensors
 from circuitprune.metrics import logit_diff
 from circuitprune.pipelines.attribute import attribute
 from circuitprune.pipelines.own import method_of, metric_of, own_hashes, own_method, own_metric

@@ -19,12 +19,12 @@ from circuitprune.data.splits import resampled
 from circuitprune.engine.evaluation import evaluate, evaluate_full
 from circuitprune.engine.progress import silent
 from circuitprune.errors import ConfigError, RunError
+from circuitprune.files.records import from_json, to_json
 from circuitprune.pipelines import trials as module
 from circuitprune.pipelines.setup import make_setup
 from circuitprune.pipelines.stability import stability
 from circuitprune.pipelines.trials import trials
 from circuitprune.pipelines.unseen import texts_of, unseen_batches
-from circuitprune.records import from_json, to_json
 from circuitprune.runs.finished import Found, load_run
 from circuitprune.runs.settings import load_config
 from circuitprune.runs.studies import Stability

@@ -25,10 +25,10 @@ from circuitprune.circuits.selection import select_sizes
 from circuitprune.cli import train_main
 from circuitprune.engine.evaluation import evaluate, evaluate_full
 from circuitprune.errors import CircuitPruneError, ConfigError, DataError, RunError
-from circuitprune.files import read_tensors, write_tensors
+from circuitprune.files.records import to_json
+from circuitprune.files.whole import read_tensors, write_tensors
 from circuitprune.pipelines import train as run
 from circuitprune.pipelines.setup import make_setup
-from circuitprune.records import to_json
 from circuitprune.runs.frontier import Frontier
 from circuitprune.runs.identity import PACKAGES
 from circuitprune.runs.settings import load_config

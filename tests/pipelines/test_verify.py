@@ -17,12 +17,12 @@ from circuitprune.cli import main, script_main
 from circuitprune.errors import ConfigError, GraphError, MetricError, RunError
 from circuitprune.evidence import EVIDENCE
 from circuitprune.evidence.results import NotComputed, Sections
+from circuitprune.files.records import from_json, to_json
 from circuitprune.pipelines import verify
 from circuitprune.pipelines.attribute import attribute
 from circuitprune.pipelines.train import discover
 from circuitprune.pipelines.verify import verify_run
 from circuitprune.pipelines.verify_config import EvidenceConfig, load_options
-from circuitprune.records import from_json, to_json
 from circuitprune.runs.finished import read_frontier
 from circuitprune.runs.verification import Verification
 from circuitprune.views import progress

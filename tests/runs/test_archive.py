@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from circuitprune.errors import RunError
-from circuitprune.limits import HEADER, LIMITS
+from circuitprune.files.limits import HEADER, LIMITS
 from circuitprune.runs.folder import read_checkpoint
 
 WHOLE = {

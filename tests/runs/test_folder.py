@@ -7,7 +7,7 @@ import torch
 from tiny import tiny_lm
 
 from circuitprune.errors import RunError
-from circuitprune.files import read_json
+from circuitprune.files.whole import read_json
 from circuitprune.runs.folder import (
     claim,
     create,

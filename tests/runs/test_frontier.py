@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import RunError
-from circuitprune.files import write_json
-from circuitprune.limits import BESIDE, LIMITS, PER_EDGE, POINTS
+from circuitprune.files.limits import BESIDE, LIMITS, PER_EDGE, POINTS
+from circuitprune.files.whole import write_json
 from circuitprune.metrics import Evidence
 from circuitprune.runs.frontier import Frontier, Point, read_results, write_results
 from circuitprune.runs.identity import fingerprint

@@ -8,7 +8,7 @@ import torch
 from torch.distributed import HashStore
 
 from circuitprune.errors import RunError
-from circuitprune.files import read_tensors, write_tensors
+from circuitprune.files.whole import read_tensors, write_tensors
 from circuitprune.runs.shards import Ranks, differences, processes, run_shards, threads
 
 PLAN = list(torch.tensor([4, 2, 0, 5, 1, 3, 6]).split(3))

@@ -31,10 +31,10 @@ from circuitprune.evidence.bootstrap import Estimate, Interval
 from circuitprune.evidence.gaps import KnockOutGap
 from circuitprune.evidence.minimality import EdgeRemoved
 from circuitprune.evidence.results import Sections
-from circuitprune.files import read_json, write_json
+from circuitprune.files.text import line
+from circuitprune.files.whole import read_json, write_json
 from circuitprune.runs.finished import read_frontier
 from circuitprune.runs.studies import Transfer
-from circuitprune.text import line
 from circuitprune.views import figures
 from circuitprune.views.figures import (
     FIGURES,

@@ -19,9 +19,9 @@ from circuitprune.cli import main
 from circuitprune.errors import RunError
 from circuitprune.evidence.minimality import EdgeRemoved
 from circuitprune.evidence.results import Sections
-from circuitprune.files import write_json
+from circuitprune.files.records import to_json
+from circuitprune.files.whole import write_json
 from circuitprune.lens.predictions import ExamplePairs, NextTokens, TokenPair
-from circuitprune.records import to_json
 from circuitprune.views.report import data as report_module
 from circuitprune.views.report import page, report_data, report_page, write_report
 from circuitprune.views.report.records import Incomparable

@@ -9,9 +9,9 @@ from report_runs import make_run as make_any_run
 
 from circuitprune.cli import main
 from circuitprune.errors import RunError
-from circuitprune.files import write_json
+from circuitprune.files.records import to_json
+from circuitprune.files.whole import write_json
 from circuitprune.lens.predictions import ExamplePairs, NextTokens, TokenPair
-from circuitprune.records import to_json
 from circuitprune.views.report import report_data, write_report
 
 COMPARE = to_json(compared(["one", "two"]))

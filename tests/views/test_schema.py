@@ -12,8 +12,8 @@ from report_runs import make_run
 
 from circuitprune.evidence.hypotheses import Hypotheses
 from circuitprune.evidence.results import Sections
-from circuitprune.files import read_json, write_json
-from circuitprune.records import to_json
+from circuitprune.files.records import to_json
+from circuitprune.files.whole import read_json, write_json
 from circuitprune.runs.frontier import PointRow
 from circuitprune.runs.studies import TransferCell
 from circuitprune.views.report import report_data

@@ -9,7 +9,7 @@ from circuitprune.data.tasks.pair import Pair
 from circuitprune.data.tasks.rows import described, pair_of
 from circuitprune.data.tasks.spreadsheet import csv_rows
 from circuitprune.errors import DataError
-from circuitprune.limits import LIMITS, read_bytes, refuse_size
+from circuitprune.files.limits import LIMITS, read_bytes, refuse_size
 
 SUFFIXES = (".jsonl", ".csv")
 """What files of pairs are called; any other name is read as JSON lines."""

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from circuitprune.data.pairs import collate, encode, pad_token
 from circuitprune.data.tasks import TASKS, Task
+from circuitprune.files.text import table
 from circuitprune.models.zoo.corpus import (
     HELD_OUT,
     HELD_OUT_CENTURIES,
@@ -19,7 +20,6 @@ from circuitprune.models.zoo.corpus import (
     HELD_OUT_NOUNS,
     HELD_OUT_YEARS,
 )
-from circuitprune.text import table
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from types import ModuleType
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.export import to_dot
 from circuitprune.errors import RunError
-from circuitprune.files import write_atomic
+from circuitprune.files.whole import write_atomic
 from circuitprune.views.figures.sources import Options, Source, read_circuit
 
 FIGURES = {

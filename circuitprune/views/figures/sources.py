@@ -10,8 +10,8 @@ from circuitprune.engine.evaluation import Evidence
 from circuitprune.errors import RunError
 from circuitprune.evidence.bootstrap import Interval
 from circuitprune.evidence.faithfulness import FaithfulnessCurve
-from circuitprune.files import read_json
-from circuitprune.records import from_json
+from circuitprune.files.records import from_json
+from circuitprune.files.whole import read_json
 from circuitprune.runs.finished import run_circuit
 from circuitprune.runs.frontier import Point, read_results
 

@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from circuitprune.text import line
+from circuitprune.files.text import line
 from circuitprune.views.figures.sources import Options, Source
 
 COLUMN, PAGE = 3.35, 6.9

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from circuitprune.circuits.overlap import GroupOverlap, Names, PairOverlap, PairsSummary
 from circuitprune.evidence.baselines import AmongRandom
 from circuitprune.evidence.bootstrap import Interval, spell
+from circuitprune.files.text import line, markdown, table
 from circuitprune.runs.studies import (
     ComparedCircuit,
     Comparison,
@@ -16,7 +17,6 @@ from circuitprune.runs.studies import (
     Transfer,
     TrialRun,
 )
-from circuitprune.text import line, markdown, table
 
 
 def stability_sentence(name: str, study: StabilityGroup) -> str:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from circuitprune.files.text import code, markdown, table
 from circuitprune.metrics import Evidence
 from circuitprune.runs.frontier import Frontier
-from circuitprune.text import code, markdown, table
 
 HEAD = ("size", "edges", "KL (nats)", "faithfulness", "metric", "accuracy", "exact match")
 

@@ -9,8 +9,8 @@ from circuitprune.evidence.faithfulness import FaithfulnessCurve, Numbers
 from circuitprune.evidence.minimality import Minimality
 from circuitprune.evidence.minimise import MinimisedCircuit
 from circuitprune.evidence.results import NotComputed, Section, verdict_in
+from circuitprune.files.text import code, escaped, line, markdown, table
 from circuitprune.runs.verification import Verification
-from circuitprune.text import code, escaped, line, markdown, table
 
 TITLES = {
     "faithfulness": "Faithfulness",

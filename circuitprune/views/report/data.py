@@ -13,8 +13,8 @@ from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import RunError
 from circuitprune.evidence.minimality import Minimality
-from circuitprune.files import read_json, read_tensors
-from circuitprune.records import from_json
+from circuitprune.files.records import from_json
+from circuitprune.files.whole import read_json, read_tensors
 from circuitprune.runs.finished import full_ranking
 from circuitprune.runs.frontier import Frontier, read_results
 from circuitprune.views.report.records import (

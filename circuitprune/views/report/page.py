@@ -9,8 +9,8 @@ from pathlib import Path
 from string import Template
 
 from circuitprune.errors import RunError
-from circuitprune.files import write_atomic
-from circuitprune.records import to_json
+from circuitprune.files.records import to_json
+from circuitprune.files.whole import write_atomic
 from circuitprune.views.report.data import report_data
 from circuitprune.views.report.records import ReportData
 

@@ -13,7 +13,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Literal, Required, Union, get_args, get_origin, get_type_hints
 from typing import is_typeddict as is_open
 
-from circuitprune.records import may_be_absent
+from circuitprune.files.records import may_be_absent
 from circuitprune.runs.frontier import FrontierFile
 from circuitprune.views.report.declarations import declarations
 from circuitprune.views.report.records import ReportData

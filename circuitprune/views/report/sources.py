@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from circuitprune.errors import RunError
-from circuitprune.files import read_json
+from circuitprune.files.whole import read_json
 
 KINDS = {"stability": "groups", "compare": "circuits"}
 """Studies, written as `<name>.json`, and a key by which a file of another name is known."""

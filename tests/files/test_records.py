@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 
 from circuitprune.errors import RunError
-from circuitprune.records import from_json, to_json
+from circuitprune.files.records import from_json, to_json
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from report_evidence import compared, interval, judge, stability
 from report_runs import make_run
 from tiny import save_model, save_pairs, settings
 
-from circuitprune import text
+from circuitprune.files import text
 from circuitprune.cli import main
 from circuitprune.evidence.cross_ablation import AblationNumbers
 from circuitprune.evidence.results import Sections
-from circuitprune.files import read_json
+from circuitprune.files.records import from_json
+from circuitprune.files.whole import read_json
 from circuitprune.pipelines.describe import describe
-from circuitprune.records import from_json
 from circuitprune.runs.studies import CrossSkipped, Measured
 from circuitprune.runs.verification import Verification
 from circuitprune.views.pages.studies import compare_page, stability_page

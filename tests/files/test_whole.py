@@ -9,9 +9,9 @@ import safetensors
 import safetensors.torch
 import torch
 
-from circuitprune import files
 from circuitprune.errors import RunError
-from circuitprune.limits import HEADER, LIMITS
+from circuitprune.files import whole as files
+from circuitprune.files.limits import HEADER, LIMITS
 
 
 def test_write_atomic_writes_text_and_bytes(tmp_path):

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from circuitprune.errors import RunError
-from circuitprune.limits import HEADER, Kind, read_bytes
-from circuitprune.records import to_json
+from circuitprune.files.limits import HEADER, Kind, read_bytes
+from circuitprune.files.records import to_json
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from circuitprune.errors import ConfigError, RunError
-from circuitprune.limits import LIMITS, read_bytes
+from circuitprune.files.limits import LIMITS, read_bytes
 
 
 @pytest.mark.parametrize("kind", LIMITS)
