@@ -26,7 +26,9 @@ FEW = Range("lie in 1 to 1,000", lambda number: 1 <= number <= 1e3)
 MANY = Range("lie in 1 to a million", lambda number: 1 <= number <= 1e6)
 PAIRS = Range(
     "be a whole number up to a million, a fraction up to 1.0 or auto",
-    lambda number: number == "auto" or 0 <= number < 1 or (1 <= number <= 1e6 and number % 1 == 0),
+    lambda number: (
+        isinstance(number, str) or 0 <= number < 1 or (1 <= number <= 1e6 and number % 1 == 0)
+    ),
 )
 SEED = Range("lie in 0 to 10^15", lambda number: 0 <= number <= 1e15)
 SHARE = Range("lie in [0, 1]", lambda number: 0 <= number <= 1)

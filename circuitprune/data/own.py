@@ -41,7 +41,8 @@ def user_object(name: str) -> object:
 
 def user_hash(name: str) -> str:
     """SHA-256 of the file that `FILE.py:NAME` names, as it was when it was run."""
-    return getattr(_module(Path(name.rpartition(":")[0]).resolve()), _HASH)
+    found: str = getattr(_module(Path(name.rpartition(":")[0]).resolve()), _HASH)
+    return found
 
 
 def check_function(found: object, name: str, takes: Sequence[str]) -> Callable[..., object]:

@@ -36,7 +36,7 @@ def norm_project(
         projections: q, k and v, in the order of the readers.
         again: Makes `readers` once more for the backward pass; without it they are kept.
     """
-    heads: Tensor = _NormProject.apply(readers, stream, norm, projections, again)
+    heads: Tensor = _NormProject.apply(readers, stream, norm, projections, again)  # type: ignore[no-untyped-call]
     return heads
 
 

@@ -86,7 +86,7 @@ class Stream:
     ) -> tuple[Float[Tensor, "first _ d_model"], Float[Tensor, "rest _ d_model"]]:
         """As `mix`, the first readers and the rest apart: one product, but two gradients."""
         task = _MixTask(self, writers, where, into, first)
-        one, rest, self.token = _Mix.apply(self.token, gates, base, task)
+        one, rest, self.token = _Mix.apply(self.token, gates, base, task)  # type: ignore[no-untyped-call]
         return one, rest
 
     def write_heads(
@@ -98,7 +98,7 @@ class Stream:
         ablated: Float[Tensor, "head token d_model"],
     ) -> None:
         """Store what each head of a layer adds, minus its ablated value."""
-        self.token = _WriteHeads.apply(self.token, values, writers, where, weight, ablated)
+        self.token = _WriteHeads.apply(self.token, values, writers, where, weight, ablated)  # type: ignore[no-untyped-call]
 
     def write(
         self,
@@ -108,7 +108,7 @@ class Stream:
         ablated: Float[Tensor, "token d_model"],
     ) -> None:
         """Store what one writer adds, minus its ablated value."""
-        self.token = _Write.apply(self.token, written, writer, where, ablated)
+        self.token = _Write.apply(self.token, written, writer, where, ablated)  # type: ignore[no-untyped-call]
 
     def join(self, grad: Tensor, rest: Tensor | None, n_rows: int) -> Tensor:
         """The gradients of two parts of one mix, one behind the other; zeros for a missing one."""

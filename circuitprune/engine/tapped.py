@@ -171,7 +171,7 @@ class TappedRun:
 
         def projection(hidden: Tensor) -> Tensor:
             output = self.ports.widen(position, forward(hidden.detach()))
-            tapped: Tensor = _Tapped.apply(
+            tapped: Tensor = _Tapped.apply(  # type: ignore[no-untyped-call]
                 self.streams[norm], output, lambda *grads: tap(closed, *grads)
             )
             return tapped

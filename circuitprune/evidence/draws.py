@@ -106,7 +106,8 @@ def cell_of_edges(graph: Graph) -> Int[Tensor, " edge"]:
     writer = 2 * (graph.writer_layer + 1)
     writer[mlps] += 1
     pairs = writer[graph.edge_writer] * (int(reader.max()) + 1) + reader[graph.edge_reader]
-    return pairs.unique(return_inverse=True)[1]
+    number: Tensor = pairs.unique(return_inverse=True)[1]
+    return number
 
 
 def _best_of_cells(

@@ -73,7 +73,8 @@ class Sections:
 
 def kind_of(name: str) -> type:
     """The class of a section by its name."""
-    return next(iter(get_args(get_type_hints(Sections)[name])))
+    kind: type = next(iter(get_args(get_type_hints(Sections)[name])))
+    return kind
 
 
 def verdict_in(section: Section | NotComputed) -> Verdict | None:

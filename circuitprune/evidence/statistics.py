@@ -117,7 +117,8 @@ def _centred_features(values: Float64[Tensor, " n"]) -> Float64[Tensor, "n rank"
     means = kernel.mean(dim=0)
     found, vectors = torch.linalg.eigh(kernel - means - means[:, None] + means.mean())
     kept = found > 1e-13 * found[-1]
-    return vectors[:, kept] * found[kept].sqrt()
+    features: Tensor = vectors[:, kept] * found[kept].sqrt()
+    return features
 
 
 def holm(p_values: list[float]) -> list[float]:

@@ -7,12 +7,14 @@ None may be absent: it is left out where it is None.
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 from typing import is_typeddict as is_open
 
 from circuitprune.errors import RunError
 
 T = TypeVar("T")
+JsonObject = dict[str, Any]
+"""An object of JSON, of any keys."""
 PLAIN = {str: "text", bool: "true or false", int: "an integer", float: "a number", NoneType: "null"}
 """Kinds of values that are what they are in JSON, and what they are called."""
 
@@ -29,7 +31,7 @@ def to_json(value: object) -> object:
     return value
 
 
-def may_be_absent(field: Field) -> bool:
+def may_be_absent(field: Field[object]) -> bool:
     """Whether a file may lack the field."""
     return field.default is not MISSING
 
@@ -109,7 +111,7 @@ def _fits(kind: type, value: object) -> bool:
     return isinstance(value, int | float if kind is float else kind)
 
 
-def _refuse(expected: str, value: object, at: str) -> dict:
+def _refuse(expected: str, value: object, at: str) -> JsonObject:
     raise _damaged(at, f"expected {expected}, got {value!r:.60}")
 
 

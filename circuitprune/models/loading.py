@@ -154,7 +154,7 @@ def _telling(progress: Callable[[int, int], None] | None) -> Iterator[None]:
     """Where transformers would show its bar of weights, tell how many are loaded."""
 
     def instead(
-        bar: Callable[..., object], args: tuple[Collection, ...], options: dict[str, object]
+        bar: Callable[..., object], args: tuple[Collection[object], ...], options: dict[str, object]
     ) -> object:
         return _told(args[0], progress) if args and progress else bar(*args, **options)
 
@@ -165,7 +165,7 @@ def _telling(progress: Callable[[int, int], None] | None) -> Iterator[None]:
         hf_logging.set_tqdm_hook(before)
 
 
-def _told(weights: Collection, progress: Callable[[int, int], None]) -> Iterator[object]:
+def _told(weights: Collection[object], progress: Callable[[int, int], None]) -> Iterator[object]:
     for done, weight in enumerate(weights):
         progress(done, len(weights))
         yield weight

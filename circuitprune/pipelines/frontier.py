@@ -47,7 +47,7 @@ def _measured(
     named = {str(size): mask for size, mask in masks.items()}
     named["empty"] = setup.gated.graph.no_edges()
     with shown(setup.config.train.progress) as watch:
-        progress = watch("verification", "runs")
+        progress = watch(f"verification on {split} pairs", "runs")
         found = evaluate(setup.references, named, batches, setup.task_metric, progress)
     full, empty = evaluate_full(setup.references, batches, setup.task_metric), found["empty"]
     return {size: found[str(size)].against(full, empty) for size in masks}, full, empty

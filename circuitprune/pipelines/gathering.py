@@ -8,7 +8,7 @@ from circuitprune.engine.progress import Watch
 from circuitprune.errors import CircuitPruneError, NonFiniteError, RunError
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.results import NotComputed, Section, Sections, kind_of
-from circuitprune.files.records import from_json
+from circuitprune.files.records import JsonObject, from_json
 from circuitprune.files.whole import read_json, write_json
 from circuitprune.views.progress import shown
 
@@ -38,7 +38,7 @@ def gather(
         NonFiniteError: a section came upon NaN. Other errors of this package stand in a section's
             place as `error`, and are not kept.
     """
-    sections: dict = {}  # by names, which are fields of `Sections`
+    sections: JsonObject = {}  # by names, which are fields of `Sections`
     with shown(show) as watch:
         for number, (name, kind) in enumerate(kinds.items(), start=1):
             path = folder / f"{name}.json"

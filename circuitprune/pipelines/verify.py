@@ -14,7 +14,7 @@ from circuitprune.errors import old_names
 from circuitprune.evidence import EVIDENCE, Case
 from circuitprune.evidence.minimise import MinimisedCircuit, minimised
 from circuitprune.evidence.results import Sections
-from circuitprune.files.records import to_json
+from circuitprune.files.records import JsonObject, to_json
 from circuitprune.files.text import show
 from circuitprune.files.whole import write_atomic, write_json
 from circuitprune.pipelines.describe import describe
@@ -132,7 +132,7 @@ def _kinds(options: EvidenceConfig, minimise: bool) -> dict[str, Kind]:
     return kinds
 
 
-def _identity(setup: Setup, case: Case, found: Subject, options: EvidenceConfig) -> dict:
+def _identity(setup: Setup, case: Case, found: Subject, options: EvidenceConfig) -> JsonObject:
     """All that decides a section's numbers."""
     free = ("output_dir", "train.progress", "train.resume", *PATHS)
     settings = {k: v for k, v in flatten(setup.config).items() if k not in free}

@@ -122,7 +122,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"train.resume: {str(path)!r} is not a readable checkpoint of this package; pass the "
             "checkpoints/last.ckpt of an interrupted run"
         )
-    return found
+    whole: dict[str, Any] = found
+    return whole
 
 
 def step_of(checkpoint: Path) -> int:

@@ -15,7 +15,7 @@ from circuitprune.circuits.graph import Graph
 from circuitprune.errors import RunError
 from circuitprune.evidence.faithfulness import BAND
 from circuitprune.files.limits import POINTS
-from circuitprune.files.records import from_json, to_json
+from circuitprune.files.records import JsonObject, from_json, to_json
 from circuitprune.files.whole import read_json, write_atomic, write_json
 from circuitprune.metrics import Evidence
 
@@ -147,7 +147,7 @@ class Frontier:
             "points": self.rows(),
         }
 
-    def to_json(self) -> dict:
+    def to_json(self) -> JsonObject:
         """`record` as plain values."""
         found = to_json(self.record())
         assert isinstance(found, dict)
@@ -307,12 +307,12 @@ def _frontier(path: Path, value: object) -> tuple[Frontier, list[Circuit]]:
     return Frontier(circuits[0].graph, cast(Provenance, about), full, empty, points), circuits
 
 
-def _file(row: dict) -> str:
+def _file(row: JsonObject) -> str:
     """Of a point's circuit; one without `file` is named by its size."""
     return "circuits/" + Path(row.get("file", f"{row['n_edges']}.json")).name
 
 
-def _point(path: Path, row: dict, circuit: Circuit) -> Point:
+def _point(path: Path, row: JsonObject, circuit: Circuit) -> Point:
     about = ("size", "n_edges", "n_edges_ungrouped", "file", "val")
     evidence = {name: value for name, value in row.items() if name not in about}
     found = from_json(Evidence, evidence, f"{path}, a point,")

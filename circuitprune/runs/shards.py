@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
-from torch.distributed import Store, rendezvous
+from torch.distributed import Store, rendezvous  # type: ignore[attr-defined]
 
 from circuitprune.engine.progress import Progress, silent
 from circuitprune.errors import RunError
@@ -161,7 +161,7 @@ def _load(
     return values
 
 
-def differences(found: Mapping, wanted: Mapping) -> str:
+def differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> str:
     """`key: 1 there, 2 now` for everything that differs between two flat mappings."""
     keys = [*wanted, *(key for key in found if key not in wanted)]
     pairs = [(key, found.get(key), wanted.get(key)) for key in keys]

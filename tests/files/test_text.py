@@ -11,10 +11,10 @@ from report_evidence import compared, interval, judge, stability
 from report_runs import make_run
 from tiny import save_model, save_pairs, settings
 
-from circuitprune.files import text
 from circuitprune.cli import main
 from circuitprune.evidence.cross_ablation import AblationNumbers
 from circuitprune.evidence.results import Sections
+from circuitprune.files import text
 from circuitprune.files.records import from_json
 from circuitprune.files.whole import read_json
 from circuitprune.pipelines.describe import describe

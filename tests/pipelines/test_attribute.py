@@ -616,7 +616,11 @@ def test_a_pipe_hears_of_all_that_takes_long(
     ):
         numbers = (int(done.replace(",", "")), int(total.replace(",", "")))
         told.setdefault(f"{name} in {of}", []).append(numbers)
-    assert {f"{what} in {unit}", "verification in runs", "self-check in checks"} <= set(told)
+    assert {
+        f"{what} in {unit}",
+        "verification on test pairs in runs",
+        "self-check in checks",
+    } <= set(told)
     assert f"loading {home / 'model'} in weights" in told
     for calls in told.values():
         assert calls == sorted(calls) and len({total for _, total in calls}) == 1

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from circuitprune.circuits.circuit import Circuit
-from circuitprune.engine.evaluation import Evidence
 from circuitprune.errors import RunError
 from circuitprune.evidence.bootstrap import Interval
 from circuitprune.evidence.faithfulness import FaithfulnessCurve
-from circuitprune.files.records import from_json
+from circuitprune.files.records import JsonObject, from_json
 from circuitprune.files.whole import read_json
+from circuitprune.metrics import Evidence
 from circuitprune.runs.finished import run_circuit
 from circuitprune.runs.frontier import Point, read_results
 
@@ -120,7 +120,7 @@ def read_section(folder: Path, name: str, kind: type[S]) -> S:
     return from_json(kind, section, _at(folder, name))
 
 
-def _sections(folder: Path, expected: str) -> dict:
+def _sections(folder: Path, expected: str) -> JsonObject:
     found = _read(folder, "verification.json", expected).get("sections")
     if not isinstance(found, dict):
         raise RunError(f"{folder / 'verification.json'} is damaged: it has no sections")
@@ -167,7 +167,7 @@ def names_of(paths: Sequence[Path], options: Options) -> list[str]:
     return ["/".join(path.parts[-2:]) for path in paths]
 
 
-def _read(folder: Path, name: str, expected: str) -> dict:
+def _read(folder: Path, name: str, expected: str) -> JsonObject:
     if not (folder / name).is_file():
         raise RunError(f"{str(folder)!r} holds no {name}: expected {expected}")
     value = read_json(folder / name)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -67,7 +68,7 @@ def drawn(draw: Draw, sources: Sequence[Source], options: Options, form: str) ->
     Raises:
         RunError: the sources are damaged.
     """
-    settings: dict = dict(matplotlib.rcParamsDefault)  # no matplotlibrc of the user's
+    settings: dict[Any, Any] = dict(matplotlib.rcParamsDefault)  # no matplotlibrc of the user's
     settings.update(SETTINGS)
     settings.pop("backend")
     with matplotlib.rc_context(settings):

@@ -2,8 +2,10 @@
 
 import json
 
+from circuitprune.files.records import JsonObject
 
-def declarations(schema: dict) -> str:
+
+def declarations(schema: JsonObject) -> str:
     """Interfaces of TypeScript in the namespace `Json`, one for each of `$defs`."""
     lines = ["// Written by `python -m circuitprune.views.report.schema`; do not edit.", ""]
     lines += ["declare namespace Json {"]
@@ -16,7 +18,7 @@ def declarations(schema: dict) -> str:
     return "\n".join([*lines, "}", ""])
 
 
-def _typed(part: dict) -> str:
+def _typed(part: JsonObject) -> str:
     """One part of a schema as a type."""
     if "$ref" in part:
         return str(part["$ref"].rpartition("/")[2])

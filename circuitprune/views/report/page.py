@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 
 from circuitprune.errors import RunError
-from circuitprune.files.records import to_json
+from circuitprune.files.records import JsonObject, to_json
 from circuitprune.files.whole import write_atomic
 from circuitprune.views.report.data import report_data
 from circuitprune.views.report.records import ReportData
@@ -109,10 +109,10 @@ def _asset(name: str) -> str:
     return f"const SCHEMA = {_bare(json.loads(text))};" if name == "schema.json" else text
 
 
-def _bare(schema: dict) -> str:
+def _bare(schema: JsonObject) -> str:
     """A schema without its words, as small as it gets."""
 
-    def without(part: dict) -> dict:
+    def without(part: JsonObject) -> JsonObject:
         return {key: item for key, item in part.items() if key != "description"}
 
     kinds = {name: without(kind) for name, kind in schema["$defs"].items()}

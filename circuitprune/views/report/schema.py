@@ -13,7 +13,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Literal, Required, Union, get_args, get_origin, get_type_hints
 from typing import is_typeddict as is_open
 
-from circuitprune.files.records import may_be_absent
+from circuitprune.files.records import JsonObject, may_be_absent
 from circuitprune.runs.frontier import FrontierFile
 from circuitprune.views.report.declarations import declarations
 from circuitprune.views.report.records import ReportData
@@ -23,16 +23,16 @@ ROOTS = (FrontierFile, ReportData)
 PLAIN = {str: "string", bool: "boolean", int: "integer", float: "number", NoneType: "null"}
 
 
-def json_schema() -> dict:
+def json_schema() -> JsonObject:
     """Every record by its name under `$defs`; its fields' docstrings are descriptions."""
-    found: dict[str, dict] = {}
+    found: dict[str, JsonObject] = {}
     for root in ROOTS:
         _schema(root, found)
     dialect = "https://json-schema.org/draft/2020-12/schema"
     return {"$schema": dialect, "$defs": dict(sorted(found.items()))}
 
 
-def _schema(kind: object, found: dict[str, dict]) -> dict:
+def _schema(kind: object, found: dict[str, JsonObject]) -> JsonObject:
     """Of one type; records that it names are added to `found`."""
     origin, arguments = get_origin(kind), get_args(kind)
     if isinstance(kind, type) and (is_dataclass(kind) or is_open(kind)):
@@ -55,7 +55,7 @@ def _schema(kind: object, found: dict[str, dict]) -> dict:
     return {"type": PLAIN[kind]}
 
 
-def _record(kind: type, found: dict[str, dict]) -> dict:
+def _record(kind: type, found: dict[str, JsonObject]) -> JsonObject:
     kinds, docs = get_type_hints(kind, include_extras=True), _docs(kind)
     names, needed = list(kinds), [n for n in kinds if get_origin(kinds[n]) is Required]
     if is_dataclass(kind):

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from circuitprune.errors import RunError
+from circuitprune.files.records import JsonObject
 from circuitprune.files.whole import read_json
 
 KINDS = {"stability": "groups", "compare": "circuits"}
 """Studies, written as `<name>.json`, and a key by which a file of another name is known."""
 
 
-def sources(given: Sequence[str | Path]) -> tuple[list[Path], dict[str, dict]]:
+def sources(given: Sequence[str | Path]) -> tuple[list[Path], dict[str, JsonObject]]:
     """Run folders, and studies by the name of their kind.
 
     A path is a run folder, a folder with a `stability.json` or `compare.json`, or such a file. A
@@ -55,14 +56,14 @@ def _studies(path: Path) -> dict[str, Path]:
     return {kind: path / f"{kind}.json" for kind in KINDS if (path / f"{kind}.json").is_file()}
 
 
-def _read(file: Path, kind: str) -> dict:
+def _read(file: Path, kind: str) -> JsonObject:
     value = read_json(file)
     if not isinstance(value, dict) or KINDS[kind] not in value:
         raise RunError(f"{file} is damaged: it has no {KINDS[kind]!r}; write it anew by `{kind}`")
     return value
 
 
-def _runs_of(file: Path, study: dict) -> list[Path]:
+def _runs_of(file: Path, study: JsonObject) -> list[Path]:
     """The folders of the first group of runs of a study, where they still are."""
     for group in study["groups"].values():
         folders = [file.parent / run["folder"] for run in group["runs"]]
@@ -70,7 +71,7 @@ def _runs_of(file: Path, study: dict) -> list[Path]:
     return []
 
 
-def _around(run: Path) -> dict | None:
+def _around(run: Path) -> JsonObject | None:
     """The study that a run is one of."""
     file = run.resolve().parent / "stability.json"
     if not file.is_file():

@@ -33,7 +33,7 @@ _OLDER = 5
 def write_arrangement(writer: SummaryWriter, trains: bool, has_reference: bool) -> None:
     """The CUSTOM SCALARS tab: loss beside density, KL and faithfulness by size, the frontier."""
 
-    def charts(**tags: str) -> dict[str, list]:
+    def charts(**tags: str) -> dict[str, list[object]]:
         return {name: ["Multiline", [pattern]] for name, pattern in tags.items()}
 
     frontier = charts(KL="^frontier/kl$", faithfulness="^frontier/faithfulness$")
