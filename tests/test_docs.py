@@ -14,10 +14,11 @@ import torch
 from documents import DOCS, PAGES, ROOT, anchors, blocks, code, commands, links
 
 import circuitprune
-from circuitprune import cli, metrics
+from circuitprune import cli, errors, metrics
 from circuitprune.config import RunConfig
 from circuitprune.pipelines.verify_config import load_options
 from circuitprune.runs.settings import flatten, load_config
+from circuitprune.views import failure
 
 sys.path.insert(0, str(DOCS / "_ext"))
 PACKAGE = ROOT / "circuitprune"
@@ -270,3 +271,25 @@ def test_every_formula_is_understood():
     assert len(shown) > 10 and len(inline) > 20
     for formula in shown + inline:
         assert tex2mathml(formula).startswith("<math")
+
+
+# ---------------------------------------------------------------- promises
+
+
+def test_the_table_of_exit_codes_is_the_codes():
+    text = (DOCS / "running.md").read_text()
+    table = text[text.index("## Exit codes") :].split("\n## ")[0]
+    shown = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
+    classes = [errors.CircuitPruneError, *errors.CircuitPruneError.__subclasses__()]
+    ours = {one.exit_code for one in classes}
+    assert shown == ours | {0, failure.BUG, failure.PREEMPTED, failure.INTERRUPTED}
+
+
+def test_every_promise_is_held_by_a_test_that_is_there():
+    text = (DOCS / "promises.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 20
+    for path, test in named:
+        assert f"def {test}" in (ROOT / path).read_text(), (path, test)
+    rows = [row for row in text.splitlines() if row.startswith("| ") and "---" not in row][1:]
+    assert all("`tests/" in row.split(" | ")[1] for row in rows)
