@@ -38,7 +38,7 @@ UNDEFINED = Interval(None, None, None)
 
 @dataclass(frozen=True)
 class Estimate(Interval):
-    """An interval that is always defined, as that of a mean is."""
+    """An interval that is always defined, as that of a mean is; of one pair it has no width."""
 
     value: float
     """On the pairs themselves."""

@@ -58,11 +58,19 @@ def gather(
 def _run(kind: Kind, case: Case) -> Section | NotComputed:
     """One section; where it is undefined for this circuit, the reason in its place."""
     try:
-        return kind(case)
+        return _judged(kind(case), case)
     except NonFiniteError:
         raise
     except CircuitPruneError as error:
         return NotComputed(str(error), f"Not computed: {error}")
+
+
+def _judged(found: Section, case: Case) -> Section:
+    """The section; of one pair, which every resample is, without a verdict that passes or fails."""
+    if case.n_examples > 1 or getattr(found, "verdict", None) not in ("pass", "fail"):
+        return found
+    said = f"{found.sentence} All this is of one pair, which has no interval: undecided."
+    return replace(found, verdict="undecided", sentence=said)  # type: ignore[arg-type]
 
 
 def _kept(path: Path, name: str, identity: Mapping[str, object]) -> Section | None:

@@ -125,5 +125,5 @@ def test_rows_of_weights_add_up_to_one():
 def test_one_pair_has_no_interval():
     """Every resample of it is itself: an interval without width would pass any verdict."""
     bootstrap = Bootstrap.draw(1, 50, torch.Generator().manual_seed(0))
-    found = bootstrap.mean(torch.tensor([0.5], dtype=torch.float64))
-    assert found == {"value": 0.5, "low": None, "high": None}
+    ends = (torch.tensor([value], dtype=torch.float64) for value in (0.9, 1.0, 0.0))
+    assert bootstrap.faithfulness(*ends) == Interval(0.9, None, None)

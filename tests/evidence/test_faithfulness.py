@@ -40,7 +40,7 @@ def test_the_curve_is_the_verifiers():
     assert vars(found.full.faithfulness) == pytest.approx({"value": 1, "low": 1, "high": 1})
     assert found.empty.faithfulness == Interval(0.0, 0.0, 0.0)
     assert found.n_pairs == 8 and found.n_without_ratio == 0
-    assert "8 held-out pairs" in found.sentence
+    assert "On 8 pairs" in found.sentence
 
 
 def test_pairs_without_a_ratio_are_counted_and_left_out():

@@ -24,6 +24,7 @@ from circuitprune.pipelines.train import discover
 from circuitprune.pipelines.verify import verify_run
 from circuitprune.pipelines.verify_config import EvidenceConfig, load_options
 from circuitprune.runs.finished import read_frontier
+from circuitprune.runs.manifest import seal
 from circuitprune.runs.verification import Verification
 from circuitprune.views import progress
 from circuitprune.views.pages.verification import page
@@ -317,6 +318,7 @@ def test_a_full_model_that_does_something_else_is_refused(run):
     frontier = json.loads((run / "frontier.json").read_text())
     frontier["full"]["metric"] += 0.1
     (run / "frontier.json").write_text(json.dumps(frontier))
+    seal(run)  # it was not edited, but the model has changed
     with pytest.raises(RunError, match="model and pairs are those of the run, but"):
         gather(run)
 
@@ -382,3 +384,18 @@ def test_the_page_gives_verdicts_and_breaks_on_no_name(run):
     assert "held-out test pairs" in text
     found = replace(found, run={**found.run, "split": "train"})
     assert "pairs that it was found on" in page(found)
+
+
+def test_one_pair_judges_nothing(home, tmp_path):
+    """An interval of no width would pass or fail whatever it is asked."""
+    one = tmp_path / "one.jsonl"
+    one.write_text("".join((home / "pairs.jsonl").read_text().splitlines(keepends=True)[:1]))
+    chosen = [f"task.path={one}", "task.n_train=1", "task.n_val=0", "task.n_test=0"]
+    config = quick_config(home, *chosen, f"output_dir={tmp_path / 'one'}", "task.min_accuracy=0")
+    attribute(config, say=lambda _: None)
+    kinds = "sections=[faithfulness,minimality,completeness,random_circuits]"
+    found = verify_run(tmp_path / "one", [*SMALL, kinds], say=lambda _: None).sections
+    for section in (found.faithfulness, found.minimality, found.completeness):
+        assert getattr(section, "verdict", "undecided") == "undecided", section
+    assert "of one pair" in (tmp_path / "one" / "verification.md").read_text()
+    assert "pairs that it was found on" in (tmp_path / "one" / "verification.md").read_text()
