@@ -32,6 +32,7 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 html_math_renderer = "mathml"
 
+suppress_warnings = ["ref.python"]  # fields of one name in several records
 default_role = "literal"  # one backtick in a docstring means code, as in Markdown
 napoleon_custom_sections = [("Source", "notes_style")]
 autodoc_member_order = "bysource"

@@ -18,7 +18,7 @@ from circuitprune.evidence import Case
 from circuitprune.files.whole import read_json, read_tensors
 from circuitprune.pipelines.setup import Setup
 from circuitprune.runs.finished import read_frontier
-from circuitprune.runs.frontier import Frontier
+from circuitprune.runs.frontier import Frontier, Provenance
 
 SAME = 0.01
 """How far the full model's mean metric may be from the run's own, on another machine."""
@@ -65,16 +65,40 @@ def check_graph(path: Path, theirs: Graph, ours: Graph) -> None:
 def tested_circuit(
     folder: Path, found: Subject, file: str | Path | None, setup: Setup
 ) -> tuple[str, Circuit]:
-    """The circuit under test and what to call it."""
+    """The circuit under test, its live edges alone, and what to call it.
+
+    Raises:
+        RunError: a file of another model, or one that keeps no edge on a path to the logits.
+    """
     if file is None:
         name = found.frontier.file_of(found.frontier.chosen())
         path = folder / name
     else:
         name, path = Path(file).name, Path(file)
     circuit = Circuit.load(path, found.frontier.graph, setup.gated.ports.n_kv_heads)
-    if not circuit.n_edges:
-        raise RunError(f"{path} keeps no edge, so there is nothing to verify; use --circuit FILE")
+    theirs, ours = circuit.provenance.get("model_fingerprint"), setup.identity.model
+    if theirs not in (None, ours):
+        raise RunError(
+            f"{path} is a circuit of another model: its model_fingerprint is {theirs}, the run's "
+            f"is {ours}; verify it in a run of its own model"
+        )
+    if not circuit.trim().n_edges:
+        raise RunError(
+            f"{path} keeps no edge on a path from input to logits, so there is nothing to verify; "
+            "use --circuit FILE"
+        )
     return name, circuit
+
+
+COMPARED = ("model", "task", "corruption", "ablation", "metric", "objective")
+"""What a circuit's file and a run both say of where they come from."""
+
+
+def says_otherwise(circuit: Circuit, run: Provenance) -> dict[str, str]:
+    """What a circuit's file says of itself, where the run says something else."""
+    theirs = circuit.provenance
+    known = {key: theirs[key] for key in COMPARED if key in theirs and theirs[key] != run.get(key)}
+    return {key: str(value) for key, value in known.items()}
 
 
 def check_finished(folder: Path) -> None:

@@ -28,6 +28,7 @@ from circuitprune.pipelines.subject import (
     check_model,
     check_pairs,
     read_run,
+    says_otherwise,
     tested_circuit,
 )
 from circuitprune.pipelines.verify_config import EvidenceConfig, load_options, run_config
@@ -35,7 +36,7 @@ from circuitprune.runs.lock import locked
 from circuitprune.runs.settings import PATHS, flatten
 from circuitprune.runs.shards import threads
 from circuitprune.runs.verification import SCHEMA, Budget, TestedCircuit, Verification
-from circuitprune.views.pages.verification import page
+from circuitprune.views.pages.verification import aside, page
 from circuitprune.views.report import write_report
 
 
@@ -72,17 +73,19 @@ def verify_run(
         setup = Study.from_config(config).setup
         check_model(folder, setup)
         found = read_run(folder, setup.gated.graph, config)
-        name, tested = tested_circuit(folder, found, circuit, setup)
+        name, whole_file = tested_circuit(folder, found, circuit, setup)
+        tested = whole_file.trim()
+        about = _about(name, whole_file, found)
         case = make_case(setup, found, tested.mask, options)
         check_pairs(found, setup)
         check_metric(found, case, setup)
-        say(f"{describe(setup)}\ncircuit   {name}, {tested.n_edges:,} edges")
+        say(f"{describe(setup)}\ncircuit   {name}, {tested.n_edges:,} edges{aside(about)}")
         identity, kinds = _identity(setup, case, found, options), _kinds(options, minimise)
         with locked(folder):
             sections = gather(folder / "evidence", case, kinds, identity, options.progress, say)
             if isinstance(sections.minimise, MinimisedCircuit):
                 _save_minimal(folder, found, tested, sections.minimise)
-            whole = _verification(name, tested, found, case, options, setup, sections)
+            whole = _verification(about, found, case, options, setup, sections)
             _write(folder, whole)
     return whole
 
@@ -161,26 +164,32 @@ def _hash(*tensors: Tensor) -> str:
 # ---------------------------------------------------------------- what is written
 
 
+def _about(name: str, file: Circuit, found: Subject) -> TestedCircuit:
+    """What is said of the circuit under test: its live edges, and what its file says itself."""
+    tested = file.trim()
+    return TestedCircuit(
+        file=name,
+        mask=_hash(tested.mask),
+        n_edges=tested.n_edges,
+        n_edges_ungrouped=tested.n_edges_ungrouped,
+        n_nodes=len(tested.nodes),
+        n_dangling=file.n_edges - tested.n_edges or None,
+        says=says_otherwise(file, found.frontier.provenance) or None,
+    )
+
+
 def _verification(
-    name: str,
-    tested: Circuit,
+    about: TestedCircuit,
     found: Subject,
     case: Case,
     options: EvidenceConfig,
     setup: Setup,
     sections: Sections,
 ) -> Verification:
-    circuit = TestedCircuit(
-        file=name,
-        mask=_hash(tested.mask),
-        n_edges=tested.n_edges,
-        n_edges_ungrouped=tested.n_edges_ungrouped,
-        n_nodes=len(tested.nodes),
-    )
     return Verification(
         schema=SCHEMA,
         run=found.frontier.provenance,
-        circuit=circuit,
+        circuit=about,
         n_pairs=case.n_examples,
         n_train_pairs=sum(map(len, case.train_batches)),
         options=_budget(options),

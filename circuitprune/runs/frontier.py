@@ -131,7 +131,7 @@ class Frontier:
 
     graph: Graph
     provenance: Provenance
-    """Model, task, ablation and the like: what a reader needs to repeat the numbers."""
+    """Model, task, ablation and the like, which a reader needs to repeat the numbers."""
     full: Evidence
     empty: Evidence
     points: list[Point]

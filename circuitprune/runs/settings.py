@@ -107,7 +107,7 @@ def flatten(config: RunConfig) -> dict[str, str | int | float | bool]:
 
 PATHS = ("model.name", "task.path", "attribution.edges", "verify.reference")
 OWN = ("task.name", "task.metric", "attribution.method")
-"""Settings that name a file or a folder, and those that may, as `FILE.py:NAME`."""
+"""Settings that name a file or a folder, and those that may name a thing in a file of Python."""
 
 
 def _at(base: Path, key: str, value: object) -> object:

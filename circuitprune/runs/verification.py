@@ -24,6 +24,10 @@ class TestedCircuit:
     """The same by query head."""
     n_nodes: int
     """Nodes that a kept edge leaves or enters."""
+    n_dangling: int | None = None
+    """Edges of the file on no path from input to logits, which are left out; absent for none."""
+    says: dict[str, str] | None = None
+    """What the file says of itself where the run says something else; absent where they agree."""
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Work:
 
     @property
     def line(self) -> str:
-        """`attribution: 120 of 479 edges, 25 %, about 1 min 40 s left`, and the notes."""
+        """How far it is and the time left, such as `120 of 479 edges, 25 %, about 40 s left`."""
         share = 100 * self.done // max(1, self.total)
         parts = [f"{self.done:,} of {self.total:,} {self.unit}", f"{share} %"]
         if self.left is not None:

@@ -13,6 +13,7 @@ from tiny import quick_config, save_model, save_pairs, tiny_lm, tokenizer
 
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.reachability import live_edges
 from circuitprune.cli import main, script_main
 from circuitprune.errors import ConfigError, GraphError, MetricError, RunError
 from circuitprune.evidence import EVIDENCE
@@ -399,3 +400,37 @@ def test_one_pair_judges_nothing(home, tmp_path):
         assert getattr(section, "verdict", "undecided") == "undecided", section
     assert "of one pair" in (tmp_path / "one" / "verification.md").read_text()
     assert "pairs that it was found on" in (tmp_path / "one" / "verification.md").read_text()
+
+
+def test_a_file_of_another_model_is_refused(run, tmp_path):
+    circuit = Circuit.load(next((run / "circuits").glob("*.json")))
+    about = {**circuit.provenance, "model_fingerprint": "another"}
+    replace(circuit, provenance=about, as_read=None).save(tmp_path / "theirs.json")
+    with pytest.raises(RunError, match="of another model: its model_fingerprint is another"):
+        gather(run, "sections=[faithfulness]", circuit=tmp_path / "theirs.json")
+
+
+def test_what_a_file_says_of_itself_and_its_dangling_edges_are_told(run, tmp_path):
+    """It is judged by its live edges, and not taken for a circuit of this run."""
+    small = min((run / "circuits").glob("*.json"), key=lambda path: int(path.stem))
+    circuit = Circuit.load(small)
+    dead = next(
+        edge
+        for edge in range(circuit.graph.n_edges)
+        if not circuit.mask[edge] and not live_edges(circuit.graph, with_edge(circuit, edge))[edge]
+    )
+    about = {**circuit.provenance, "ablation": "mean"}
+    given = replace(circuit, mask=with_edge(circuit, dead), provenance=about, as_read=None)
+    given.save(tmp_path / "given.json")
+    kinds = "sections=[faithfulness]"
+    found, said = gather(run, kinds, circuit=tmp_path / "given.json")
+    assert found.circuit.n_edges == circuit.n_edges and found.circuit.n_dangling == 1
+    assert found.circuit.says == {"ablation": "mean"}
+    assert "1 more in the file lie on no path" in said[0] and "ablation mean" in said[0]
+    assert "the file says of itself: ablation mean" in (run / "verification.md").read_text()
+
+
+def with_edge(circuit, edge):
+    mask = circuit.mask.clone()
+    mask[edge] = True
+    return mask

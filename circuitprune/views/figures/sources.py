@@ -34,9 +34,9 @@ class Options:
     labels: Sequence[str] = ()
     """Names of the sources, or of a study's circuits, in their order; by default their folders'."""
     size: float | None = None
-    """circuit: the run's circuit nearest to this fraction of all edges; by default the chosen."""
+    """Of `circuit`, the run's circuit nearest to this fraction of all edges; by default the chosen."""
     nodes: str = "auto"
-    """circuit: `all`, or `kept` alone; `auto` shows all of up to 8 layers and 8 heads."""
+    """Of `circuit`, `all`, or `kept` alone; `auto` shows all of up to 8 layers and 8 heads."""
 
 
 def read_circuit(source: Source, options: Options) -> Circuit:

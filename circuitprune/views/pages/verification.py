@@ -10,7 +10,7 @@ from circuitprune.evidence.minimality import Minimality
 from circuitprune.evidence.minimise import MinimisedCircuit
 from circuitprune.evidence.results import NotComputed, Section, verdict_in
 from circuitprune.files.text import code, escaped, line, markdown, table
-from circuitprune.runs.verification import Verification
+from circuitprune.runs.verification import TestedCircuit, Verification
 
 TITLES = {
     "faithfulness": "Faithfulness",
@@ -65,13 +65,25 @@ def _tested(found: Verification) -> list[str]:
         judged = f"**Judged on the {found.n_pairs} pairs that it was found on**"
     return [
         f"{code(circuit.file)} keeps {circuit.n_edges:,} of {total:,} edges "
-        f"({circuit.n_edges / total:.1%}) among {circuit.n_nodes} nodes. Cut edges carry: "
+        f"({circuit.n_edges / total:.1%}) among {circuit.n_nodes} nodes{_text(aside(circuit))}. "
+        f"Cut edges carry: "
         f"{_text(run['ablation'])}. Task metric: {_text(run['metric'])}. {judged}; the run had "
         f"{found.n_train_pairs} training pairs.",
         "",
         f"Intervals are 95 %, from {options.n_bootstrap:,} resamples of the pairs; seed "
         f"{options.seed}.",
     ]
+
+
+def aside(circuit: TestedCircuit) -> str:
+    """What is told of a circuit's file beside its live edges, on the screen and the page."""
+    told = ""
+    if circuit.n_dangling:
+        told += f"; {circuit.n_dangling:,} more in the file lie on no path and are left out"
+    if circuit.says:
+        said = ", ".join(f"{key} {value}" for key, value in circuit.says.items())
+        told += f"; the file says of itself: {said}"
+    return told
 
 
 def _overview(name: str, section: Section | NotComputed) -> tuple[str, str, int | str]:

@@ -303,7 +303,7 @@ declare namespace Json {
     /** The same in words. */
     sentence: string;
   }
-  /** An interval that is always defined, as that of a mean is. */
+  /** An interval that is always defined, as that of a mean is; of one pair it has no width. */
   interface Estimate {
     /** On the pairs themselves. */
     value: number;
@@ -1187,6 +1187,10 @@ declare namespace Json {
     n_edges_ungrouped: number;
     /** Nodes that a kept edge leaves or enters. */
     n_nodes: number;
+    /** Edges of the file on no path from input to logits, which are left out; absent for none. */
+    n_dangling?: number | null;
+    /** What the file says of itself where the run says something else; absent where they agree. */
+    says?: Record<string, string> | null;
   }
   /** One pair as the tokenizer names its tokens. */
   interface TokenPair {
