@@ -39,7 +39,7 @@ def eap_ig_activations(
     gated = references.gated
 
     def score(batch: Batch) -> Float[Tensor, " edge"]:
-        recorded = RecordedRun(gated, batch.clean, batch.mask, batch.last)
+        recorded = RecordedRun(gated, batch.clean_prompts)
         difference = references.ablated_copy(batch).sub_(recorded.written)
         precise = torch.promote_types(gated.dtype, torch.float32)
         total = difference.new_zeros(gated.graph.n_edges, dtype=precise)

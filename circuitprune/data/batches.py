@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from random import Random
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -14,6 +15,17 @@ from circuitprune.data.encoding import Example
 
 NO_TOKEN = -1
 """Fills the short rows of `Batch.answers` and `Batch.wrong`; no token has this id."""
+
+
+class Prompts(NamedTuple):
+    """What a run of the model is given."""
+
+    tokens: Int[Tensor, "batch pos"]
+    """Padded on the right."""
+    mask: Bool[Tensor, "batch pos"]
+    """True on real tokens."""
+    last: Int[Tensor, " batch"]
+    """Answer position of each."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,16 @@ class Batch:
     """Right tokens; short rows end in -1 (`NO_TOKEN`)."""
     wrong: Int[Tensor, "batch n_wrong"]
     """Wrong tokens; short rows end in -1."""
+
+    @property
+    def clean_prompts(self) -> Prompts:
+        """The clean ones, as a run takes them."""
+        return Prompts(self.clean, self.mask, self.last)
+
+    @property
+    def corrupt_prompts(self) -> Prompts:
+        """The corrupt ones."""
+        return Prompts(self.corrupt, self.mask, self.last)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""

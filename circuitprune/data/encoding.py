@@ -32,7 +32,7 @@ def bos_tokens(tokenizer: PreTrainedTokenizerBase, bos: str = "auto") -> tuple[i
     """The tokens to put in front of every prompt.
 
     Args:
-        tokenizer: Any Hugging Face tokenizer.
+        tokenizer: A Hugging Face tokenizer.
         bos: `auto` takes what the tokenizer itself puts in front of a text (`<s>` for Llama,
             nothing for GPT-2); `always` insists on the BOS token, `never` leaves it out.
 
@@ -242,8 +242,8 @@ def encode(
     out of the set. The rest of the rules are in `docs/data.md`.
 
     Args:
-        pairs: Any number of pairs, endless streams included.
-        tokenizer: Any Hugging Face tokenizer.
+        pairs: However many pairs, endless streams included.
+        tokenizer: A Hugging Face tokenizer.
         needed: Stop after this many; fewer come back when the stream ends, or after
             `20 * needed + 1000` tries.
         bos: See `bos_tokens`.

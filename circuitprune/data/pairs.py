@@ -202,7 +202,7 @@ def prepare(
         tokenizer: The model's own.
         n_train, n_val, n_test: Size of each side: a whole number of pairs; a decimal in (0, 1], the
             fraction of those that fit, so that 1.0 is all of them and 1 is one; or `auto`, a share
-            of what the others leave. Any may be 0, not all.
+            of what the others leave. Each may be 0, not all.
         seed: Which pairs are drawn, which side they go to, and the order of training batches.
         corruption: One of `task.corruptions`; `""` is the first.
         split_by: `pair`, or `group` to keep each template or entity on one side.

@@ -16,7 +16,7 @@ from circuitprune.engine.progress import Progress, silent, told
 from circuitprune.errors import ConfigError
 
 Joined = TypeVar("Joined")
-Prompts = tuple[tuple[int, ...], tuple[int, ...]]
+Key = tuple[tuple[int, ...], tuple[int, ...]]
 """Clean and corrupt tokens up to the answer position: all that both runs depend on."""
 
 
@@ -72,8 +72,8 @@ class References:
             )
         self.gated, self.ablation = gated, ablation
         self.budget = int(max_gb * 1e9)
-        self._written: dict[Prompts, Float[Tensor, "writer pos d_model"]] = {}
-        self._logits: dict[Prompts, Float[Tensor, " vocab"]] = {}
+        self._written: dict[Key, Float[Tensor, "writer pos d_model"]] = {}
+        self._logits: dict[Key, Float[Tensor, " vocab"]] = {}
 
     def fill(self, batches: Iterable[Batch], progress: Progress = silent) -> None:
         """Cache the runs of these batches, the logits first, until the budget is spent.
@@ -128,7 +128,7 @@ class References:
 
     def _cached(
         self,
-        store: dict[Prompts, Tensor],
+        store: dict[Key, Tensor],
         batch: Batch,
         compute: Callable[[Batch], Tensor],
         take: Callable[[Tensor, int], Tensor],
@@ -150,7 +150,7 @@ class References:
         return whole
 
 
-def _prompts(batch: Batch) -> list[Prompts]:
+def _prompts(batch: Batch) -> list[Key]:
     """Not the pairs' indices: every data set counts from 0."""
     rows = zip(batch.clean.tolist(), batch.corrupt.tolist(), batch.last.tolist(), strict=True)
     return [(tuple(c[: last + 1]), tuple(k[: last + 1])) for c, k, last in rows]

@@ -67,7 +67,7 @@ class Ports:
     """A model's ports, found by its family's declaration, and the graph they span.
 
     Args:
-        model: Any `AutoModelForCausalLM` of a declared family; it is never changed.
+        model: An `AutoModelForCausalLM` of a declared family; it is never changed.
         kv_readers: `kv_head`: key/value readers belong to KV heads (default);
             `query_head`: to query heads, as EAP-IG and MIB count.
 

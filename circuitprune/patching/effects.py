@@ -126,14 +126,14 @@ def replay_of(
         raise ConfigError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
     if direction == "noising":
         written = references.ablated(batch)
-        return Replay(gated, batch.clean, batch.mask, batch.last, written, tokens_per_pass)
+        return Replay(gated, batch.clean_prompts, written, tokens_per_pass)
     if kind != "patch":
         raise ConfigError(
             "direction=denoising and exact_denoising restore clean values in the corrupt run, so "
             f"they are for ablation 'patch', not for {kind!r}; set ablation=patch or use noising"
         )
     written = gated.record(batch.clean, batch.mask)
-    return Replay(gated, batch.corrupt, batch.mask, batch.last, written, tokens_per_pass)
+    return Replay(gated, batch.corrupt_prompts, written, tokens_per_pass)
 
 
 def _starter(

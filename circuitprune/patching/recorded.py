@@ -10,10 +10,11 @@ from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from circuitprune.data.batches import Prompts
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.recording import empty_writers, recorders
 from circuitprune.models.ports import Branch, Change, Forward, Output, output_of
@@ -34,9 +35,7 @@ class RecordedRun:
 
     Args:
         gated: The model.
-        tokens: The prompts, padded on the right.
-        mask: True on real tokens.
-        last: Answer position of each.
+        prompts: What is run.
 
     Attributes:
         streams: Residual stream in front of each layer; behind the last, at the answers alone.
@@ -49,12 +48,11 @@ class RecordedRun:
     def __init__(
         self,
         gated: GatedModel,
-        tokens: Int[Tensor, "batch pos"],
-        mask: Bool[Tensor, "batch pos"],
-        last: Int[Tensor, " batch"],
+        prompts: Prompts,
     ) -> None:
         self.ports, self.graph = gated.ports, gated.graph
         self.post_norms = gated.ports.post_norms
+        tokens, mask, last = prompts
         self.tokens, self.last = tokens, last
         self.n_batch, self.n_pos = tokens.shape
         self.rows = torch.arange(self.n_batch, device=tokens.device)

@@ -12,10 +12,11 @@ from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitprune.circuits.graph import Block, Graph
+from circuitprune.data.batches import Prompts
 from circuitprune.engine.ablation import Ablated
 from circuitprune.engine.gated import GatedModel
 from circuitprune.patching.recorded import FinalStack, RecordedRun, Stack
@@ -40,9 +41,7 @@ class Replay:
 
     Args:
         gated: The model.
-        tokens: The prompts to run, padded on the right.
-        mask: True on real tokens.
-        last: Answer position of each.
+        prompts: What is run.
         replacement: What each writer carries instead, as `References.ablated` returns it.
         tokens_per_pass: Changes are stacked up to so many tokens; at least one is taken.
     """
@@ -51,13 +50,11 @@ class Replay:
     def __init__(
         self,
         gated: GatedModel,
-        tokens: Int[Tensor, "batch pos"],
-        mask: Bool[Tensor, "batch pos"],
-        last: Int[Tensor, " batch"],
+        prompts: Prompts,
         replacement: Ablated,
         tokens_per_pass: int = TOKENS_PER_PASS,
     ) -> None:
-        self.run = RecordedRun(gated, tokens, mask, last)
+        self.run = RecordedRun(gated, prompts)
         self.ports, self.graph = gated.ports, gated.graph
         self.tokens_per_pass = tokens_per_pass
         written = self.run.written

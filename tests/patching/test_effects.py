@@ -253,7 +253,7 @@ def test_identical_prompts_have_no_effects(references):
 def test_a_part_taken_up_again_is_the_part_that_was_recorded(tiny_model, name, dtype):
     """To the bit: in bfloat16 another kernel for the same GELU moves as much as an edge does."""
     gated, batch = GatedModel(deepcopy(tiny_model(name)).to(dtype)), pairs()
-    run = RecordedRun(gated, batch.clean, batch.mask, batch.last)
+    run = RecordedRun(gated, batch.clean_prompts)
     for layer in range(2):
         again = run.mlp(layer, run.streams[layer] + run.heads[layer])
         assert torch.equal(again, run.written[gated.graph.mlp_writer(layer)])

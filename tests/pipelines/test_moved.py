@@ -19,6 +19,8 @@ NAMES = {
     ).items()
 }
 """The public names of every module of 0.1 that has another place now."""
+pytestmark = pytest.mark.filterwarnings("ignore:circuitprune:DeprecationWarning")
+
 RETIRED = {
     "answers.Answers",
     "compare.LARGEST",
@@ -27,6 +29,7 @@ RETIRED = {
     "evidence.case.silent",
     "evidence.examples.full_examples",
     "folder.complete",
+    "references.Prompts",
     "evidence.examples.per_example",
     "explained.AT_CLEAN_RUN",
     "figures.sources.chosen_of",

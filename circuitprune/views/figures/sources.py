@@ -34,7 +34,7 @@ class Options:
     labels: Sequence[str] = ()
     """Names of the sources, or of a study's circuits, in their order; by default their folders'."""
     size: float | None = None
-    """Of `circuit`, the run's circuit nearest to this fraction of all edges; by default the chosen."""
+    """Of `circuit`, the one nearest to this fraction of all edges; by default the chosen one."""
     nodes: str = "auto"
     """Of `circuit`, `all`, or `kept` alone; `auto` shows all of up to 8 layers and 8 heads."""
 
