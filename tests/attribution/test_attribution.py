@@ -150,7 +150,11 @@ def test_a_key_value_head_scores_the_sum_of_its_query_heads(model, method, toler
 # ------------------------------------------------------------------ law 7: along the gates
 
 
-@pytest.mark.parametrize("name", ["logit_diff", "prob_diff", "minus_kl"])
+LAW_7 = [(family, "logit_diff") for family in reference.FAMILIES]
+LAW_7 += [(family, name) for family in ("gpt2", "gemma2") for name in ("prob_diff", "minus_kl")]
+
+
+@pytest.mark.parametrize(("family", "name"), LAW_7)
 def test_law_7_gate_ig_sums_to_the_change_of_the_metric(references, name):
     """To the error of the midpoint rule, which shrinks as steps grow."""
     metric = {

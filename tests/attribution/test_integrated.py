@@ -27,6 +27,7 @@ def test_per_writer_ig_is_the_slow_loop(model, family, tolerance):
     assert_close(per_writer_ig(references, [batch], by_logit_diff, 2), expected, **tolerance)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])  # the slow half of the law: on a few
 def test_a_writers_scores_sum_to_the_change_when_it_is_ablated(model, family):
     """By a hook on the untouched model; to the error of the midpoint rule."""
     references, batch = patched(model), pairs([0, 2])
