@@ -21,9 +21,9 @@ from circuitprune.pipelines.metric import metric_name
 from circuitprune.pipelines.scoring import Scoring, scoring_of
 from circuitprune.pipelines.setup import Print, Setup, chosen_edges, reference_edges
 from circuitprune.pipelines.study import Study
-from circuitprune.runs.folder import claim, create, tidy, unfinished, unusable, write_command
+from circuitprune.runs.folder import claim, create, tidy, unfinished, write_command
 from circuitprune.runs.frontier import Frontier, Provenance, write_results
-from circuitprune.runs.lock import locked
+from circuitprune.runs.lock import locked, unusable
 from circuitprune.runs.settings import flatten, load_config, to_yaml
 from circuitprune.runs.shards import differences, processes, threads
 from circuitprune.views.pages.summary import summary

@@ -27,11 +27,10 @@ from circuitprune.runs.folder import (
     create,
     last_checkpoint,
     read_checkpoint,
-    unusable,
     write_command,
 )
 from circuitprune.runs.frontier import Frontier, read_results, write_results
-from circuitprune.runs.lock import locked
+from circuitprune.runs.lock import locked, unusable
 from circuitprune.runs.settings import to_yaml
 from circuitprune.training.gates import check_budgets
 from circuitprune.views.pages.summary import summary

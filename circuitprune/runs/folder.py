@@ -13,7 +13,7 @@ from circuitprune.errors import RunError
 from circuitprune.files.limits import read_bytes
 from circuitprune.files.whole import read_json, write_atomic, write_json
 from circuitprune.runs.archive import refuse_bomb, refuse_stretched
-from circuitprune.runs.lock import NAME
+from circuitprune.runs.lock import NAME, unusable
 from circuitprune.runs.settings import load_config
 
 AUTO = "auto"
@@ -93,14 +93,6 @@ def read_config(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
         base = (folder / written["from"]).resolve()
     there = None if base == Path.cwd().resolve() else base
     return load_config(folder / "config.yaml", overrides, there)
-
-
-def unusable(folder: Path, error: OSError) -> RunError:
-    """The error for a folder that the system refuses."""
-    return RunError(
-        f"output_dir {str(folder)!r} cannot be used: {error.strerror}; choose a folder that you "
-        "may write to"
-    )
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

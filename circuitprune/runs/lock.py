@@ -18,11 +18,15 @@ def locked(folder: Path) -> Iterator[None]:
     The lock of a process of this machine that is no more is taken over.
 
     Raises:
-        RunError: another process is at work in it; says which, and where.
+        RunError: another process is at work in it; says which, and where. Or it cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
-    if not _take(path):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        mine = _take(path)
+    except OSError as error:
+        raise unusable(folder, error) from None
+    if not mine:
         if not _stale(path):
             raise RunError(
                 f"{str(folder)!r} is in use by {_holder(path)}; wait for it, choose another "
@@ -74,3 +78,11 @@ def _stale(path: Path) -> bool:
 def _holder(path: Path) -> str:
     pid, host = _read(path)
     return f"process {pid} on {host}" if pid else "another process"
+
+
+def unusable(folder: Path, error: OSError) -> RunError:
+    """The error for a folder that the system refuses."""
+    return RunError(
+        f"output_dir {str(folder)!r} cannot be used: {error.strerror}; choose a folder that you "
+        "may write to"
+    )

@@ -30,6 +30,7 @@ from circuitprune.pipelines.attribute import attribute
 from circuitprune.pipelines.compare import compare
 from circuitprune.pipelines.setup import make_setup
 from circuitprune.runs.finished import load_found
+from circuitprune.runs.manifest import seal
 from circuitprune.runs.studies import Comparison
 from circuitprune.views.pages.studies import compare_page
 from pipelines.test_train import strict
@@ -341,6 +342,7 @@ def test_a_run_of_a_changed_model_or_of_changed_pairs_is_refused(home, tmp_path,
     frontier = json.loads((stale / "frontier.json").read_text())
     was, frontier[key] = frontier[key], "0" * 16
     (stale / "frontier.json").write_text(json.dumps(frontier))
+    seal(stale)  # made so, not edited
     with pytest.raises(RunError, match=f"stale was made with .* {key} was 0{{16}} and is {was}"):
         compare([home / "two", stale], transfer=True, n_random=1, say=quiet)
 

@@ -16,9 +16,9 @@ from circuitprune.runs.folder import (
     step_of,
     tidy,
     unfinished,
-    unusable,
 )
 from circuitprune.runs.identity import Identity
+from circuitprune.runs.lock import unusable
 
 
 def make(folder: Path, *names: str) -> Path:
