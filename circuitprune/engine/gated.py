@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from circuitprune.engine.ablation import Ablated
 from circuitprune.engine.gated_run import GatedRun
+from circuitprune.engine.gated_stream import GatedStream
 from circuitprune.engine.recording import record_writers
 from circuitprune.engine.workspace import Workspace
 from circuitprune.errors import GraphError
@@ -76,7 +77,8 @@ class GatedModel:
             GraphError: `gates` or `ablated` do not fit the graph.
         """
         self._check(gates, ablated)
-        return GatedRun(self.ports, gates, ablated, last, self.workspace).logits(tokens, mask)
+        stream = GatedStream(self.ports, gates, ablated, last, self.workspace)
+        return GatedRun(stream).logits(tokens, mask)
 
     @torch.no_grad()
     def plain(

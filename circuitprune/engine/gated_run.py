@@ -4,27 +4,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitprune.engine.ablation import Ablated
 from circuitprune.engine.gated_layer import GatedLayer
 from circuitprune.engine.gated_stream import GatedStream
-from circuitprune.engine.workspace import Workspace
-from circuitprune.models.ports import Branch, Change, Forward, Output, Ports
+from circuitprune.models.ports import Branch, Change, Forward, Output
 
 
 class GatedRun:
-    """A model's forward under gates; the arguments are those of `GatedStream`."""
+    """A model's forward under the gates of a stream."""
 
-    def __init__(
-        self,
-        ports: Ports,
-        gates: Float[Tensor, " edge"],
-        ablated: Ablated,
-        last: Int[Tensor, " batch"] | None,
-        workspace: Workspace,
-    ) -> None:
-        self.ports, self.last = ports, last
-        self.stream = GatedStream(ports, gates, ablated, last, workspace)
-        self.layers = [GatedLayer(self.stream, layer) for layer in range(ports.graph.n_layers)]
+    def __init__(self, stream: GatedStream) -> None:
+        self.stream, self.ports, self.last = stream, stream.ports, stream.last
+        self.layers = [GatedLayer(stream, layer) for layer in range(stream.graph.n_layers)]
 
     def logits(
         self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]

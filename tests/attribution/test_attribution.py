@@ -246,7 +246,8 @@ def test_methods_without_a_metric_never_call_it(tiny_model, name):
     def metric(logits, batch):
         raise AssertionError("the metric was called")
 
-    METHODS[name].score(patched(tiny_model("gpt2")), [pairs()], metric)
+    scores = METHODS[name].score(patched(tiny_model("gpt2")), [pairs()], metric)
+    assert scores.isfinite().all() and scores.any()
 
 
 @methods(ABLATION_FREE, ONLY_PATCH)
@@ -266,7 +267,8 @@ def test_other_ablations_have_scores_of_their_own(tiny_model, method, kind):
 def test_methods_without_an_ablation_never_ask_for_it(tiny_model, name):
     references = patched(tiny_model("gpt2"))
     references.ablated = None
-    METHODS[name].score(references, [pairs()], by_logit_diff)
+    scores = METHODS[name].score(references, [pairs()], by_logit_diff)
+    assert scores.isfinite().all() and scores.any()
 
 
 @pytest.mark.parametrize("name", sorted(UNSIGNED))

@@ -236,7 +236,10 @@ def test_constants_of_old_files_are_no_weights(gpt2_copy):
         weights["transformer.h.0.attn.bias"] = torch.ones(1, 1, 32, 32)
         weights["transformer.h.0.attn.masked_bias"] = torch.tensor(-1e4)
 
-    load_model(str(rewritten(gpt2_copy, old)))
+    tokens = torch.tensor([[5, 6, 7]])
+    before = load_model(str(gpt2_copy))[0](tokens).logits
+    after = load_model(str(rewritten(gpt2_copy, old)))[0](tokens).logits
+    assert torch.equal(after, before)
 
 
 @pytest.mark.parametrize("whole", [True, False])
