@@ -281,7 +281,8 @@ class Circuit:
             import networkx
         except ImportError as error:
             raise GraphError(
-                "to_networkx needs networkx: pip install 'circuitprune[graph]'"
+                "to_networkx needs networkx: pip install 'circuitprune[graph]', or from a checkout "
+                "of the repository pip install -c constraints.txt -e '.[graph]'"
             ) from error
         whole, result = self.ungrouped(), networkx.MultiDiGraph()
         result.add_nodes_from(whole.nodes)

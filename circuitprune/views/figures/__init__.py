@@ -86,7 +86,8 @@ def _style() -> ModuleType:
     except ImportError as error:
         raise RunError(
             "figures are drawn by matplotlib, which is not here: "
-            "pip install 'circuitprune[figures]'"
+            "pip install 'circuitprune[figures]', or from a checkout of the repository "
+            "pip install -c constraints.txt -e '.[figures]'"
         ) from error
 
 
