@@ -1,63 +1,23 @@
 """Tiny random models of every family, built from configs, and small batches of prompt pairs."""
 
 from collections.abc import Callable
-from functools import cache
 from typing import NamedTuple
 
+import family_configs
 import pytest
 import torch
+from family_configs import TOLERANCE, VOCAB, build, randomise
 from reference import FAMILIES
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Qwen2Config,
-)
+from transformers import PreTrainedModel
 
 torch.set_num_threads(1)  # the models are too small for more threads to pay
 
-VOCAB = 53
-SIZES = dict(num_hidden_layers=3, num_attention_heads=4, hidden_size=32, vocab_size=VOCAB)
-GATED = dict(SIZES, intermediate_size=48, num_key_value_heads=2, max_position_embeddings=32)
-SPECIAL = dict(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+CONFIGS = {name: family_configs.CONFIGS[name] for name in FAMILIES}
+build_tiny_model = build
+"""The families that every law of every folder is held to; `family_configs` has all of them."""
 
-CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
-    "gpt2": lambda: GPT2Config(
-        n_layer=3, n_head=4, n_embd=32, n_positions=32, vocab_size=VOCAB, **SPECIAL
-    ),
-    "gpt_neox": lambda: neox_config(parallel=True),
-    "gpt_neox_sequential": lambda: neox_config(parallel=False),
-    "llama": lambda: LlamaConfig(attention_bias=True, mlp_bias=True, **GATED, **SPECIAL),
-    "qwen2": lambda: Qwen2Config(
-        use_sliding_window=True, sliding_window=4, max_window_layers=1, **GATED, **SPECIAL
-    ),
-    "gemma2": lambda: Gemma2Config(
-        head_dim=12,
-        query_pre_attn_scalar=10,
-        attention_bias=True,
-        sliding_window=4,
-        attn_logit_softcapping=2.0,
-        final_logit_softcapping=3.0,
-        attn_implementation="eager",
-        **GATED,
-        **SPECIAL,
-    ),
-}
-
-TOLERANCE = {
-    "gpt2": 1e-10,
-    "gpt_neox": 1e-10,
-    "gpt_neox_sequential": 1e-10,
-    "llama": 1e-5,
-    "qwen2": 1e-5,
-    "gemma2": 1e-5,
-}
-"""Error of logits in float64, relative and absolute; Hugging Face's RMSNorm works in float32."""
+__all__ = ["CONFIGS", "TOLERANCE", "VOCAB", "build_tiny_model", "randomise"]
 
 
 class Batch(NamedTuple):
@@ -71,35 +31,6 @@ class Batch(NamedTuple):
     def real(self, values: Tensor) -> Tensor:
         """Rows of the real positions only, of a `[batch, pos, ...]` tensor."""
         return values[self.mask]
-
-
-def neox_config(parallel: bool) -> GPTNeoXConfig:
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
-    return GPTNeoXConfig(
-        **SIZES,
-        intermediate_size=64,
-        max_position_embeddings=32,
-        rope_parameters=rope,
-        use_parallel_residual=parallel,
-        **SPECIAL,
-    )
-
-
-def randomise(model: PreTrainedModel, seed: int) -> None:
-    """Weights so large that every component matters; norms and biases moved off their defaults."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        scale = 0.2 if parameter.ndim > 1 else 0.3
-        kept = torch.zeros_like(noise) if parameter.ndim > 1 else parameter.data
-        parameter.data = kept + scale * noise
-
-
-@cache
-def build_tiny_model(family: str) -> PreTrainedModel:
-    model = AutoModelForCausalLM.from_config(CONFIGS[family](), dtype=torch.float32)
-    randomise(model, seed=FAMILIES.index(family))
-    return model.double().eval().requires_grad_(False)
 
 
 def random_batch(lengths: list[int], seed: int) -> Batch:
