@@ -1,19 +1,15 @@
 """The slow truth is itself held against untouched Hugging Face models."""
 
-import json
 import math
-from pathlib import Path
 
 import pytest
 import reference
 import torch
+from golden_numbers import golden_batches, golden_model
+from golden_numbers import scores as golden_scores
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM
 
 from circuitprune.circuits.graph import Graph
-
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
-
 
 every_graph = pytest.mark.parametrize(("family", "kv_readers"), reference.GRAPHS)
 
@@ -156,26 +152,22 @@ GOLDEN_EDGES = [
 ]
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason=f"no golden scores in {GOLDEN}")
 def test_exact_scores_equal_those_of_eap_ig():
-    model = AutoModelForCausalLM.from_pretrained(GOLDEN / "gpt2-tiny-random", dtype=torch.float64)
-    inputs = json.loads((GOLDEN / "inputs.json").read_text())
-    clean, corrupt = torch.tensor(inputs["clean"]), torch.tensor(inputs["corrupted"])
-    answers, wrong = [[i] for i in inputs["answer"]], [[i] for i in inputs["wrong"]]
+    (batch,) = golden_batches()
 
     def metric(logits):
-        return reference.logit_diff(logits[:, -1], answers, wrong)
+        return reference.logit_diff(logits[:, -1], batch.answers.tolist(), batch.wrong.tolist())
 
     scores = reference.exact_scores(
-        model.eval().requires_grad_(False),
+        golden_model(),
         "gpt2",
         Graph(4, 4, 4),
-        clean,
-        corrupt,
-        torch.ones_like(clean),
+        batch.clean,
+        batch.corrupt,
+        torch.ones_like(batch.clean),
         metric,
         GOLDEN_EDGES,
     )
-    golden = json.loads((GOLDEN / "eap_ig_float64.json").read_text())["scores"]["exact"]
+    golden = golden_scores("exact")
     expected = {edge: golden[edge] for edge in GOLDEN_EDGES}
     assert_close(scores, expected, rtol=1e-9, atol=1e-9)

@@ -1,17 +1,16 @@
 """Attribution methods against slow loops, another program's numbers, and their own laws."""
 
-import json
 import math
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import reference
 import torch
 from conftest import random_batch
+from golden_numbers import golden_batches, golden_model
+from golden_numbers import scores as golden_scores
 from scipy import stats
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM
 
 from circuitprune.attribution import (
     METHODS,
@@ -30,7 +29,6 @@ from circuitprune.engine.references import References
 from circuitprune.errors import ConfigError, DataError, NonFiniteError
 from circuitprune.metrics import kl_divergence, logit_diff, prob_diff
 
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 LENGTHS = [9, 6, 7, 9]
 RULES = {"left": (0.0, 0.5), "midpoint": (0.25, 0.75), "right": (0.5, 1.0)}
 """Where two steps stand between the ablated (0) and the clean (1) input."""
@@ -420,33 +418,13 @@ def test_methods_of_the_other_riemann_rules(tiny_model, rule):
 # ------------------------------------------------------------------ numbers of another program
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason=f"no golden scores in {GOLDEN}")
 @pytest.mark.parametrize("batch_size", [16, 7])
 @pytest.mark.parametrize("name", ["EAP", "EAP-IG-inputs", "EAP-IG-activations", "clean-corrupted"])
 def test_all_scores_equal_those_of_eap_ig(name, batch_size):
     """All 479 edges to 1e-9, from batches of any size."""
-    model = AutoModelForCausalLM.from_pretrained(GOLDEN / "gpt2-tiny-random", dtype=torch.float64)
-    inputs = {
-        key: torch.tensor(v) for key, v in json.loads((GOLDEN / "inputs.json").read_text()).items()
-    }
-    whole = Batch(
-        index=torch.arange(16),
-        clean=inputs["clean"],
-        corrupt=inputs["corrupted"],
-        mask=torch.ones_like(inputs["clean"], dtype=torch.bool),
-        last=torch.full((16,), inputs["clean"].shape[1] - 1),
-        answers=inputs["answer"][:, None],
-        wrong=inputs["wrong"][:, None],
-    )
-    batches = [
-        Batch(**{key: part[rows] for key, part in vars(whole).items()})
-        for rows in torch.arange(16).split(batch_size)
-    ]
-    references = patched(model)
+    references, golden = patched(golden_model()), golden_scores(name)
     method = METHODS[name.lower().replace("-", "_")].score
-    scores = method(references, batches, by_logit_diff, 5)
-    golden = json.loads((GOLDEN / "eap_ig_float64.json").read_text())["scores"]
-    golden = golden[f"{name}|metric_sum"]
+    scores = method(references, golden_batches(batch_size), by_logit_diff, 5)
     assert set(golden) == set(references.gated.graph.edges) and len(golden) == 479
     expected = torch.tensor([golden[e] for e in references.gated.graph.edges], dtype=torch.float64)
     assert_close(scores, expected, rtol=1e-9, atol=1e-9)

@@ -58,6 +58,34 @@ def test_a_point_of_the_frontier_shows_its_circuit(opened, run):
     assert opened.edges() == drawn(loaded(run, SIZES[2]))
 
 
+def test_points_that_are_in_no_order_show_their_own_circuits(view, tmp_path):
+    """As sizes may be asked for in any order, and thresholds are in that of falling sizes."""
+    sizes = (300, 7, 1000, 40)
+    run = make_run(tmp_path, sizes=sizes)
+    view.open(write_report([run]))
+    chosen = sizes[view.data["runs"][0]["chosen"]]
+    curves = ("#plots svg >> nth=0", "#plots svg >> nth=1")
+    for curve in curves:
+        dots = view.page.locator(f"{curve} >> .dot")
+        places = dots.evaluate_all("(dots) => dots.map((dot) => Number(dot.getAttribute('cx')))")
+        said = dots.evaluate_all("(dots) => dots.map((dot) => dot.getAttribute('aria-label'))")
+        at = {
+            int(text.split(" edges")[0].split()[-1].replace(",", "")): place
+            for text, place in zip(said, places, strict=True)
+        }
+        assert sorted(at, key=at.get) == sorted(sizes)
+        line = view.page.locator(f"{curve} >> polyline.curve").get_attribute("points")
+        drawn_at = [float(pair.split(",")[0]) for pair in line.split()]
+        assert drawn_at == sorted(drawn_at) == pytest.approx(sorted(places), abs=0.1)
+        ring = float(view.page.locator(f"{curve} >> .ring").get_attribute("cx"))
+        assert ring == pytest.approx(at[chosen], abs=0.1)
+        for n_edges in sizes:
+            view.page.locator(f'{curve} >> [aria-label*=": {n_edges:,} edges"]').click()
+            assert view.edges() == drawn(loaded(run, n_edges))
+            assert view.text("#size-text").startswith(f"{n_edges:,} edges")
+            assert view.page.locator(f"{curve} >> .dot.now").get_attribute("cx") == str(at[n_edges])
+
+
 def test_the_table_has_a_row_for_each_edge(opened, run):
     opened.page.locator("#table-box > summary").click()
     rows = opened.page.locator("#edges tbody tr").evaluate_all(

@@ -404,6 +404,29 @@ def test_an_unknown_format_is_refused(tmp_path):
 # ------------------------------------------------------------------------ EAP-IG and MIB
 
 
+def test_a_file_of_a_whole_model_is_read_and_written_back_byte_for_byte(tmp_path):
+    """Written here in the words of EAP-IG, scores to the last digit."""
+    graph, generator = Graph(4, 12, 12, d_model=768), torch.Generator().manual_seed(0)
+    scores = torch.randn(graph.n_edges, generator=generator, dtype=torch.float64) / 1000
+    kept = live_edges(graph, scores > 0.0005)
+    nodes, at = Circuit(graph, kept).nodes, {name: i for i, name in enumerate(graph.edges)}
+    value = {
+        "cfg": {"n_layers": 4, "n_heads": 12, "parallel_attn_mlp": False, "d_model": 768},
+        "nodes": {n: {"in_graph": n in nodes} for n in (*graph.writers, "logits")},
+        "edges": {
+            name: {"score": scores[at[name]].item(), "in_graph": bool(kept[at[name]])}
+            for name in reference_graph.mib_edge_names(graph)
+        },
+    }
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps(value))
+    found = Circuit.load(path)
+    assert found.graph == graph and found.n_edges > 50
+    assert torch.equal(found.mask, kept) and torch.equal(scores_of(found), scores)
+    found.save(tmp_path / "back.json", "mib")
+    assert (tmp_path / "back.json").read_bytes() == path.read_bytes()
+
+
 @needs_mib
 def test_the_published_circuit_is_read_and_written_back_byte_for_byte(tmp_path):
     circuit = Circuit.load(MIB)

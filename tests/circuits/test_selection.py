@@ -1,18 +1,16 @@
 """Selection against brute force over all prefixes, and greedy growth against a plain loop."""
 
-import json
-from pathlib import Path
-
 import pytest
 import reference_graph
 import torch
+from golden_numbers import numbers
+from golden_numbers import scores as golden_scores
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.circuits.selection import rank, select, select_ranked, select_threshold
 from circuitprune.errors import GraphError
 
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "eap_ig_float64.json"
 SMALL = [graph for graph in reference_graph.GRAPHS if graph.n_edges < 110]
 each_graph = pytest.mark.parametrize("graph", SMALL, ids=Graph.describe)
 each_seed = pytest.mark.parametrize("seed", range(3))
@@ -69,12 +67,9 @@ def test_top_n_raw_takes_n_first_and_trims_after(graph, seed):
         assert names(graph, select(graph, scores, n_edges, "top_n_raw")) == expected
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason=f"{GOLDEN} is absent")
 def test_top_n_raw_is_what_eap_ig_takes_and_prunes():
-    golden = json.loads(GOLDEN.read_text())
-    graph, ran = Graph(4, 4, 4), golden["evaluate_graph"]
-    scores = [golden["scores"]["exact"][name] for name in graph.edges]
-    sizes = torch.tensor(scores, dtype=torch.float64).abs()
+    graph, ran, exact = Graph(4, 4, 4), numbers()["evaluate_graph"], golden_scores("exact")
+    sizes = torch.tensor([exact[name] for name in graph.edges], dtype=torch.float64).abs()
     assert len(ran["requested_edges"]) == 100 and len(ran["edges_after_prune"]) == 88
     assert names(graph, select(graph, sizes, 100, "top_n_raw")) == set(ran["edges_after_prune"])
     assert live_edges(graph, graph.mask_of(ran["requested_edges"])).sum() == 88

@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 import torch
+from golden_numbers import GOLDEN
 from lightning.pytorch import LightningModule, Trainer
 from pairs import TOKENIZER, WORDS, examples_of, pair
 from transformers import AutoTokenizer
@@ -17,7 +18,6 @@ from circuitprune.data.tasks import JsonlTask
 from circuitprune.data.tasks.given import GivenPairs
 from circuitprune.errors import DataError
 
-SHARED = Path(__file__).parents[3] / "shared"
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 # -------------------------------------------------------------------- batches
@@ -283,9 +283,8 @@ def test_sides_that_want_more_than_all_are_refused():
         prepare(GivenPairs(given), TOKENIZER, n_train=1.0, n_val=0, n_test=2, seed=0)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/models/stories260k")
 def test_every_pair_of_the_stories_survives():
-    tokenizer = AutoTokenizer.from_pretrained(SHARED / "models" / "stories260k")
+    tokenizer = AutoTokenizer.from_pretrained(GOLDEN / "stories260k")
     task = JsonlTask(CONFIGS / "stories260k_pronoun.jsonl")
     examples, dropped = encode(task.pairs(Random(0)), tokenizer, 336)
     assert len(examples) == 336 and dropped == Counter()

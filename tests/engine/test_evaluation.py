@@ -4,16 +4,15 @@
 `tests/reference.py`, which shares no code with it, and from hooks on Hugging Face's own forward.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import reference
 import torch
 from conftest import VOCAB, build_tiny_model, random_batch
+from golden_numbers import golden_batches, golden_model, numbers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -27,7 +26,6 @@ from circuitprune.engine.references import References
 from circuitprune.errors import MetricError
 from circuitprune.metrics import logit_diff, prob_diff
 
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 TOLERANCE = {"gpt2": 1e-10, "llama": 1e-5}
 """Of every number of the evidence; Hugging Face's RMSNorm works in float32."""
 VISIBLE = 1e-4
@@ -347,30 +345,16 @@ def test_logits_that_are_not_numbers_are_refused():
 # ---------------------------------------------------------------- against EAP-IG's own numbers
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason=f"no golden numbers in {GOLDEN}")
 def test_a_circuit_of_100_edges_scores_as_in_eap_ig():
-    expected = json.loads((GOLDEN / "eap_ig_float64.json").read_text())["evaluate_graph"]
-    inputs = json.loads((GOLDEN / "inputs.json").read_text())
-    model = AutoModelForCausalLM.from_pretrained(GOLDEN / "gpt2-tiny-random", dtype=torch.float64)
-    gated = GatedModel(model)
-    clean, corrupt = torch.tensor(inputs["clean"]), torch.tensor(inputs["corrupted"])
-    n, length = clean.shape
-    batch = Batch(
-        torch.arange(n),
-        clean,
-        corrupt,
-        torch.ones_like(clean, dtype=torch.bool),
-        torch.full((n,), length - 1),
-        torch.tensor(inputs["answer"])[:, None],
-        torch.tensor(inputs["wrong"])[:, None],
-    )
+    expected = numbers()["evaluate_graph"]
+    gated, (batch,) = GatedModel(golden_model()), golden_batches()
     references = References(gated, make_ablation("patch", gated.ports, []))
     requested = Circuit.from_names(gated.graph, expected["requested_edges"])
     trimmed = requested.trim()
     assert sorted(trimmed.edges) == sorted(expected["edges_after_prune"])
     assert torch.equal(trimmed.mask, live_edges(gated.graph, requested.mask))
     masks = {"requested": requested.mask, "trimmed": trimmed.mask}
-    for row in range(n):
+    for row in range(len(batch)):
         one = evaluate(references, masks, [cut(batch, torch.tensor([row]))], logit_diff)
         for evidence in one.values():
             assert evidence.metric == pytest.approx(expected["per_example"][row], abs=1e-9)

@@ -4,23 +4,21 @@ The engine is compared with untouched Hugging Face models (plain runs and hooks)
 can say it, with `reference.gated_logits`, which `test_reference.py` holds against Hugging Face.
 """
 
-import json
 from contextlib import contextmanager
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy
 import pytest
 import reference
 import torch
+from golden_numbers import golden_batches, golden_model
+from golden_numbers import scores as golden_scores
 from torch import Tensor
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM
 
 from circuitprune.engine.gated import GatedModel
 
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 VISIBLE = 1e-3
 """An intervention moves some logit by more than this, or a test of it would prove nothing."""
 
@@ -507,30 +505,24 @@ def test_both_conventions_of_key_and_value_readers_agree(case):
 # ------------------------------------------------------------------ numbers of another program
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason=f"no golden scores in {GOLDEN}")
 def test_all_scores_equal_those_of_eap_ig():
     """The gradient of all 479 edges and the exact score of every 19th, to 1e-9."""
-    model = AutoModelForCausalLM.from_pretrained(GOLDEN / "gpt2-tiny-random", dtype=torch.float64)
-    inputs = json.loads((GOLDEN / "inputs.json").read_text())
-    clean, corrupt = torch.tensor(inputs["clean"]), torch.tensor(inputs["corrupted"])
-    gated, mask = GatedModel(model), torch.ones_like(clean, dtype=torch.bool)
-    ablated = gated.record(corrupt, mask)
-    last = torch.full((len(clean),), clean.shape[1] - 1)
-    answers, wrong = ([[i] for i in inputs[key]] for key in ("answer", "wrong"))
-    golden = json.loads((GOLDEN / "eap_ig_float64.json").read_text())["scores"]
+    gated, (batch,) = GatedModel(golden_model()), golden_batches()
+    ablated = gated.record(batch.corrupt, batch.mask)
+    answers, wrong = batch.answers.tolist(), batch.wrong.tolist()
+    eap, exact = golden_scores("EAP"), golden_scores("exact")
 
     def score(gates):
-        logits = gated(gates, clean, mask, ablated, last)
+        logits = gated(gates, batch.clean, batch.mask, ablated, batch.last)
         return reference.logit_diff(logits, answers, wrong).mean()
 
     ones, edges = torch.ones(gated.graph.n_edges).double(), gated.graph.edges
-    assert set(edges) == set(golden["EAP|metric_sum"])
-    expected = [golden["EAP|metric_sum"][e] for e in edges]
-    expected = torch.tensor(expected, dtype=torch.float64)
+    assert set(edges) == set(eap)
+    expected = torch.tensor([eap[edge] for edge in edges], dtype=torch.float64)
     assert_close(-gradient(score, ones), expected, rtol=1e-9, atol=1e-9)
     for index in range(3, len(edges), 19):
         gates = ones.clone()
         gates[index] = 0
-        exact = score(gates) - score(ones)
-        expected = torch.tensor(golden["exact"][edges[index]], dtype=torch.float64)
-        assert_close(exact, expected, rtol=1e-9, atol=1e-9)
+        found = score(gates) - score(ones)
+        expected = torch.tensor(exact[edges[index]], dtype=torch.float64)
+        assert_close(found, expected, rtol=1e-9, atol=1e-9)

@@ -7,6 +7,7 @@ from conftest import VOCAB, random_batch
 from torch.testing import assert_close
 
 from circuitprune.data.pairs import Batch
+from circuitprune.engine import projecting, tapped
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.tapped import edge_scores, edge_scores_at
 
@@ -88,6 +89,17 @@ def test_law_6_scores_are_edge_attribution_patching_by_hooks(
         lambda logits: logit_diff(reference.at_last(logits, batch.last)).sum(),
     )
     assert_close(scores_of(gated, batch), expected, **tolerance)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gemma2"])
+def test_norms_of_unknown_form_are_taken_back_by_autograd(tiny_model, family, monkeypatch):
+    """Which is what a family with a norm of its own gets, in both runs."""
+    batch, gated = pairs(LENGTHS["padded"]), GatedModel(tiny_model(family))
+    expected = scores_of(gated, batch), gate_gradient(gated, batch, logit_diff)
+    for module in (tapped, projecting):
+        monkeypatch.setattr(module, "closed_form", lambda norm: None)
+    assert_close(scores_of(gated, batch), expected[0], rtol=1e-4, atol=1e-5)
+    assert_close(gate_gradient(gated, batch, logit_diff), expected[1], rtol=1e-4, atol=1e-5)
 
 
 @every_graph

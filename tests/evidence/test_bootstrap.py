@@ -112,6 +112,33 @@ def test_what_is_undefined_is_none():
     assert ratio(values, 1e-9 * values, values).isnan().all()
 
 
+def test_a_resample_that_is_undefined_is_left_out():
+    """Of two pairs one has no span: the resamples of it alone have no ratio, and are not 0."""
+    full, circuit = torch.tensor([2.0, 0.0]).double(), torch.tensor([1.0, 5.0]).double()
+    empty = torch.zeros(2, dtype=torch.float64)
+    every = Bootstrap.of_indices(torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]]))
+    known = np.quantile([0.5, 3.0, 3.0], [0.025, 0.975])
+    found = every.faithfulness(circuit, full, empty)
+    assert (found.value, found.low, found.high) == pytest.approx((3.0, *known))
+    own = every.mean_of_ratios(circuit, full, empty)
+    assert (own.value, own.low, own.high) == pytest.approx((0.5, 0.5, 0.5))
+    nowhere = every.interval(1.0, torch.tensor([math.nan, math.inf]).double())
+    assert nowhere == Interval(1.0, None, None)
+    assert every.interval(math.nan, torch.ones(4).double()) == UNDEFINED
+
+
+def test_a_limit_is_exceeded_by_more_than_itself():
+    interval = Interval(0.5, 0.4, 0.6)
+    assert interval.exceeds(0.39) and not interval.exceeds(0.4) and not interval.exceeds(0.5)
+    assert interval.is_at_most(0.6) and not interval.is_at_most(0.59)
+
+
+def test_a_span_is_nothing_at_a_millionth_of_what_it_is_between():
+    gained, size = torch.ones(3).double(), torch.full((3,), 1e6).double()
+    found = ratio(gained, torch.tensor([1.0, -1.0, 1.1]).double(), size)
+    assert found[:2].isnan().all() and found[2] == pytest.approx(1 / 1.1)
+
+
 def test_an_interval_is_spelled():
     assert spell(Interval(0.934, 0.9, 0.96)) == "0.93 [0.90, 0.96]"
     assert spell(Interval(0.934, None, None)) == "0.93"

@@ -79,7 +79,12 @@ def test_the_lens_ends_at_the_models_own_numbers():
     full = evaluate_full(references(0.0), data().batches("test"), logit_diff).metric
     assert list(lens) == ["a0", "m0", "a1", "m1", "logits"]
     assert lens["logits"].logit_diff == pytest.approx(full, abs=1e-3)
-    assert lens["logits"].logit_diff_corrupt == pytest.approx(-full, abs=0.2)
+    corrupt = [
+        (references(0.0).gated.plain(batch.corrupt, batch.mask, batch.last), batch)
+        for batch in data().batches("test")
+    ]
+    swapped = torch.cat([logit_diff(logits, batch) for logits, batch in corrupt]).mean().item()
+    assert lens["logits"].logit_diff_corrupt == pytest.approx(swapped, abs=1e-3)
     assert lens["logits"].answer_rank == lens["m1"].answer_rank == 0
     assert abs(lens["a1"].logit_diff) < 0.01
 

@@ -16,7 +16,7 @@ from circuitprune.data.batches import few_pairs
 from circuitprune.engine.evaluation import Examples, evaluate_each
 from circuitprune.evidence import EVIDENCE, evaluate_full_each
 from circuitprune.evidence.hypotheses import equivalence, hypotheses, independence, rounding
-from circuitprune.evidence.idle_edges import idle_edges, random_path
+from circuitprune.evidence.idle_edges import _judge, idle_edges, random_path
 from circuitprune.evidence.statistics import (
     binomial,
     holm,
@@ -26,6 +26,7 @@ from circuitprune.evidence.statistics import (
     share_test,
     sign_test,
     verdict_of,
+    worst_of,
 )
 
 GRAPHS = [Graph(3, 4, 4), Graph(3, 4, 2), Graph(2, 2, 1, parallel=True)]
@@ -157,6 +158,32 @@ def test_no_permutation_beats_the_least_p(n, n_permutations):
 def test_a_test_that_cannot_reject_decides_nothing():
     assert [verdict_of(0.04, 0.01), verdict_of(0.06, 0.01)] == ["fail", "pass"]
     assert [verdict_of(0.05, 0.05), verdict_of(0.04, 0.05)] == ["undecided"] * 2
+    assert verdict_of(0.05, 0.01) == "pass"  # rejected below 5 %, not at it
+
+
+def test_the_worst_verdict_is_a_failure():
+    assert worst_of(["pass", "undecided", "fail"]) == "fail"
+    assert worst_of(["pass", "undecided", "pass"]) == "undecided"
+    assert worst_of(["pass"]) == worst_of([]) == "pass"
+
+
+def test_draws_that_tie_count_as_at_least_as_large():
+    others = torch.tensor([1.0, 1.0, 0.5, 2.0], dtype=torch.float64)
+    assert rank_test(1.0, others) == pytest.approx(4 / 5)
+    assert rank_test(2.5, others) == pytest.approx(1 / 5)
+
+
+def test_an_edge_that_ties_with_all_random_ones_exceeds_none():
+    """Which is what edges do that change nothing: an idle one must not pass for a telling one."""
+    case = tiny_case()
+    random = [0.0] * 50 + [1.0] * 50
+    found = _judge(case, [0, 1, 2], [0.0, 1.0, 1.5], random, n_pairs=8)
+    assert [row.statistic for row in found.edges] == [0.0, 0.5, 1.0]
+    expected = [stats.binomtest(k, 100, 0.9, alternative="less").pvalue for k in (0, 50, 100)]
+    assert [row.p for row in found.edges] == pytest.approx(expected)
+    assert found.idle == (case.graph.edges[0], case.graph.edges[1]) and found.verdict == "fail"
+    none = _judge(case, [2], [1.5], random, n_pairs=8)
+    assert none.idle == () and none.n_idle == 0 and none.verdict == "pass"
 
 
 # ---------------------------------------------------------------- correction
@@ -205,6 +232,8 @@ def test_a_difference_within_the_tolerance_is_a_tie():
     full, circuit = [10.0, -10.0, 10.0, 0.0, 0.0], [10.1, -10.3, 9.7, 1e-9, 1.0]
     found = equivalence(numbers(circuit), numbers(full), 0.01)
     assert (found.n_ties, found.n_pairs, found.statistic) == (2, 3, 1 / 3)
+    at = equivalence(numbers([1.0, 3.0]), numbers([1.0, 1.0]), 0.5)  # of 4: the difference itself
+    assert (at.n_ties, at.n_pairs) == (2, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

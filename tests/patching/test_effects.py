@@ -1,9 +1,7 @@
 """Exact patching of edges and nodes against hooks, the gated engine and another program."""
 
-import json
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import reference
@@ -11,13 +9,13 @@ import reference_patching
 import torch
 from attribution.test_attribution import by_logit_diff, by_prob_diff, pairs, patched
 from engine.test_laws import Boom, raising, raising_module, state_of
+from golden_numbers import golden_batches, golden_model
+from golden_numbers import scores as golden_scores
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM
 
 from circuitprune.attribution import METHODS
 from circuitprune.attribution.nodes import lift
 from circuitprune.circuits.graph import Graph
-from circuitprune.data.pairs import Batch
 from circuitprune.engine.ablation import make_ablation
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
@@ -25,7 +23,6 @@ from circuitprune.errors import ConfigError, DataError, GraphError, NonFiniteErr
 from circuitprune.patching.effects import edge_effects, node_effects, plan, replay_of
 from circuitprune.patching.recorded import RecordedRun
 
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 EXACT = dict(rtol=1e-10, atol=1e-10)
 every_graph = pytest.mark.parametrize(("family", "kv_readers"), reference.GRAPHS)
 both_directions = pytest.mark.parametrize("direction", ["noising", "denoising"])
@@ -138,32 +135,13 @@ def test_the_mean_is_that_of_the_transformer_by_hand(model, family):
     assert_close(found, expected, **rounding(family))
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason=f"no golden scores in {GOLDEN}")
 def test_all_scores_equal_those_of_eap_ig():
     """The exact score of all 479 edges, to 1e-9, from batches of 5, 5, 5 and 1."""
-    model = AutoModelForCausalLM.from_pretrained(GOLDEN / "gpt2-tiny-random", dtype=torch.float64)
-    given = json.loads((GOLDEN / "inputs.json").read_text())
-    clean, corrupt, answer, wrong = (
-        torch.tensor(given[name]) for name in ("clean", "corrupted", "answer", "wrong")
-    )
-    batches = [
-        Batch(
-            index=rows,
-            clean=clean[rows],
-            corrupt=corrupt[rows],
-            mask=torch.ones_like(clean[rows], dtype=torch.bool),
-            last=torch.full((len(rows),), clean.shape[1] - 1),
-            answers=answer[rows, None],
-            wrong=wrong[rows, None],
-        )
-        for rows in torch.arange(16).split(5)
-    ]
-    references = patched(model)
-    golden = json.loads((GOLDEN / "eap_ig_float64.json").read_text())["scores"]["exact"]
+    references, golden = patched(golden_model()), golden_scores("exact")
     names = references.gated.graph.edges
     assert set(golden) == set(names) and len(golden) == 479
     expected = torch.tensor([golden[name] for name in names], dtype=torch.float64)
-    found = edge_effects(references, batches, by_logit_diff)
+    found = edge_effects(references, golden_batches(5), by_logit_diff)
     assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
