@@ -130,6 +130,7 @@ def _own_key(parts: Parts, ranking: Float[Tensor, " edge"] | None) -> dict[str, 
     return {
         "schema": SCHEMA,
         "graph": {"n_kv_readers": parts.graph.n_kv_readers},
+        "n_edges": int(parts.mask.sum()),
         "method": parts.method,
         "score_dtype": _dtype_name(parts.scores),
         "ranking_dtype": _dtype_name(ranking),
@@ -162,6 +163,7 @@ def _from_own_key(
             f"method must be a name and provenance an object, got {method!r:.80}, "
             f"{provenance!r:.80}"
         )
+    _check_count(own, int(_fold(graph, mask).sum()))
     folded = None if dtype is None else _fold(graph, scores).to(dtype)
     if schema == 1:
         return _from_schema_1(Parts(graph, _fold(graph, mask), folded, provenance))
@@ -169,6 +171,16 @@ def _from_own_key(
     if ranked is not None:
         order = _fold(graph, scores if dtype is None else ranking).to(ranked)
     return Parts(graph, _fold(graph, mask), folded, provenance, order, method)
+
+
+def _check_count(own: dict[str, object], n_edges: int) -> None:
+    """Hold the edges against their number, if the file says one: 0.1 did not."""
+    said = own.get("n_edges", n_edges)
+    if said != n_edges:
+        raise GraphError(
+            f"it says n_edges {said!r:.80}, and lists {n_edges:,} kept edges: it was edited or "
+            "damaged. Take it from a copy, or make another circuit with Circuit.save"
+        )
 
 
 def _from_schema_1(parts: Parts) -> Parts:

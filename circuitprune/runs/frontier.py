@@ -314,6 +314,11 @@ def _file(row: JsonObject) -> str:
 
 def _point(path: Path, row: JsonObject, circuit: Circuit) -> Point:
     about = ("size", "n_edges", "n_edges_ungrouped", "file", "val")
+    if row["n_edges"] != circuit.n_edges:
+        raise RunError(
+            f"{path} is damaged: it says {row['n_edges']!r:.80} edges of {_file(row)}, which has "
+            f"{circuit.n_edges:,}"
+        )
     evidence = {name: value for name, value in row.items() if name not in about}
     found = from_json(Evidence, evidence, f"{path}, a point,")
     val = from_json(Evidence, row["val"], f"{path}, a point,") if row.get("val") else None

@@ -581,6 +581,28 @@ def test_a_damaged_file_is_named_with_its_fault(value, message, tmp_path):
     assert str(tmp_path / "bad.json") in str(caught.value) and len(str(caught.value)) < 600
 
 
+@pytest.mark.parametrize("change", ["add", "drop", "deny"])
+def test_a_file_whose_number_of_edges_does_not_fit_is_refused(change, tmp_path):
+    """A file by itself, of which nobody keeps a hash."""
+    circuit = Circuit.from_names(Graph(1, 2, 2), ["input->m0", "m0->logits"])
+    circuit.save(tmp_path / "a.json")
+    value = json.loads((tmp_path / "a.json").read_text())
+    assert value["circuitprune"]["n_edges"] == 2
+    if change == "add":
+        value["edges"]["input->logits"] = {"score": 1.0, "in_graph": True}
+    elif change == "drop":
+        del value["edges"]["m0->logits"]
+    else:
+        value["edges"]["m0->logits"]["in_graph"] = False
+    (tmp_path / "a.json").write_text(json.dumps(value))
+    n_edges = 3 if change == "add" else 1
+    with pytest.raises(GraphError, match=rf"says n_edges 2, and lists {n_edges} kept edges"):
+        Circuit.load(tmp_path / "a.json")
+    del value["circuitprune"]["n_edges"]  # as 0.1 wrote it
+    (tmp_path / "a.json").write_text(json.dumps(value))
+    assert Circuit.load(tmp_path / "a.json").n_edges == n_edges
+
+
 def test_files_that_are_no_json_are_named(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     for name in ("bad.json", "gone.json"):

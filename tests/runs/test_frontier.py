@@ -256,3 +256,13 @@ def test_what_is_computed_counts_but_not_its_last_bits():
     other = AutoModelForCausalLM.from_config(config).eval()
     other.load_state_dict(model.state_dict())
     assert fingerprint(other) != before
+
+
+def test_a_number_of_edges_that_is_not_the_circuits_is_refused(tmp_path):
+    found = frontier(point(0.1, 8, 0.5), point(0.3, 25, 0.05))
+    write_results(tmp_path, found, None, torch.zeros(GRAPH.n_edges), "command")
+    value = json.loads((tmp_path / "frontier.json").read_text())
+    value["points"][1]["n_edges"] = 24
+    write_json(tmp_path / "frontier.json", value)
+    with pytest.raises(RunError, match=r"says 24 edges of circuits/25\.json, which has 25"):
+        read_results(tmp_path)
