@@ -8,6 +8,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from circuitprune.errors import MetricError
+from circuitprune.files.text import rounded
 
 TOO_CLOSE = 1e-6
 """A difference below this share of what it is between is rounding: `metrics.faithfulness`."""
@@ -153,7 +154,6 @@ def spell(interval: Interval, digits: int = 2) -> str:
     """`0.93 [0.90, 0.96]`, or `undefined`."""
     if interval.value is None:
         return "undefined"
-    value = f"{interval.value:.{digits}f}"
-    if interval.low is None:
-        return value
-    return f"{value} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+    ends = (interval.value, interval.low, interval.high)
+    value, *span = (rounded(end, f".{digits}f") for end in ends if end is not None)
+    return f"{value} [{', '.join(span)}]" if span else value

@@ -21,6 +21,7 @@ from circuitprune.errors import old_names
 from circuitprune.evidence.bootstrap import Bootstrap, Estimate
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.statistics import Verdict
+from circuitprune.files.text import nats
 from circuitprune.metrics import Metric, evidence_values
 from circuitprune.patching.candidates import CandidateRuns
 
@@ -211,7 +212,7 @@ def _sentence(found: Minimality) -> str:
         f"Each of the circuit's {n:,} edges was removed from it by itself on {found.n_pairs} "
         f"pairs: {found.n_needed} are needed (the KL rises by more than {tolerance:g} nats, "
         f"whole interval), {surely} are dispensable alone (by at most that), and {undecided} lie "
-        f"in between. The most needed is {first.edge} ({first.kl.value:.3g} nats). In a "
+        f"in between. The most needed is {first.edge} ({nats(first.kl.value)} nats). In a "
         "minimal circuit all are needed. Edges that stand in for each other are dispensable alone "
         "and not together: `--minimise` says how many can go."
     )

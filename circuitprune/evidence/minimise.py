@@ -13,6 +13,7 @@ from circuitprune.errors import ConfigError
 from circuitprune.evidence.bootstrap import Bootstrap, Estimate, spell
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.minimality import Removals, affordable, names_of, removals
+from circuitprune.files.text import nats
 from circuitprune.metrics import Means
 
 TOLERANCE = 0.01
@@ -172,7 +173,7 @@ def _sentence(found: MinimisedCircuit) -> str:
     return (
         f"{n - left} of {n} edges could be dropped within {found.tolerance:g} nats on {pairs} "
         f"training pairs, leaving {left}. On the {found.n_pairs} held-out pairs the KL goes "
-        f"from {before.kl:.3g} to {after.kl:.3g} nats (change {spell(found.kl_rise, 3)}), "
+        f"from {nats(before.kl)} to {nats(after.kl)} nats (change {spell(found.kl_rise, 3)}), "
         f"accuracy from {before.accuracy:.1%} to {after.accuracy:.1%}. A change far above "
         f"{found.tolerance:g} would have said that the smaller circuit suits the training pairs "
         "alone."

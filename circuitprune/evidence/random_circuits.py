@@ -11,6 +11,7 @@ from circuitprune.errors import old_names
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.draws import DRAWS
 from circuitprune.evidence.statistics import ALPHA, Verdict, rank_test, worst_of
+from circuitprune.files.text import nats
 from circuitprune.metrics import EVIDENCE_NAMES
 
 
@@ -201,11 +202,11 @@ def _sentence(
 ) -> str:
     told = "; ".join(
         f"{family} {f.kl.quantile:.0%} (p = {f.kl.p:.3g}, their mean KL "
-        f"{f.kl.mean:.3g}, best {f.kl.best:.3g})"
+        f"{nats(f.kl.mean)}, best {nats(f.kl.best)})"
         for family, f in families.items()
     )
     return (
-        f"On {n_pairs} pairs the circuit's KL of {circuit.kl:.3g} nats is below that of this "
+        f"On {n_pairs} pairs the circuit's KL of {nats(circuit.kl)} nats is below that of this "
         f"share of {case.n_random} random circuits of its size: {told}. It is better than chance "
         f"if p < {ALPHA:g} in every family. {_reach(families)}"
     )

@@ -13,6 +13,9 @@ _SPECIAL = re.compile(r"[\\`*<~$|]|\](?=[(\[:])|&(?=[#\w])|(?<!\w)_|_(?!\w)")
 _FIRST = re.compile(r"^(?=[#+=>-])|^(\d+)(?=[.)](?: |$))")
 """What it would take for a heading, a list or a rule at the start of one."""
 
+_ROUNDING = 1e-6
+"""Nats by which float32 may miss a KL of zero."""
+
 
 def plain(value: object) -> str:
     r"""Text that shows all that is in it: what has no picture is written as its code.
@@ -54,6 +57,26 @@ def code(value: object) -> str:
     fence = "`" * next(n for n in range(1, len(runs) + 2) if n not in runs)
     pad = " " if shown[:1] == "`" or shown[-1:] == "`" or not shown else ""
     return f"{fence}{pad}{shown}{pad}{fence}"
+
+
+def rounded(value: float, form: str = ".3g") -> str:
+    """A number in a format such as `.3g`; what rounds to zero has no sign.
+
+    Example:
+        >>> rounded(-0.0004, ".2f"), rounded(-0.4, ".2f")
+        ('0.00', '-0.40')
+    """
+    return f"{value:z{form}}"
+
+
+def nats(kl: float, form: str = ".3g") -> str:
+    """The same of a KL, or of a change of one: what rounding leaves below zero is zero.
+
+    Example:
+        >>> nats(-3e-8), nats(-0.02)
+        ('0', '-0.02')
+    """
+    return rounded(0.0 if -_ROUNDING < kl < 0 else kl, form)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], n_all: int = 0) -> list[str]:

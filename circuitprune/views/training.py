@@ -1,11 +1,13 @@
 """Training as it goes: the step of all steps, the time left, and how the gates are doing."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from circuitprune.engine.progress import Progress, silent
+from circuitprune.files.text import nats
 from circuitprune.views.progress import shown
 
 
@@ -42,6 +44,10 @@ class Steps(Callback):
 
 def notes(trainer: Trainer) -> str:
     """`loss 0.52, 1,204 edges, KL 0.31`: of the last step, the KL of the last validation."""
-    spelled = {"loss": "loss {:.3g}", "edges": "{:,.0f} edges", "val_kl": "KL {:.3g}"}
+    spelled: dict[str, Callable[[float], str]] = {
+        "loss": lambda loss: f"loss {loss:.3g}",
+        "edges": lambda edges: f"{edges:,.0f} edges",
+        "val_kl": lambda kl: f"KL {nats(kl)}",
+    }
     found = trainer.progress_bar_metrics
-    return ", ".join(text.format(found[name]) for name, text in spelled.items() if name in found)
+    return ", ".join(say(float(found[name])) for name, say in spelled.items() if name in found)

@@ -170,3 +170,15 @@ def test_predictions_stand_under_their_pair(opened):
     assert [chance for _, chance in rows("model")][:2] == ["50.0 %", "25.0 %"]
     assert [token.split()[0] for token, _ in rows("circuit")] == [t.strip() for t in TOKENS[::-1]]
     assert rows("model")[0][0].endswith("✓") and rows("model")[1][0].endswith("✗")
+
+
+def test_a_kl_that_rounding_left_below_zero_is_zero(view, tmp_path):
+    run = judge(make_run(tmp_path))
+    value = read_json(run / "frontier.json")
+    for point in value["points"]:
+        point["kl"] = -3e-8
+    write_json(run / "frontier.json", value)
+    write_report([run])
+    opened = view.open(run / "report.html")
+    assert "0 nats" in opened.text("#cards") and "KL 0 nats" in opened.text("body")
+    assert "e-8" not in opened.text("body")

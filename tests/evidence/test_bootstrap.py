@@ -142,6 +142,7 @@ def test_a_span_is_nothing_at_a_millionth_of_what_it_is_between():
 def test_an_interval_is_spelled():
     assert spell(Interval(0.934, 0.9, 0.96)) == "0.93 [0.90, 0.96]"
     assert spell(Interval(0.934, None, None)) == "0.93"
+    assert spell(Interval(-1e-4, -2e-3, 1e-9)) == "0.00 [0.00, 0.00]"
 
 
 def test_rows_of_weights_add_up_to_one():

@@ -41,6 +41,21 @@ def assert_clean(shown: str, markdown: bool = True) -> None:
 # ---------------------------------------------------------------- the one function
 
 
+@pytest.mark.parametrize(
+    ("kl", "form", "shown"),
+    [
+        (-3e-8, ".3f", "0.000"),
+        (-3e-8, ".3g", "0"),
+        (-0.0, ".3g", "0"),
+        (3e-8, ".3g", "3e-08"),
+        (-0.02, ".3f", "-0.020"),
+        (-2e-4, ".3f", "0.000"),
+    ],
+)
+def test_a_kl_that_rounding_left_below_zero_is_zero(kl, form, shown):
+    assert text.nats(kl, form) == shown
+
+
 def test_what_has_no_picture_is_written_as_its_code():
     assert text.plain("a\x00\x1b\x7f\x9b\u200d\u202e\u2066\ufeff\ud800") == (
         "a\\u0000\\u001b\\u007f\\u009b\\u200d\\u202e\\u2066\\ufeff\\ud800"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from circuitprune.files.text import rounded
 from circuitprune.runs.studies import Comparison, TransferCell
 from circuitprune.views.figures.sources import Options, names_of, read_study
 from circuitprune.views.figures.style import COLUMN, matrix
@@ -41,4 +42,4 @@ def _text(cell: TransferCell) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "\u2013" if value is None else f"{value:.2f}".replace("-0.00", "0.00")
+    return "\u2013" if value is None else rounded(value, ".2f")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from circuitprune.circuits.overlap import GroupOverlap, Names, PairOverlap, PairsSummary
 from circuitprune.evidence.baselines import AmongRandom
 from circuitprune.evidence.bootstrap import Interval, spell
-from circuitprune.files.text import line, markdown, table
+from circuitprune.files.text import line, markdown, nats, rounded, table
 from circuitprune.runs.studies import (
     ComparedCircuit,
     Comparison,
@@ -115,7 +115,7 @@ def _measured_row(name: str, row: Measured, runs: Sequence[TrialRun]) -> tuple[s
     return (
         shown,
         f"{row.n_edges:,}",
-        f"{row.kl:.4g}",
+        nats(row.kl, ".4g"),
         spell(row.faithfulness, 3),
         f"{row.accuracy:.1%}",
         f"{row.exact_match:.1%}",
@@ -180,7 +180,7 @@ def _matrix(transfer: Transfer, names: Sequence[str]) -> list[str]:
     for what, shown in (("KL (nats)", "kl"), ("accuracy", "accuracy")):
         lines += ["", f"{what:14}{head}"]
         for number, name in enumerate(names, 1):
-            row = (f"{getattr(cells[name, column], shown):.3f}" for column in columns)
+            row = (nats(getattr(cells[name, column], shown), ".3f") for column in columns)
             lines.append(f"{number:<14}" + "".join(f"{text:>24}" for text in row))
     return lines + [
         f"no pair of {line(setting.name)} was unseen by all runs"
@@ -225,4 +225,4 @@ def _chance(random: Mapping[str, AmongRandom]) -> str:
 
 
 def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else rounded(value, f".{digits}f")

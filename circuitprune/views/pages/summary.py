@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from circuitprune.files.text import code, markdown, table
+from circuitprune.files.text import code, markdown, nats, table
 from circuitprune.metrics import Evidence
 from circuitprune.runs.frontier import Frontier
 
@@ -25,7 +25,7 @@ def summary(frontier: Frontier, command: str, notes: Sequence[str] = ()) -> str:
         f"on {frontier.full.n} {markdown(about['split'])} pairs, task metric "
         f"{markdown(about['metric'])}.",
         "",
-        f"**{n} edges ({n / graph.n_edges:.1%}) keep KL {abs(evidence.kl):.3g} nats, faithfulness "
+        f"**{n} edges ({n / graph.n_edges:.1%}) keep KL {nats(evidence.kl)} nats, faithfulness "
         f"{evidence.faithfulness:.3f}, accuracy {evidence.accuracy:.1%}** (full model "
         f"{frontier.full.accuracy:.1%}): `{frontier.file_of(chosen)}`, {frontier.choice()}.",
         "",
@@ -51,7 +51,7 @@ def _row(size: str, n_edges: int, evidence: Evidence) -> tuple[str, ...]:
     return (
         size,
         f"{n_edges:,}",
-        f"{abs(evidence.kl):.4g}",  # rounding can leave a KL of 0 below it
+        nats(evidence.kl, ".4g"),
         f"{evidence.faithfulness:.3f}",
         f"{evidence.metric:.3f}",
         f"{evidence.accuracy:.1%}",

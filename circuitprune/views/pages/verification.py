@@ -9,7 +9,7 @@ from circuitprune.evidence.faithfulness import FaithfulnessCurve, Numbers
 from circuitprune.evidence.minimality import Minimality
 from circuitprune.evidence.minimise import MinimisedCircuit
 from circuitprune.evidence.results import NotComputed, Section, verdict_in
-from circuitprune.files.text import code, escaped, line, markdown, table
+from circuitprune.files.text import code, escaped, line, markdown, nats, table
 from circuitprune.runs.verification import TestedCircuit, Verification
 
 TITLES = {
@@ -176,7 +176,7 @@ def _edges(section: Minimality) -> list[str]:
 
 def _ends(section: MinimisedCircuit) -> list[str]:
     rows = [
-        (name, f"{n:,}", f"{v.kl:.4g}", f"{v.metric:.4g}", f"{v.accuracy:.1%}")
+        (name, f"{n:,}", nats(v.kl, ".4g"), f"{v.metric:.4g}", f"{v.accuracy:.1%}")
         for name, n, v in (
             ("before", section.n_edges_before, section.before),
             ("after", section.n_edges, section.after),

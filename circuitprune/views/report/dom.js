@@ -69,9 +69,13 @@ function spell(x, digits = 3) {
   return Number(x.toPrecision(digits)).toString();
 }
 
+/** A KL, or a change of one: what rounding leaves below zero is zero. */
+const nats = (kl, digits = 3) => spell(kl < 0 && kl > -1e-6 ? 0 : kl, digits);
+
 const percent = (x) => `${(100 * x).toFixed(x < 0.1 ? 2 : 1)} %`;
 const interval = (v, digits = 3) =>
   `${spell(v.value, digits)} [${spell(v.low, digits)}, ${spell(v.high, digits)}]`;
+const natsInterval = (v) => `${nats(v.value)} [${nats(v.low)}, ${nats(v.high)}]`;
 const isInterval = (v) => v !== null && typeof v === "object" && "value" in v && "low" in v;
 
 /** A table with a head; cells are text or elements. */

@@ -18,11 +18,12 @@ const isPlain = (v) => v === null || typeof v !== "object" || isInterval(v) || i
 const isShort = (v) =>
   Array.isArray(v) && v.length <= 12 && v.every((x) => x === null || typeof x !== "object");
 
-/** A cell: a number, an interval, a text, or a short list of them. */
-function cell(v) {
-  if (typeof v === "number") return spell(v, 4);
-  if (isInterval(v)) return interval(v);
-  if (Array.isArray(v)) return v.map(cell).join(", ") || "–";
+/** A cell: a number, an interval, a text, or a short list of them; `key` says of what. */
+function cell(v, key = "") {
+  const kl = /(^|_)kl($|_)/.test(key);
+  if (typeof v === "number") return kl ? nats(v, 4) : spell(v, 4);
+  if (isInterval(v)) return kl ? natsInterval(v) : interval(v);
+  if (Array.isArray(v)) return v.map((x) => cell(x, key)).join(", ") || "–";
   return v === null || v === undefined ? "–" : typeof v === "boolean" ? (v ? "yes" : "no") : v;
 }
 
@@ -30,7 +31,7 @@ function cell(v) {
 function generic(value) {
   if (isPlain(value)) return [make("p", {}, cell(value))];
   if (Array.isArray(value) && value.every(isPlain))
-    return [make("p", {}, value.map(cell).join(", "))];
+    return [make("p", {}, value.map((x) => cell(x)).join(", "))];
   if (Array.isArray(value)) return [rowsOf(value.map((item) => [null, item]))];
   const plain = Object.entries(value).filter(([, v]) => isPlain(v));
   const deep = Object.entries(value).filter(([, v]) => !isPlain(v));
@@ -42,7 +43,7 @@ function generic(value) {
       ? [
           table(
             ["", ""],
-            plain.map(([k, v]) => [words(k), cell(v)]),
+            plain.map(([k, v]) => [words(k), cell(v, k)]),
           ),
         ]
       : []),
@@ -59,7 +60,7 @@ function rowsOf(entries) {
   const columns = [...new Set(objects.flatMap((o) => Object.keys(o).filter((k) => isPlain(o[k]))))];
   const rows = objects.map((o, i) => [
     ...(named ? [words(few[i][0])] : []),
-    ...columns.map((k) => (k in o && isPlain(o[k]) ? cell(o[k]) : "–")),
+    ...columns.map((k) => (k in o && isPlain(o[k]) ? cell(o[k], k) : "–")),
   ]);
   const shownTable = table([...(named ? [""] : []), ...columns.map(words)], rows);
   const more = entries.length - few.length;

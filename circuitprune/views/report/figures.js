@@ -171,7 +171,7 @@ function minimalityFigure({ edges, tolerance }) {
   const rows = edges.map((e) => ({
     name: e.edge,
     v: e.kl,
-    about: `without ${e.edge} the KL rises by ${interval(e.kl)} nats`,
+    about: `without ${e.edge} the KL rises by ${natsInterval(e.kl)} nats`,
     attributes: { "data-edge": e.edge },
   }));
   const name = "By how much the KL rises when an edge is removed, with intervals",

@@ -110,7 +110,7 @@ function series(run, points, name, at, choose) {
           : [];
       });
   const dots = sorted.map((p) => {
-    const about = `${DATA.runs[run].name}: ${spell(p.n_edges)} edges, ${name} ${spell(p[name])}`;
+    const about = `${DATA.runs[run].name}: ${spell(p.n_edges)} edges, ${name} ${name === "kl" ? nats(p.kl) : spell(p[name])}`;
     const mark = {
       class: `dot run${run % RUN_MARKS}`,
       cx: at.x(p.n_edges),
@@ -180,7 +180,8 @@ function showFrontier(choose) {
       run.name,
       spell(p.n_edges),
       percent(p.n_edges / Number(run.about.n_edges_total)),
-      ...["kl", "faithfulness", "metric", "accuracy", "exact_match"].map((k) => spell(p[k])),
+      nats(p.kl),
+      ...["faithfulness", "metric", "accuracy", "exact_match"].map((k) => spell(p[k])),
     ]),
   );
   byId("points").append(

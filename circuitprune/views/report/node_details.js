@@ -135,7 +135,7 @@ function effects(id) {
   const found = edges.filter(touches),
     few = found.slice(0, 12);
   if (!found.length) return [];
-  const rows = few.map((e) => [e.edge, interval(e.kl), signed(e.metric.value)]);
+  const rows = few.map((e) => [e.edge, natsInterval(e.kl), signed(e.metric.value)]);
   return [
     make("h4", {}, "Each of its edges removed"),
     table(["edge", "KL rises (nats)", "metric"], rows),

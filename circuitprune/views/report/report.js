@@ -35,7 +35,8 @@ function showSummary() {
       : "";
   const near = (name) => {
     const v = intervalAt(point, name);
-    return v ? `95 %: ${spell(v.low)} to ${spell(v.high)}` : "";
+    const told = name === "kl" ? nats : spell;
+    return v ? `95 %: ${told(v.low)} to ${told(v.high)}` : "";
   };
   const cards = [
     [
@@ -43,7 +44,7 @@ function showSummary() {
       spell(point.n_edges),
       `of ${spell(GRAPH.n_edges)}, ${percent(point.n_edges / GRAPH.n_edges)}${grouped}`,
     ],
-    ["KL from the model", `${spell(point.kl)} nats`, near("kl")],
+    ["KL from the model", `${nats(point.kl)} nats`, near("kl")],
     [
       "faithfulness",
       spell(point.faithfulness),
@@ -130,7 +131,7 @@ function showSizes(n) {
       ? ` Drawn: ${spell(n)}${strongest < most ? `, of the ${spell(strongest)} strongest` : ""}${state.hidden.size ? `, without ${state.hidden.size} hidden nodes` : ""}.`
       : "";
   byId("drawn").textContent =
-    `${spell(n_edges)} edges among ${spell(n_nodes)} nodes, KL ${spell(kl)} nats, faithfulness ${spell(faithfulness)}.${held}${part}`;
+    `${spell(n_edges)} edges among ${spell(n_nodes)} nodes, KL ${nats(kl)} nats, faithfulness ${spell(faithfulness)}.${held}${part}`;
 }
 
 /** Positions of circuits, from the smallest. */

@@ -163,7 +163,7 @@ function transferFigure(transfer, names, short) {
       return {
         value: cell.faithfulness.value,
         note: hardest == null ? null : `(${hundredths(hardest)})`,
-        about: `${a} on the pairs of ${b}: faithfulness ${interval(cell.faithfulness)}, KL ${spell(cell.kl)}, accuracy ${spell(cell.accuracy)}; random: ${chance}`,
+        about: `${a} on the pairs of ${b}: faithfulness ${interval(cell.faithfulness)}, KL ${nats(cell.kl)}, accuracy ${spell(cell.accuracy)}; random: ${chance}`,
       };
     }),
   );
