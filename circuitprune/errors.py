@@ -52,6 +52,17 @@ class RunError(CircuitPruneError, RuntimeError):
     """An output folder or checkpoint that cannot be used."""
 
 
+_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this machine, or its GPU, had no memory left: torch says so in words alone."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    ours = isinstance(error, CircuitPruneError)
+    return isinstance(error, RuntimeError) and not ours and any(w in str(error) for w in _MEMORY)
+
+
 def old_names(module: str, now: Mapping[str, str]) -> Callable[[str], object]:
     """A `__getattr__` for a module: hands its old names on.
 

@@ -16,7 +16,7 @@ from circuitprune.files.text import show
 from circuitprune.files.whole import read_json
 from circuitprune.pipelines.describe import cost_text, describe, memory_text, pairs_text
 from circuitprune.pipelines.frontier import finish, frontier_of, ranked_frontier
-from circuitprune.pipelines.logs import log_final, log_texts, make_logger
+from circuitprune.pipelines.logs import log_final, log_texts, logging_to, make_logger
 from circuitprune.pipelines.metric import metric_name
 from circuitprune.pipelines.scoring import Scoring, scoring_of
 from circuitprune.pipelines.setup import Print, Setup, chosen_edges, reference_edges
@@ -54,7 +54,8 @@ def attribute(config: RunConfig, say: Print = show, command: str = "") -> Fronti
         setup = _prepare(config)
         ranks.wait()  # all have seen the folder as it was
         say(describe(setup))
-        with locked(folder) if ranks.leads else nullcontext():
+        mine = locked(folder) if ranks.leads else nullcontext()
+        with mine, logging_to(folder), setup.forecast_told():
             if ranks.leads:
                 create(folder, to_yaml(config), setup.identity.versions)
                 tidy(folder)

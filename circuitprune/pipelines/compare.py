@@ -160,13 +160,15 @@ def _elsewhere(
         setup = Study.from_config(config).setup
         batches = unseen_batches(setup, seen)
         settings.append(_setting(name, setup, batches))
-        if batches:
+        if not batches:
+            continue
+        with setup.forecast_told():
             cells += _column(name, setup, batches, masks, random)
-            for donor in configs:
-                if same_task(config, configs[donor]) and differs(found[name], found[donor]):
-                    say(f"Patching activations of {donor} into {name}")
-                    others = configs[donor]
-                    cross.append(cross_model(name, donor, setup, others, batches, masks, random))
+        for donor in configs:
+            if same_task(config, configs[donor]) and differs(found[name], found[donor]):
+                say(f"Patching activations of {donor} into {name}")
+                others = configs[donor]
+                cross.append(cross_model(name, donor, setup, others, batches, masks, random))
     return replace(
         result,
         transfer=Transfer(tuple(settings), tuple(cells)),

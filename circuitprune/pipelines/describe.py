@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-import torch
-
 from circuitprune.files.text import line
+from circuitprune.pipelines.memory import forecast
 from circuitprune.pipelines.setup import Setup
 
 
@@ -57,41 +56,5 @@ def pairs_text(setup: Setup, n: int) -> str:
 
 
 def memory_text(setup: Setup) -> str:
-    """An upper estimate of what one training step holds, and what ACDC does while it searches."""
-    graph, config = setup.gated.graph, setup.config
-    size = torch.finfo(setup.gated.dtype).bits // 8
-    longest = max(len(example.clean) for example in setup.data.splits["train"])
-    vector = longest * graph.d_model * size
-    weights = sum(p.numel() for p in setup.gated.model.parameters()) * size
-    n_pairs = sum(map(len, setup.data.splits.values()))
-    cached = min(config.cache.max_gb * 1e9, graph.n_writers * vector * n_pairs)
-    step = (
-        config.train.batch_size
-        * vector
-        * (3 * graph.n_writers + graph.n_readers + 3 * graph.readers_per_layer)
-    )
-    search = _searched(setup, vector) if config.attribution.method == "acdc" else 0
-    parts = [f"weights {_bytes(weights)}", f"cached references {_bytes(cached)}"]
-    parts += [f"a training step {_bytes(step)}"]
-    parts += [f"ACDC's search up to {_bytes(search)}"] if search else []
-    return f"memory    about {_bytes(weights + cached + max(step, search))}: {', '.join(parts)}"
-
-
-def _searched(setup: Setup, vector: int) -> int:
-    """What ACDC holds of all training pairs at once, most while few edges are cut, in bytes.
-
-    See `CandidateRuns`: what writers write when ablated, in the whole model and in the circuit, the
-    ablated streams, queries, keys and values of both runs, and the inputs of later readers.
-
-    Args:
-        setup: The run.
-        vector: Bytes of one writer's output on one pair.
-    """
-    graph = setup.gated.graph
-    writers, streams, heads = 3 * graph.n_writers, 3 * graph.n_layers + 1, 6 * graph.n_layers
-    later = graph.n_readers - graph.readers_per_layer
-    return len(setup.data.splits["train"]) * vector * (writers + streams + heads + later)
-
-
-def _bytes(number: int | float) -> str:
-    return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
+    """What the run will hold, by `memory.forecast`."""
+    return f"memory    {forecast(setup.gated, setup.config, setup.data.splits)}"

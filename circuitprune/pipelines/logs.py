@@ -1,5 +1,8 @@
 """What TensorBoard holds of a run beside its curves."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from circuitprune.config import RunConfig
+from circuitprune.errors import RunError
 from circuitprune.pipelines.describe import pairs_text
 from circuitprune.pipelines.setup import Setup
 from circuitprune.runs.frontier import Frontier
@@ -20,10 +24,40 @@ def make_logger(folder: Path, start: int | None = None) -> TensorBoardLogger:
 
     Args:
         folder: The run's.
-        start: The step that a resumed run goes on from: what was logged of later ones is hidden.
+        start: The step that a resumed run goes on from: what was logged of it and later ones is
+            hidden.
     """
-    about: dict[str, Any] = {} if start is None else {"purge_step": start + 1}
+    about: dict[str, Any] = {} if start is None else {"purge_step": start}
     return TensorBoardLogger(folder, name="", version="", default_hp_metric=False, **about)
+
+
+@contextmanager
+def logging_to(folder: Path) -> Iterator[None]:
+    """While it lasts, what keeps events from the disk is one sentence that says where.
+
+    A thread writes them, and what it raises comes up again where the next event is logged.
+
+    Raises:
+        RunError: the disk is full, or the folder is gone or may not be written.
+    """
+    before = threading.excepthook
+
+    def unless_told(args: threading.ExceptHookArgs) -> None:
+        if not isinstance(args.exc_value, OSError):
+            before(args)
+
+    threading.excepthook = unless_told
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.strerror is None:
+            raise
+        raise RunError(
+            f"{folder} was not written to ({error.strerror}); "
+            "check free space and permissions of the folder"
+        ) from error
+    finally:
+        threading.excepthook = before
 
 
 def log_texts(logger: TensorBoardLogger, setup: Setup, trains: bool = True) -> None:

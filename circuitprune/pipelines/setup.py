@@ -1,6 +1,7 @@
 """The objects of a run, made and checked from its config before anything is trained or written."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,7 @@ from circuitprune.errors import ConfigError, DataError
 from circuitprune.lens.predictions import ExamplePairs, TokenPair, predictions
 from circuitprune.metrics import Evidence, Metric
 from circuitprune.models import load_model
+from circuitprune.pipelines.memory import forecast_told
 from circuitprune.pipelines.own import check_own, method_of, metric_of
 from circuitprune.pipelines.pairs import make_pairs
 from circuitprune.runs.identity import Identity
@@ -63,6 +65,10 @@ class Setup:
     def held_out(self) -> str:
         """The split to verify on: test, else validation, else training pairs."""
         return next(name for name in ("test", "val", "train") if self.data.splits[name])
+
+    def forecast_told(self) -> AbstractContextManager[None]:
+        """While it lasts, what runs out of memory carries the dry run's forecast as a note."""
+        return forecast_told(self.gated, self.config, self.data.splits)
 
     def example_pairs(self, circuit: Bool[Tensor, " edge"], n: int = 12) -> ExamplePairs:
         """`pairs.json`: the first `n` held-out pairs as tokens, and what follows by `predictions`.
@@ -117,10 +123,11 @@ def make_setup(
         gated = GatedModel(model, config.model.kv_readers)
         self_check(gated, progress=watch("self-check", "checks"))
         data = make_pairs(config, model, tokenizer, task)
+        metric_name, task_metric = metric or _task_metric(config.task.metric, data)
         batches = data.batches("train", config.verify.batch_size)
-        references = _references(gated, data, config, watch)
-    metric_name, task_metric = metric or _task_metric(config.task.metric, data)
-    full = evaluate_full(references, batches, task_metric)
+        with forecast_told(gated, config, data.splits):
+            references = _references(gated, data, config, watch)
+            full = evaluate_full(references, batches, task_metric)
     if full.accuracy < config.task.min_accuracy:
         raise DataError(
             f"the model cannot do this task: it is right on {full.accuracy:.1%} of "

@@ -85,7 +85,8 @@ def stability(
     compared = {}
     for name, group in groups.items():
         say(f"Comparing the circuits of {len(group)} runs ({name})")
-        compared[name] = _compared(setup, name, group, batches, size)
+        with setup.forecast_told():
+            compared[name] = _compared(setup, name, group, batches, size)
     found = Stability(
         schema=1,
         model=config.model.name,

@@ -17,7 +17,7 @@ from circuitprune.files.whole import write_tensors
 from circuitprune.pipelines.describe import describe, memory_text, pairs_text
 from circuitprune.pipelines.frontier import finish, ranked_frontier
 from circuitprune.pipelines.learning import make_module, make_trainer, train
-from circuitprune.pipelines.logs import log_final, make_logger
+from circuitprune.pipelines.logs import log_final, logging_to, make_logger
 from circuitprune.pipelines.scoring import scoring_of
 from circuitprune.pipelines.setup import Print, Setup, reference_edges
 from circuitprune.pipelines.study import Study
@@ -27,6 +27,7 @@ from circuitprune.runs.folder import (
     create,
     last_checkpoint,
     read_checkpoint,
+    tidy,
     write_command,
 )
 from circuitprune.runs.frontier import Frontier, read_results, write_results
@@ -51,7 +52,7 @@ def discover(config: RunConfig, say: Print = show, command: str = "") -> Frontie
         return read_results(folder)[0]
     setup, trainer, logger = _prepare(config)
     say(describe(setup))
-    with locked(folder):
+    with locked(folder), logging_to(folder), setup.forecast_told():
         return _run(config, setup, trainer, logger, say, command)
 
 
@@ -66,6 +67,7 @@ def _run(
     """The steps of `discover`, once everything is made and checked."""
     folder = Path(config.output_dir)
     create(folder, to_yaml(config), setup.identity.versions)
+    tidy(folder)
     initial = initial_scores(setup, folder / "scores.safetensors", say)
     module = train(setup, initial, trainer, logger, say)
     final = module.learner.ranking().float().cpu()

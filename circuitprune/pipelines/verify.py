@@ -32,6 +32,7 @@ from circuitprune.pipelines.subject import (
     tested_circuit,
 )
 from circuitprune.pipelines.verify_config import EvidenceConfig, load_options, run_config
+from circuitprune.runs.folder import tidy
 from circuitprune.runs.lock import locked
 from circuitprune.runs.settings import PATHS, flatten
 from circuitprune.runs.shards import threads
@@ -81,7 +82,8 @@ def verify_run(
         check_metric(found, case, setup)
         say(f"{describe(setup)}\ncircuit   {name}, {tested.n_edges:,} edges{aside(about)}")
         identity, kinds = _identity(setup, case, found, options), _kinds(options, minimise)
-        with locked(folder):
+        with locked(folder), setup.forecast_told():
+            tidy(folder)
             sections = gather(folder / "evidence", case, kinds, identity, options.progress, say)
             if isinstance(sections.minimise, MinimisedCircuit):
                 _save_minimal(folder, found, tested, sections.minimise)

@@ -57,9 +57,13 @@ def unfinished(folder: Path) -> bool:
 
 
 def tidy(folder: Path) -> None:
-    """Remove the temporary files that a killed process left."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    """Remove the temporary files that a killed process left; the caller holds the folder's lock.
+
+    Those of shards, which several processes write at once, go with the shards.
+    """
+    for place in (folder, *(folder / name for name in ("checkpoints", "circuits", "evidence"))):
+        for path in place.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 def create(folder: Path, config: str, versions: dict[str, str]) -> None:

@@ -9,7 +9,13 @@ import traceback
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
-from circuitprune.errors import CircuitPruneError, ConfigError, ModelError, RunError
+from circuitprune.errors import (
+    CircuitPruneError,
+    ConfigError,
+    ModelError,
+    RunError,
+    is_out_of_memory,
+)
 from circuitprune.runs.stopping import Stopped
 
 INTERRUPTED = 130
@@ -17,10 +23,6 @@ PREEMPTED = 75
 """Exit code of a command that a scheduler's signal stopped; `EX_TEMPFAIL` of sysexits.h."""
 BUG = 70
 """Exit code of what nobody foresaw; `EX_SOFTWARE` of sysexits.h."""
-MEMORY = (
-    "out of memory; make train.batch_size, verify.batch_size, task.n_train or cache.max_gb "
-    "smaller, or take a smaller model; --dry-run says what they take"
-)
 
 
 def told(error: BaseException, hint: str) -> tuple[int, str]:
@@ -45,6 +47,8 @@ def told(error: BaseException, hint: str) -> tuple[int, str]:
 def _explained(error: BaseException) -> tuple[int, str]:
     if isinstance(error, CircuitPruneError):
         return error.exit_code, str(error)
+    if is_out_of_memory(error):
+        return RunError.exit_code, _memory(error)
     of = {f"{one.__module__.partition('.')[0]}.{one.__name__}" for one in type(error).__mro__}
     for name, (code, say) in KINDS.items():
         if name in of:
@@ -53,6 +57,16 @@ def _explained(error: BaseException) -> tuple[int, str]:
         if part in str(error):
             return code, sentence
     return BUG, _bug(error)
+
+
+def _memory(error: BaseException) -> str:
+    """Which settings help, and the forecast of the dry run if it is known by now."""
+    notes = getattr(error, "__notes__", None)
+    told = f"the forecast was {notes[0]}" if notes else "--dry-run forecasts what they take"
+    return (
+        "out of memory; make train.batch_size, verify.batch_size, task.n_train or cache.max_gb "
+        f"smaller, set model.dtype=bfloat16, or take a smaller model; {told}"
+    )
 
 
 def _of_system(error: BaseException) -> str:
@@ -80,8 +94,6 @@ Say = Callable[[BaseException], str]
 KINDS: dict[str, tuple[int, Say]] = {
     "builtins.OSError": (RunError.exit_code, _of_system),
     "builtins.UnicodeError": (RunError.exit_code, _encoding),
-    "builtins.MemoryError": (RunError.exit_code, lambda _: MEMORY),
-    "torch.OutOfMemoryError": (RunError.exit_code, lambda _: MEMORY),
     "safetensors.SafetensorError": (ModelError.exit_code, _tensors),
     "safetensors_rust.SafetensorError": (ModelError.exit_code, _tensors),  # of versions before 0.6
     "yaml.YAMLError": (
@@ -95,9 +107,6 @@ KINDS: dict[str, tuple[int, Say]] = {
 }
 """Errors by package and class: exit code and sentence."""
 WORDS: dict[str, tuple[int, str]] = {
-    "out of memory": (RunError.exit_code, MEMORY),
-    "can't allocate memory": (RunError.exit_code, MEMORY),
-    "not enough memory": (RunError.exit_code, MEMORY),
     "PytorchStreamWriter failed": (
         RunError.exit_code,
         "a checkpoint was not written; check free space and permissions of output_dir",

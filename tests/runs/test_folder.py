@@ -113,7 +113,8 @@ def test_an_absent_folder_is_not_unfinished(tmp_path):
 
 def test_tidy_removes_temporary_files_and_nothing_else(tmp_path):
     kept = ["config.yaml", ".hidden", "notes.tmp", "shards/.a.tmp"]
-    tidy(make(tmp_path, ".config.yaml.1a2b.tmp", *kept))
+    left = [".config.yaml.1a2b.tmp", "checkpoints/.last.ckpt.1a2b.tmp", "evidence/.mib.json.1.tmp"]
+    tidy(make(tmp_path, *left, *kept))
     assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()} == set(kept)
 
 
