@@ -1,6 +1,8 @@
 """Tiny random models of every family, built from configs, and small batches of prompt pairs."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import family_configs
@@ -77,3 +79,20 @@ def unpadded_batch() -> Batch:
 @pytest.fixture(params=["padded", "unpadded"])
 def batch(request: pytest.FixtureRequest) -> Batch:
     return request.getfixturevalue(f"{request.param}_batch")
+
+
+@pytest.fixture(scope="session")
+def real_model_folder() -> Callable[[str], Path]:
+    """`real_model_folder(name)`: a model of the hub as a folder; the test skips without it.
+
+    Such tests are marked `real`. `CIRCUITPRUNE_MODELS` names the folder that holds such folders.
+    """
+
+    def folder(name: str) -> Path:
+        models = os.environ.get("CIRCUITPRUNE_MODELS")
+        found = None if models is None else Path(models) / name
+        if found is None or not (found / "config.json").is_file():
+            pytest.skip(f"set CIRCUITPRUNE_MODELS to a folder that holds the model {name}")
+        return found
+
+    return folder

@@ -182,9 +182,14 @@ def unsafe(tree: ast.AST) -> Iterator[str]:
                 yield "trust_remote_code"
 
 
+SAVES = PACKAGE / "training" / "checkpoints.py"
+"""Where Lightning's checkpoints are written, in its own form; they are read by weights alone."""
+
+
 @every_source
 def test_nothing_unsafe(path):
-    assert not list(unsafe(ast.parse(path.read_text())))
+    found = list(unsafe(ast.parse(path.read_text())))
+    assert found == ["torch.save"] * (path == SAVES)
 
 
 @pytest.mark.parametrize(

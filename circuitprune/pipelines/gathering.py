@@ -67,7 +67,7 @@ def _run(kind: Kind, case: Case) -> Section | NotComputed:
 
 def _judged(found: Section, case: Case) -> Section:
     """The section; of one pair, which every resample is, without a verdict that passes or fails."""
-    if case.n_examples > 1 or getattr(found, "verdict", None) not in ("pass", "fail"):
+    if case.n_examples > 1 or getattr(found, "verdict", None) is None:
         return found
     said = f"{found.sentence} All this is of one pair, which has no interval: undecided."
     return replace(found, verdict="undecided", sentence=said)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from circuitprune.pipelines.setup import Print, Setup, reference_edges
 from circuitprune.runs.folder import step_of
 from circuitprune.runs.settings import flatten
 from circuitprune.runs.stopping import asked, held
-from circuitprune.training.checkpoints import Checkpoints
+from circuitprune.training.checkpoints import Checkpoints, WholeFiles
 from circuitprune.training.density import DensitySchedule, make_penalty
 from circuitprune.training.gates import (
     HardConcrete,
@@ -129,6 +129,7 @@ def make_trainer(setup: Setup, folder: Path, logger: TensorBoardLogger) -> Train
     every = setup.config.train.checkpoint_every
     checkpoints = Checkpoints(folder / "checkpoints", every, asked)
     options["callbacks"] = [checkpoints, Pictures(), *options["callbacks"]]
+    options["plugins"] = [WholeFiles()]
     options["enable_checkpointing"] = False  # Lightning's own would name a second one last-v1.ckpt
     return Trainer(**options)
 

@@ -1,22 +1,40 @@
 """The checkpoint that a run goes on from: one file, whole, in its place."""
 
-import os
+import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from circuitprune.errors import NonFiniteError
+from circuitprune.errors import NonFiniteError, RunError
+from circuitprune.files.whole import write_atomic
 
 LAST = "last.ckpt"
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint as every other file: beside its place, to the disk, then into its place.
+
+    Lightning's own goes by way of the system's temporary folder, which may be full, or lie on
+    another disk.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Put the whole checkpoint in the place of the one before."""
+        data = io.BytesIO()
+        torch.save(checkpoint, data)
+        write_atomic(path, data.getvalue())
 
 
 class Checkpoints(Callback):
     """Writes `last.ckpt` every so many steps, at the last one, and where the run is asked to stop.
 
-    Each is written beside the one before and takes its place when it is whole. All are of the
-    middle of the endless epoch, so that a finished run too can go on to more steps.
+    All are of the middle of the endless epoch, so that a finished run too can go on to more steps.
 
     Args:
         folder: Where; made when the first is written.
@@ -25,6 +43,7 @@ class Checkpoints(Callback):
 
     Raises:
         NonFiniteError: a gate is NaN or infinite; the checkpoint before stays.
+        RunError: it cannot be written; the checkpoint before stays.
     """
 
     def __init__(self, folder: Path, every: int, asked: Callable[[], bool]) -> None:
@@ -44,7 +63,8 @@ class Checkpoints(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Lose no step to an error that is not the gates' own."""
-        if trainer.global_step > 0 and not isinstance(exception, NonFiniteError | OSError):
+        of_these = NonFiniteError, RunError, OSError  # the gates, or what they are written to
+        if trainer.global_step > 0 and not isinstance(exception, of_these):
             self.write(trainer, pl_module)
 
     def write(self, trainer: Trainer, module: LightningModule) -> None:
@@ -55,10 +75,4 @@ class Checkpoints(Callback):
                     f"{name} is not finite at step {trainer.global_step}; lower train.lr or use "
                     f"model.dtype=float32. {self.folder / LAST} is of the steps before"
                 )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        new = self.folder / f".{LAST}.tmp"
-        try:
-            trainer.save_checkpoint(new)
-            os.replace(new, self.folder / LAST)
-        finally:
-            new.unlink(missing_ok=True)
+        trainer.save_checkpoint(self.folder / LAST)

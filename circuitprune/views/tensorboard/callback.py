@@ -17,6 +17,11 @@ class Pictures(Callback):
     def __init__(self) -> None:
         self.drawn_at: dict[str, int] = {}
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw again what a resumed run starts from: it is hidden with what was logged after it."""
+        if trainer.global_step > 0:
+            self.on_train_end(trainer, pl_module)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the gates and the frontiers of this validation and the ones before."""
         writer = self._writer(trainer)
