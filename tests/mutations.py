@@ -56,6 +56,8 @@ LEFT_OUT = (
     "square",
 )
 """Methods without which their object often has the right shape still."""
+UNSEEN = ("device", "strict")
+"""Keywords without which nothing differs on a machine without CUDA, or where lengths agree."""
 NOT_CODE = ("annotation", "returns", "decorator_list")
 
 
@@ -117,10 +119,18 @@ def _unary(node: ast.UnaryOp) -> Iterator[ast.AST]:
 
 
 def _bin_op(node: ast.BinOp) -> Iterator[ast.AST]:
+    if _is_path(node):
+        return
     if type(node.op) in CALCULATED and not _is_type(node):
         yield _but(node, op=CALCULATED[type(node.op)]())
     if isinstance(node.op, ast.Mult | ast.Div | ast.BitAnd) and not _is_type(node):
         yield node.left
+
+
+def _is_path(node: ast.BinOp) -> bool:
+    """`folder / "name"`, which Python itself would refuse with another sign."""
+    named = isinstance(node.right, ast.Constant) and isinstance(node.right.value, str)
+    return isinstance(node.op, ast.Div) and (named or isinstance(node.right, ast.JoinedStr))
 
 
 def _is_type(node: ast.AST) -> bool:
@@ -146,7 +156,7 @@ def _constant(node: ast.Constant) -> Iterator[ast.AST]:
 
 def _call(node: ast.Call) -> Iterator[ast.AST]:
     for i, keyword in enumerate(node.keywords):
-        if keyword.arg is not None:
+        if keyword.arg not in (None, *UNSEEN):
             yield _but(node, keywords=[*node.keywords[:i], *node.keywords[i + 1 :]])
     name = node.func
     if isinstance(name, ast.Name) and name.id in SWAPPED:

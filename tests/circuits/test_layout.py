@@ -64,6 +64,21 @@ def test_nodes_rise_with_their_layers_and_heads_stand_in_columns(graph):
     assert layout.nodes["input"].y < layout.layers[0] and last < layout.nodes["logits"].y
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_shared_key_and_value_stands_under_its_heads(kept):
+    graph = GRAPHS["grouped"]
+    layout = place(graph, {*graph.writers, "a1.kv0", "a1.kv1"} if kept else None)
+    for group in range(2):
+        bar = layout.nodes[f"a1.kv{group}"]
+        heads = [layout.nodes[f"a1.h{head}"] for head in range(4 * group, 4 * group + 4)]
+        left, right = heads[0], heads[-1]
+        assert bar.x == pytest.approx((left.x + right.x) / 2)
+        assert bar.x - bar.width / 2 == pytest.approx(left.x - left.width / 2)
+        assert bar.x + bar.width / 2 == pytest.approx(right.x + right.width / 2)
+        assert bar.y + bar.height / 2 < left.y - left.height / 2
+    assert {node.label for node in layout.nodes.values() if node.kind == "head"} >= {"0.0", "3.7"}
+
+
 def test_only_kept_nodes_are_placed_if_asked(graph):
     mask = some_mask(graph)
     kept = drawn_nodes(graph, mask)

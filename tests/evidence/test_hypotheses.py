@@ -104,7 +104,7 @@ def test_rank_test_p_values_are_uniform_for_one_more_draw():
 # ---------------------------------------------------------------- independence
 
 
-@pytest.mark.parametrize("n", [6, 25])
+@pytest.mark.parametrize("n", [2, 6, 25])
 def test_hsic_is_the_loop(n):
     x, y = torch.randn(2, n, dtype=torch.float64, generator=generator(n))
     y = y + x

@@ -117,6 +117,36 @@ def test_attention_probes_by_a_loop(family):
         assert float(getattr(probes, name)[1, 2]) == pytest.approx(expected, abs=1e-5)
 
 
+def test_copying_by_a_loop():
+    """On GPT-2 of random weights: its own modules, head by head and token by token."""
+    model, n = build_tiny_model("gpt2"), 6
+    vocabulary, parts = torch.arange(3, 50), model.transformer
+    probes = probe_heads(
+        GatedModel(model), vocabulary, torch.Generator().manual_seed(1), length=n, n_sequences=20
+    )
+    generator, seen = torch.Generator().manual_seed(1), {}
+    once = torch.stack([vocabulary[torch.randperm(47, generator=generator)[:n]] for _ in range(20)])
+    hooks = [
+        parts.drop.register_forward_hook(lambda _, __, out: seen.update(embedded=out)),
+        parts.h[0].mlp.register_forward_hook(lambda _, __, out: seen.update(added=out)),
+    ]
+    model(once)
+    for hook in hooks:
+        hook.remove()
+    for layer, head in ((0, 1), (1, 2), (2, 0)):
+        stream = seen["embedded"] if layer == 0 else seen["embedded"] + seen["added"]
+        block, columns = parts.h[layer], slice(64 + 8 * head, 64 + 8 * head + 8)
+        projected = block.ln_1(stream) @ block.attn.c_attn.weight[:, columns]
+        value = projected + block.attn.c_attn.bias[columns]
+        out = value @ block.attn.c_proj.weight[8 * head : 8 * head + 8]
+        for name, sign in (("copying", 1), ("anticopying", -1)):
+            logits = model.lm_head(parts.ln_f(sign * out))
+            rank = (logits > logits.gather(-1, once[..., None])).sum(-1)
+            expected = (rank < 4).double().mean().item()  # of 47 tokens
+            assert float(getattr(probes, name)[layer, head]) == pytest.approx(expected)
+    assert 0 < probes.copying.mean() < 1 and not torch.equal(probes.copying, probes.anticopying)
+
+
 def test_labels_by_threshold():
     zeros = torch.zeros(1, 2)
     probes = Probes(torch.tensor([[0.39, 0.4]]), zeros, zeros, zeros, torch.tensor([[0.5, 0.0]]))

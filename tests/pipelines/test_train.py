@@ -400,13 +400,22 @@ def test_a_reference_that_cannot_be_one_is_refused(gpt2_home, tmp_path, graph, e
 
 
 @pytest.mark.parametrize("method", [*METHODS, "none"])
-def test_every_initialisation_runs(gpt2_home, tmp_path, method):
+def test_every_initialisation_starts_the_gates(gpt2_home, tmp_path, method):
+    """Without a step the gates are in the order of the scores, or, without scores, all alike."""
     folder = tmp_path / "run"
-    discover(gpt2_home, f"attribution.method={method}", "train.steps=1", f"output_dir={folder}")
-    assert (folder / "scores.safetensors").exists() == (method != "none")
-    header = (folder / "edges.csv").read_text().splitlines()[0]
-    assert ("initial_score" in header) == (method != "none")
-    assert (folder / "COMPLETE").exists()
+    discover(gpt2_home, f"attribution.method={method}", "train.steps=0", f"output_dir={folder}")
+    ranking = read_tensors(folder / "gates.safetensors")[0]["ranking"]
+    with (folder / "edges.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if method == "none":
+        assert not (folder / "scores.safetensors").exists() and "initial_score" not in rows[0]
+        assert torch.equal(ranking, torch.zeros(110))
+        return
+    scores = read_tensors(folder / "scores.safetensors")[0]["scores"]
+    assert [float(row["initial_score"]) for row in rows] == pytest.approx(scores.tolist())
+    order = scores.abs().argsort(descending=True, stable=True)
+    assert torch.equal(ranking.argsort(descending=True, stable=True), order)
+    assert scores.isfinite().all() and scores.unique().numel() > 2
 
 
 @pytest.mark.parametrize("ablation", ["patch", "zero", "mean", "positional-mean"])
@@ -459,8 +468,9 @@ def test_every_selection_runs(gpt2_home, tmp_path, selection):
     discover(gpt2_home, chosen, "train.steps=6", f"output_dir={folder}")
     ranking = read_tensors(folder / "gates.safetensors")[0]["ranking"]
     masks = select_sizes(Graph(2, 4, 4), ranking, SIZES, selection)
+    assert {p["size"] for p in strict(folder / "frontier.json")["points"]} == {*SIZES}
     for p in strict(folder / "frontier.json")["points"]:
-        assert p["n_edges"] == int(masks[p["size"]].sum())
+        assert torch.equal(Circuit.load(folder / p["file"]).mask, masks[p["size"]])
 
 
 def test_threshold_selection_keeps_the_edges_above(gpt2_home, tmp_path):
