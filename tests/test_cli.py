@@ -271,6 +271,7 @@ def test_a_dry_run_says_all_and_writes_nothing(command, home, tmp_path):
     rows[4]["answers"] = [" and then"]  # two tokens
     path = write_rows(tmp_path / "pairs.jsonl", rows[:54])
     code, out, err = command(f"task.path={path}", flags=("--dry-run",))
+    assert "checked   in 11 forwards of 3 prompts of 8 tokens" in out
     assert code == FINISHED and err == ""
     assert str(home / "model") in out and "family gpt2" in out
     assert "110 edges by KV head" in out and "110 by query head" in out

@@ -179,6 +179,12 @@ def run_examples(page, monkeypatch, tmp_path, namespace):
     return namespace
 
 
+def test_a_model_in_memory_is_given_back_as_the_page_says():
+    page = (DOCS / "loading.md").read_text()
+    (text,) = [b.text for b in blocks(page) if b.language == "python" and "release" in b.text]
+    exec(compile(text, "loading.md", "exec"), {})
+
+
 def test_the_quick_start_runs(monkeypatch, tmp_path):
     found = run_examples("quickstart.md", monkeypatch, tmp_path, {})
     assert found["circuit"].n_edges > 0

@@ -10,37 +10,51 @@ Their residual additions see zeros and are ignored.
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 
 from circuitprune.engine.ablation import Ablated
 from circuitprune.engine.gated_run import GatedRun
 from circuitprune.engine.gated_stream import GatedStream
 from circuitprune.engine.recording import record_writers
 from circuitprune.engine.workspace import Workspace
-from circuitprune.errors import GraphError
+from circuitprune.errors import GraphError, ModelError
+from circuitprune.models.held import Held
 from circuitprune.models.ports import Ports, narrow
 
 
 class GatedModel:
     """A Hugging Face causal language model whose residual-stream edges carry gates.
 
-    The model is held as it is: in eval, its parameters untouched, its modules intercepted only
-    while a call runs.
+    The model is used where it is, its weights untouched and its modules intercepted only while a
+    call runs. Until `release` it is held in eval, frozen and uncompiled: see `Held`.
 
     Args:
-        model: A causal language model of a declared family (`circuitprune.models.FAMILIES`).
+        model: A causal language model of a declared family (`circuitprune.models.FAMILIES`), or
+            what `torch.compile` made of one.
         kv_readers: `kv_head` or `query_head`; what owns a key/value reader.
 
     Raises:
-        ModelError: the family is not declared or does not fit the model.
+        ModelError: the family is not declared or does not fit the model, or the model is in no
+            state to be run: quantised, with an adapter beside its weights, or not on one device.
     """
 
-    def __init__(self, model: PreTrainedModel, kv_readers: str = "kv_head") -> None:
-        self.model = model.eval().requires_grad_(False)
-        self.ports = Ports(model, kv_readers)
+    def __init__(self, model: nn.Module, kv_readers: str = "kv_head") -> None:
+        self._held = Held(model)
+        self.model = self._held.model
+        try:
+            self.ports = Ports(self.model, kv_readers)
+        except ModelError:
+            self.release()
+            raise
         self.graph = self.ports.graph
         self.workspace = Workspace()
+
+    def release(self) -> None:
+        """Put the model back as it was given: in training mode, unfrozen, compiled, as it was.
+
+        Two gated models of one model are released in the reverse of the order they were made in.
+        """
+        self._held.release()
 
     @property
     def device(self) -> torch.device:

@@ -41,6 +41,7 @@ class GatedRun:
 
     def _first_layer(self, forward: Branch) -> Branch:
         def first_layer(hidden: Tensor, *args: object, **kwargs: object) -> Output:
+            hidden = hidden.detach()  # of embeddings that a hook lets require gradients
             parts = self.stream.parts
             parts.base.copy_(self.stream.ablated(slice(0, 1))[0])
             torch.sub(hidden.flatten(0, 1), parts.base, out=parts.delta[0])

@@ -1,11 +1,10 @@
 """A check at load time that the gated model is the model: silent errors become loud ones."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from circuitprune.engine.gated import GatedModel
@@ -19,9 +18,14 @@ _ROUNDINGS = 4.0
 """What is accepted beyond that, in units of what one rounding of the stream in each layer costs."""
 
 
+PROMPTS, LENGTH = 3, 8
+FORWARDS = 11
+"""What the check costs, in forwards of its prompts; six of them are under gates."""
+
+
 @torch.no_grad()
 def self_check(gated: GatedModel, seed: int = 0, progress: Progress = silent) -> None:
-    """Run four laws on three short random prompts, a few forwards in all.
+    """Run four laws on three random prompts of 8 tokens, in `FORWARDS` forwards of them.
 
     All gates open must give the model's own logits; all gates closed those of the corrupt prompt;
     closing one head's out-edges must equal patching that head at its output projection; closing a
@@ -37,75 +41,113 @@ def self_check(gated: GatedModel, seed: int = 0, progress: Progress = silent) ->
         ModelError: which law failed, by how much, for which family: the declaration of the family
             does not fit this model, so every number would be wrong.
     """
-    n_checks = 6
-    progress(0, n_checks)
-    generator = torch.Generator().manual_seed(seed)
-    config = gated.model.config.get_text_config()
-    shape = (3, min(8, getattr(config, "max_position_embeddings", 8)))
-    clean = torch.randint(0, config.vocab_size, shape, generator=generator).to(gated.device)
-    corrupt = (clean + config.vocab_size // 2) % config.vocab_size  # another token everywhere
-    mask = torch.ones_like(clean, dtype=torch.bool)
-    ablated = gated.record(corrupt, mask)
-    gates = torch.ones(gated.graph.n_edges, device=gated.device)
-    full = gated.plain(clean, mask)
-    compare = _judge(gated, full, clean, mask)
-    compare("all gates open", gated(gates, clean, mask, ablated), full)
-    progress(1, n_checks)
-    empty = gated(torch.zeros_like(gates), clean, mask, ablated)
-    compare("all gates closed", empty, gated.plain(corrupt, mask))
-    progress(2, n_checks)
-    layer, head = gated.graph.n_layers // 2, gated.graph.n_heads - 1
-    writer = gated.graph.head_writer(layer, head)
-    gates[gated.graph.edge_writer.to(gated.device) == writer] = 0
-    cut = gated(gates, clean, mask, ablated)
-    patched = _patch_head(gated, layer, head, clean, corrupt, mask)
-    compare(f"out-edges of a{layer}.h{head} closed", cut, patched)
-    progress(3, n_checks)
-    n_kv, first = gated.graph.n_kv_readers, gated.graph.attention_block(layer).first_reader
-    for done, reader in enumerate((head, head + n_kv, head + 2 * n_kv), start=4):
-        _check_reader(gated, first + reader, clean, ablated)
-        progress(done, n_checks)
+    laws = _Laws(gated, seed)
+    checks: list[Callable[[], None]] = [laws.open, laws.closed, laws.one_head]
+    checks += [partial(laws.reader, kind) for kind in "qkv"]
+    progress(0, len(checks))
+    for done, check in enumerate(checks, start=1):
+        check()
+        progress(done, len(checks))
 
 
-def _check_reader(gated: GatedModel, reader: int, clean: Tensor, ablated: Tensor) -> None:
-    """Closing one attention reader must change its own heads, and the first position only by v."""
-    graph, mask = gated.graph, torch.ones_like(clean, dtype=torch.bool)
-    layer, kind = int(graph.reader_layer[reader]), graph.reader_kind[reader]
-    first = graph.head_writer(layer, 0)
-    own = torch.zeros(graph.n_heads, dtype=torch.bool, device=gated.device)
-    own[[writer - first for writer in graph.heads_of_reader(reader)]] = True
-    seen: list[Tensor] = []
-    output = gated.ports.layers[layer].output
-    with output.register_forward_pre_hook(lambda _, args: seen.append(args[0])):
-        gates = torch.ones(graph.n_edges, device=gated.device)
-        gated(gates, clean, mask, ablated)
-        gates[graph.edge_reader.to(gated.device) == reader] = 0
-        gated(gates, clean, mask, ablated)
-    change = (seen[1] - seen[0]).unflatten(-1, (graph.n_heads, -1)).abs().amax(-1)
-    moved = change > 1e-5 * seen[0].std()
-    expected_first = own & (kind == "v")
-    if torch.equal(moved.any(1).any(0), own) and torch.equal(moved[:, 0].any(0), expected_first):
-        return
-    _refuse(gated, f"{graph.readers[reader]} closed, other heads or positions change than its own")
+class _Laws:
+    """Prompts, their plain runs, and the laws that gated runs must keep to.
 
+    Args:
+        gated: The model under gates.
+        seed: Of the prompts.
 
-def _patch_head(
-    gated: GatedModel, layer: int, head: int, clean: Tensor, corrupt: Tensor, mask: Tensor
-) -> Float[Tensor, "batch pos vocab"]:
-    """Plain activation patching by a hook on the untouched model's output projection."""
-    output = gated.ports.layers[layer].output
-    seen: list[Tensor] = []
-    columns = slice(head * gated.ports.d_head, (head + 1) * gated.ports.d_head)
-    with output.register_forward_pre_hook(lambda _, args: seen.append(args[0])):
-        gated.plain(corrupt, mask)
+    Attributes:
+        layer, head: Where a head is patched and readers are closed.
+        values: What that layer's output projection gets with all gates open.
+    """
 
-    def patch(_: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        values = args[0].clone()
-        values[..., columns] = seen[0][..., columns]
-        return (values, *args[1:])
+    def __init__(self, gated: GatedModel, seed: int) -> None:
+        self.gated, self.graph = gated, gated.graph
+        generator = torch.Generator().manual_seed(seed)
+        config = gated.model.config.get_text_config()
+        shape = (PROMPTS, min(LENGTH, getattr(config, "max_position_embeddings", LENGTH)))
+        clean = torch.randint(0, config.vocab_size, shape, generator=generator)
+        self.clean = clean.to(gated.device)
+        # another token everywhere
+        self.corrupt = (self.clean + config.vocab_size // 2) % config.vocab_size
+        self.mask = torch.ones_like(self.clean, dtype=torch.bool)
+        self.layer, self.head = self.graph.n_layers // 2, self.graph.n_heads - 1
+        self.output = gated.ports.layers[self.layer].output
+        self.ablated = gated.record(self.corrupt, self.mask)
+        self.full = gated.plain(self.clean, self.mask)
+        self.compare = _judge(gated, self.full, self.clean, self.mask)
+        self.values = self.ablated.new_empty(0)
 
-    with output.register_forward_pre_hook(patch):
-        return gated.plain(clean, mask)
+    def open(self) -> None:
+        """All gates open: the model's own logits."""
+        logits, self.values = self._gated()
+        self.compare("all gates open", logits, self.full)
+
+    def closed(self) -> None:
+        """All gates closed: those of the corrupt prompt."""
+        gates = torch.zeros(self.graph.n_edges, device=self.gated.device)
+        closed = self.gated(gates, self.clean, self.mask, self.ablated)
+        with self._seen() as seen:
+            corrupt = self.gated.plain(self.corrupt, self.mask)
+        self.corrupt_values = seen[0]
+        self.compare("all gates closed", closed, corrupt)
+
+    def one_head(self) -> None:
+        """One head's out-edges closed: that head patched in the untouched model."""
+        cut, _ = self._gated(self.graph.edge_writer, self.graph.head_writer(self.layer, self.head))
+        columns = slice(
+            self.head * self.gated.ports.d_head, (self.head + 1) * self.gated.ports.d_head
+        )
+
+        def patch(_: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            values = args[0].clone()
+            values[..., columns] = self.corrupt_values[..., columns]
+            return (values, *args[1:])
+
+        with self.output.register_forward_pre_hook(patch):
+            patched = self.gated.plain(self.clean, self.mask)
+        self.compare(f"out-edges of a{self.layer}.h{self.head} closed", cut, patched)
+
+    def reader(self, kind: str) -> None:
+        """One attention reader closed: its own heads change, and the first position only by v."""
+        graph = self.graph
+        first = graph.attention_block(self.layer).first_reader
+        reader = first + self.head + "qkv".index(kind) * graph.n_kv_readers
+        own = torch.zeros(graph.n_heads, dtype=torch.bool, device=self.gated.device)
+        writers = torch.tensor(graph.heads_of_reader(reader), device=own.device)
+        own[writers - graph.head_writer(self.layer, 0)] = True
+        _, values = self._gated(graph.edge_reader, reader)
+        change = (values - self.values).unflatten(-1, (graph.n_heads, -1)).abs().amax(-1)
+        moved = change > 1e-5 * self.values.std()
+        at_first = own & (kind == "v")
+        if torch.equal(moved.any(1).any(0), own) and torch.equal(moved[:, 0].any(0), at_first):
+            return
+        finding = f"{graph.readers[reader]} closed, other heads or positions change than its own"
+        _refuse(self.gated, finding)
+
+    # ---------------------------------------------------------------- runs
+
+    def _gated(self, of: Tensor | None = None, number: int = 0) -> tuple[Tensor, Tensor]:
+        """Logits, and what the output projection got, with one writer's or reader's edges closed.
+
+        Args:
+            of: Writer or reader of each edge; None closes none.
+            number: Which.
+        """
+        gates = torch.ones(self.graph.n_edges, device=self.gated.device)
+        if of is not None:
+            gates[of.to(gates.device) == number] = 0
+        with self._seen() as seen:
+            logits = self.gated(gates, self.clean, self.mask, self.ablated)
+        return logits, seen[0]
+
+    @contextmanager
+    def _seen(self) -> Iterator[list[Tensor]]:
+        """What the output projection gets while this lasts."""
+        seen: list[Tensor] = []
+        with self.output.register_forward_pre_hook(lambda _, args: seen.append(args[0])):
+            yield seen
 
 
 Compare = Callable[[str, Tensor, Tensor], None]

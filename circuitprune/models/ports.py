@@ -191,7 +191,15 @@ class Ports:
 
         The unembedding is the largest product of a small model, so with `last` the final norm's
         output is narrowed to those positions before it.
+
+        Raises:
+            ModelError: the model is in training mode.
         """
+        if self.model.training:
+            raise ModelError(
+                "the model was put in training mode while it is under gates: its dropout, or what "
+                "is run again for gradient checkpointing, would change numbers; call model.eval()"
+            )
         padded = None if bool(mask.all()) else mask.long()
         call = dict(input_ids=tokens, attention_mask=padded, use_cache=False)
         with self.fused_activations():

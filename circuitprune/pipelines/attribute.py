@@ -14,7 +14,7 @@ from circuitprune.config import RunConfig
 from circuitprune.errors import ConfigError, RunError
 from circuitprune.files.text import show
 from circuitprune.files.whole import read_json
-from circuitprune.pipelines.describe import cost_text, describe, memory_text, pairs_text
+from circuitprune.pipelines.describe import check_text, cost_text, describe, memory_text, pairs_text
 from circuitprune.pipelines.frontier import finish, frontier_of, ranked_frontier
 from circuitprune.pipelines.logs import log_final, log_texts, logging_to, make_logger
 from circuitprune.pipelines.metric import metric_name
@@ -66,8 +66,8 @@ def attribute(config: RunConfig, say: Print = show, command: str = "") -> Fronti
 def dry_run_attribute(config: RunConfig) -> str:
     """Everything that can be said before: the model, the pairs, accuracy, memory and the cost."""
     setup = _prepare(config)
-    about = [describe(setup), "", pairs_text(setup, 3), "", memory_text(setup), cost_text(setup)]
-    return "\n".join(about)
+    about = [describe(setup), "", pairs_text(setup, 3), "", memory_text(setup)]
+    return "\n".join([*about, check_text(), cost_text(setup)])
 
 
 def _prepare(config: RunConfig) -> Setup:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from circuitprune.engine.selfcheck import FORWARDS, LENGTH, PROMPTS
 from circuitprune.files.text import line
 from circuitprune.pipelines.memory import forecast
 from circuitprune.pipelines.setup import Setup
@@ -21,6 +22,11 @@ def cost_text(setup: Setup) -> str:
         f"{1.2 * (n_circuits + 1):,.0f} ({len(setup.data.splits[setup.held_out])} "
         f"{setup.held_out} pairs)"
     )
+
+
+def check_text() -> str:
+    """What the self-check cost."""
+    return f"checked   in {FORWARDS} forwards of {PROMPTS} prompts of {LENGTH} tokens"
 
 
 def describe(setup: Setup) -> str:

@@ -4,51 +4,70 @@ from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 
 from jaxtyping import Bool
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.selection import n_edges_of
+from circuitprune.config import ModelConfig
 from circuitprune.data.splits import Size
 from circuitprune.data.tasks import TASKS, Pair, Task, get_task
 from circuitprune.data.tasks.given import GivenPairs
 from circuitprune.data.tasks.jsonl import SUFFIXES
 from circuitprune.errors import ConfigError, DataError, GraphError, ModelError
+from circuitprune.models.held import own_model
+from circuitprune.models.loading import DTYPES
 from circuitprune.pipelines.setup import Loaded
 
 Edges = Circuit | Bool[Tensor, " edge"] | Iterable[str]
 """A circuit, its mask, or the names of its edges."""
 
 
-def model_name(model: str | Path | PreTrainedModel) -> str:
-    """What a config calls the model."""
-    if isinstance(model, PreTrainedModel):
-        return model.name_or_path or type(model).__name__
-    return str(model)
+def model_config(
+    model: str | Path | nn.Module, loaded: Loaded | None, dtype: str | None, kv_readers: str
+) -> ModelConfig:
+    """What a config says of the model: one that is there already has its name and its type.
+
+    Raises:
+        ModelError: it is there already, and of a type that is not to be found circuits in.
+        ConfigError: a type or readers that there are not.
+    """
+    name = str(model)
+    if loaded is not None:
+        own = loaded[0]
+        name, its = own.name_or_path or type(own).__name__, str(own.dtype).removeprefix("torch.")
+        if its not in DTYPES or dtype not in (None, its):
+            raise ModelError(
+                f"{type(own).__name__} is in {its}, and is used as it is; expected "
+                f"{dtype or ', '.join(DTYPES)}: convert it first, model.to(torch.float32)"
+            )
+        dtype = its
+    return ModelConfig(name, dtype or "float32", kv_readers)  # type: ignore[arg-type]
 
 
 def loaded_model(
-    model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+    model: str | Path | nn.Module, tokenizer: PreTrainedTokenizerBase | None
 ) -> Loaded | None:
     """A model that is there already with its tokenizer; None if it is still to be loaded.
 
     Raises:
-        ModelError: it comes without its tokenizer, or is no model.
+        ModelError: it comes without its tokenizer, cannot be used, or is no model.
     """
     if isinstance(model, str | Path):
         return None
-    if not isinstance(model, PreTrainedModel):
+    if not isinstance(model, nn.Module):
         raise ModelError(
             "a model is a name such as zoo/small, a folder, a hub id or a PreTrainedModel of "
             f"transformers, got {model!r:.60}"
         )
+    own = own_model(model)
     if tokenizer is None:
         raise ModelError(
-            f"a model that is loaded already ({type(model).__name__}) comes with its tokenizer: "
+            f"a model that is loaded already ({type(own).__name__}) comes with its tokenizer: "
             "Study(model, task, tokenizer=tokenizer)"
         )
-    return model.eval(), tokenizer
+    return own, tokenizer
 
 
 def pairs_source(task: str | Path | Sequence[Pair] | Task) -> tuple[Task | None, str | None]:

@@ -1,7 +1,7 @@
 """The objects of a run, made and checked from its config before anything is trained or written."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -118,9 +118,10 @@ def make_setup(
         ConfigError: a file of the user's own does not hold what the config says.
     """
     check_own(config)
-    with shown(config.train.progress) as watch:
+    with shown(config.train.progress) as watch, ExitStack() as refused:
         model, tokenizer = loaded or _loaded(config, watch)
         gated = GatedModel(model, config.model.kv_readers)
+        refused.callback(gated.release)  # a model that is not used is given back as it was
         self_check(gated, progress=watch("self-check", "checks"))
         data = make_pairs(config, model, tokenizer, task)
         metric_name, task_metric = metric or _task_metric(config.task.metric, data)
@@ -128,17 +129,22 @@ def make_setup(
         with forecast_told(gated, config, data.splits):
             references = _references(gated, data, config, watch)
             full = evaluate_full(references, batches, task_metric)
-    if full.accuracy < config.task.min_accuracy:
-        raise DataError(
-            f"the model cannot do this task: it is right on {full.accuracy:.1%} of "
-            f"{full.n} training pairs, below task.min_accuracy="
-            f"{config.task.min_accuracy:.1%}, and a circuit of a failing model explains nothing. "
-            "Use another model or task, or lower task.min_accuracy."
-        )
+        _refuse_failing(full, config.task.min_accuracy)
+        refused.pop_all()
     identity = Identity(model, data.splits)
     return Setup(
         config, gated, tokenizer, data, references, task_metric, metric_name, full, identity
     )
+
+
+def _refuse_failing(full: Evidence, least: float) -> None:
+    if full.accuracy < least:
+        raise DataError(
+            f"the model cannot do this task: it is right on {full.accuracy:.1%} of "
+            f"{full.n} training pairs, below task.min_accuracy={least:.1%}, and a circuit of a "
+            "failing model explains nothing. Use another model or task, or lower "
+            "task.min_accuracy."
+        )
 
 
 def load(about: ModelConfig, watch: Watch) -> Loaded:

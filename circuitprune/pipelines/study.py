@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from circuitprune.attribution.base import Attribution
 from circuitprune.attribution.scores import Scores
@@ -16,7 +16,7 @@ from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.selection import Method as Selection
 from circuitprune.circuits.selection import select
-from circuitprune.config import ModelConfig, RunConfig, TaskConfig, TrainConfig
+from circuitprune.config import RunConfig, TaskConfig, TrainConfig
 from circuitprune.data.pairs import Batch
 from circuitprune.data.splits import Size
 from circuitprune.data.tasks import Pair, Task
@@ -33,7 +33,7 @@ from circuitprune.pipelines.given import (
     edges_wanted,
     loaded_model,
     mask_given,
-    model_name,
+    model_config,
     no_name,
     pair_counts,
     pairs_source,
@@ -54,10 +54,10 @@ class Study:
     runs are made once and shared by all that follows. Nothing is written.
 
     Args:
-        model: `zoo/small`, a folder, a hub id, or a model that is there already, which is used
-            where it is and as it is.
+        model: `zoo/small`, a folder, a GGUF file, a hub id, or a model that is there already, which
+            is used where it is and as it is; `study.gated.release()` gives it back.
         task: A name such as `ioi`, a JSONL or CSV file, a list of `Pair`, or a `Task`.
-        tokenizer: Of a model that is there already; by default the one of its `name_or_path`.
+        tokenizer: Of a model that is there already.
         n_train, n_val, n_test: Pairs to attribute and train on, to watch training by, and to
             evaluate on, as numbers, fractions or `auto`. By default 64, 0 and 64; of given pairs,
             half and half of those that fit.
@@ -67,7 +67,8 @@ class Study:
         corruption: Kind of corrupt prompt; empty takes the task's default.
         seed: Of drawing pairs, and of training.
         batch_size: Pairs that run at once.
-        dtype, device, kv_readers: As `model.dtype`, `train.device`, `model.kv_readers`.
+        dtype, device, kv_readers: As `model.dtype`, `train.device`, `model.kv_readers`; a model
+            that is there already has its own type and device.
         min_accuracy: Least accuracy of the model on the training pairs, in [0, 1].
         progress: Show how far work is that takes longer than a second.
 
@@ -83,7 +84,7 @@ class Study:
 
     def __init__(
         self,
-        model: str | Path | PreTrainedModel = "zoo/small",
+        model: str | Path | nn.Module = "zoo/small",
         task: str | Path | Sequence[Pair] | Task = "ioi",
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
@@ -95,7 +96,7 @@ class Study:
         corruption: str = "",
         seed: int = 0,
         batch_size: int = 16,
-        dtype: str = "float32",
+        dtype: str | None = None,
         device: str = "auto",
         kv_readers: str = "kv_head",
         min_accuracy: float = 0.6,
@@ -107,7 +108,7 @@ class Study:
         own = named_metric(metric)
         train = TrainConfig(batch_size=batch_size, seed=seed, progress=progress)
         config = RunConfig(
-            model=ModelConfig(model_name(model), dtype, kv_readers),  # type: ignore[arg-type]
+            model=model_config(model, loaded, dtype, kv_readers),
             task=TaskConfig(
                 name="jsonl" if path else task_name(task),
                 path=path,

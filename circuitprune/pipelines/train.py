@@ -14,7 +14,7 @@ from circuitprune.config import RunConfig
 from circuitprune.errors import ConfigError
 from circuitprune.files.text import show
 from circuitprune.files.whole import write_tensors
-from circuitprune.pipelines.describe import describe, memory_text, pairs_text
+from circuitprune.pipelines.describe import check_text, describe, memory_text, pairs_text
 from circuitprune.pipelines.frontier import finish, ranked_frontier
 from circuitprune.pipelines.learning import make_module, make_trainer, train
 from circuitprune.pipelines.logs import log_final, logging_to, make_logger
@@ -94,7 +94,9 @@ def _run(
 def dry_run(config: RunConfig) -> str:
     """Everything that can be said before training: the model, the pairs, accuracy and memory."""
     setup, _, _ = _prepare(config)
-    return "\n".join([describe(setup), "", pairs_text(setup, 3), "", memory_text(setup)])
+    return "\n".join(
+        [describe(setup), "", pairs_text(setup, 3), "", memory_text(setup), check_text()]
+    )
 
 
 def _prepare(config: RunConfig) -> tuple[Setup, Trainer, TensorBoardLogger]:

@@ -7,9 +7,10 @@ import pytest
 import reference
 import torch
 from conftest import build_tiny_model
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
 
 from circuitprune.engine.gated import GatedModel
-from circuitprune.engine.selfcheck import _rounded_again, self_check
+from circuitprune.engine.selfcheck import FORWARDS, LENGTH, PROMPTS, _rounded_again, self_check
 from circuitprune.errors import ModelError
 from circuitprune.models.families import FAMILIES
 
@@ -46,6 +47,27 @@ def test_the_model_is_left_as_it_was(model):
     self_check(GatedModel(model))
     assert not any(vars(m).get("forward") or m._forward_pre_hooks for m in model.modules())
     torch.testing.assert_close(model(tokens).logits, before, rtol=0, atol=0)
+
+
+def deep(build):
+    """Fourteen layers, far more edges than weights."""
+    sizes = dict(num_attention_heads=8, hidden_size=32, num_hidden_layers=14, vocab_size=60)
+    config = build(**sizes, intermediate_size=32, max_position_embeddings=64, pad_token_id=0)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("build", [GPTNeoXConfig, LlamaConfig])
+def test_it_costs_the_forwards_that_it_says_however_deep_the_model_is(build):
+    gated = GatedModel(deep(build))
+    seen = {0: [], 13: []}
+    for layer, tokens in seen.items():
+        gated.ports.blocks[layer].register_forward_pre_hook(
+            lambda _, args, tokens=tokens: tokens.append(args[0][..., 0].numel())
+        )
+    self_check(gated)
+    for tokens in seen.values():
+        assert sum(tokens) == FORWARDS * PROMPTS * LENGTH <= 20 * 3 * 8
+    assert (PROMPTS, LENGTH) == (3, 8)
 
 
 WRONG = {

@@ -6,35 +6,25 @@ import socket
 import time
 from contextlib import suppress
 from dataclasses import replace
-from string import ascii_letters
 
 import pytest
 import reference
 import torch
-from conftest import CONFIGS, VOCAB, randomise
+from conftest import CONFIGS, randomise
+from letters import save_tokenizer
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
 from torch.testing import assert_close
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertModel,
     OPTConfig,
-    PreTrainedTokenizerFast,
 )
 
 from circuitprune.errors import ModelError
-from circuitprune.models import FAMILIES, KV_READERS, Ports, load_model, loading
+from circuitprune.models import FAMILIES, KV_READERS, Ports, load_model, sources
 from circuitprune.models.families import family_of
 from circuitprune.models.loading import load_tokenizer, longest_prompt
-
-
-def save_tokenizer(folder):
-    """Letters, in the one form that the tokenizer classes of all families read."""
-    letters = {letter: i for i, letter in enumerate(ascii_letters)} | {"<unk>": VOCAB - 1}
-    tokenizer = Tokenizer(BPE(letters, [], unk_token="<unk>"))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +110,16 @@ def test_an_unknown_dtype_names_the_known_ones(saved):
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "a/b/c"])
 def test_a_folder_that_does_not_exist(name):
     message = message_of(name)
-    assert f"no folder {name!r}" in message and "'zoo/small' or a hub id" in message
+    assert f"no folder {name!r}" in message and "a folder, a .gguf file or a hub id" in message
+
+
+def test_a_file_that_is_no_model_says_what_is(saved, tmp_path):
+    weights = saved("gpt2")[0] / "model.safetensors"
+    message = message_of(weights)
+    assert (
+        "is a file, and not one of GGUF" in message and "Of safetensors it is the folder" in message
+    )
+    assert "no file" in message_of(tmp_path / "none.gguf")
 
 
 def test_a_folder_without_a_config(tmp_path):
@@ -242,12 +241,22 @@ def test_constants_of_old_files_are_no_weights(gpt2_copy):
     assert torch.equal(after, before)
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_an_adapter_beside_a_model_is_refused(llama_copy, whole):
+def test_a_sharded_folder_is_the_model(saved, tmp_path):
+    _, original = saved("llama")
+    original.save_pretrained(tmp_path, max_shard_size="20KB")
+    save_tokenizer(tmp_path)
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 3 and (tmp_path / "model.safetensors.index.json").is_file()
+    model, _ = load_model(str(tmp_path))
+    for name, value in original.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    shards[1].unlink()
+    assert str(tmp_path) in message_of(tmp_path) and shards[1].name in message_of(tmp_path)
+
+
+def test_an_adapter_beside_a_model_is_refused(llama_copy):
     """With peft it would be loaded, without it left out: one name for two models."""
     (llama_copy / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    if not whole:  # the adapter alone, as peft saves it
-        (llama_copy / "config.json").unlink()
     message = message_of(llama_copy)
     assert "adapter_config.json" in message and "Merge it first" in message
     assert "merge_and_unload" in message
@@ -372,9 +381,9 @@ def test_offline_by_choice_is_said(offline, monkeypatch):
 def test_offline_that_is_switched_off_is_not_offline(offline, monkeypatch, value):
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: [])
-    assert loading._hub_reachable()
+    assert sources._hub_reachable()
     monkeypatch.setenv("HF_HUB_OFFLINE", "true")
-    assert not loading._hub_reachable()
+    assert not sources._hub_reachable()
 
 
 def test_a_folder_that_is_not_here_is_thought_of_before_the_hub(offline, tmp_path, monkeypatch):

@@ -130,6 +130,30 @@ def test_a_loaded_model_is_used_as_it_is(scores):
         Study(model, "ioi")
 
 
+def test_a_loaded_model_has_its_own_type_in_the_config():
+    model, tokenizer = load_model("zoo/small", "bfloat16")
+    study = Study(model, "ioi", tokenizer=tokenizer, **PAIRS)
+    assert study.setup.config.model.dtype == "bfloat16"
+    with pytest.raises(ModelError, match="is in bfloat16, and is used as it is; expected float32"):
+        Study(model, "ioi", tokenizer=tokenizer, dtype="float32", **PAIRS)
+    with pytest.raises(ModelError, match="is in float16.* expected float32, float64, bfloat16"):
+        Study(model.half(), "ioi", tokenizer=tokenizer, **PAIRS)
+
+
+def test_a_model_that_cannot_do_the_task_is_given_back():
+    model, tokenizer = load_model("zoo/small")
+    model.train().transformer.ln_f.weight.data.neg_()
+    with pytest.raises(DataError, match="cannot do this task"):
+        Study(model, "ioi", tokenizer=tokenizer, **PAIRS)
+    assert model.training and all(p.requires_grad for p in model.parameters())
+
+
+def test_a_compiled_model_is_taken_for_the_model(scores):
+    model, tokenizer = load_model("zoo/small")
+    study = Study(torch.compile(model), "ioi", tokenizer=tokenizer, **PAIRS)
+    assert study.gated.model is model and torch.equal(study.attribute("eap").values, scores.values)
+
+
 def test_pairs_come_from_a_list_a_file_or_a_task(study, tmp_path):
     drawn = [
         example.pair for split in ("train", "test") for example in study.setup.data.splits[split]
