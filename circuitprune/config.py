@@ -39,8 +39,7 @@ class ModelConfig:
     """Which model, and how its edges are counted."""
 
     name: str = "zoo/small"
-    """`zoo/small`, a folder with a Hugging Face model or an adapter of peft, a .gguf file, or a hub
-    id; see docs/loading.md."""
+    """`zoo/small`, a folder (a model, or an adapter of peft), a .gguf file, or a hub id."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     """Type of weights and activations; gates and sums of scores never fall below float32."""
     kv_readers: Literal["kv_head", "query_head"] = "kv_head"
@@ -52,10 +51,7 @@ class ModelConfig:
         refuse(
             misfits(self, "model.")
             or broken(
-                (
-                    bool(self.name),
-                    "model.name is empty; it takes zoo/small, a folder, a .gguf file or a hub id",
-                )
+                (bool(self.name), "model.name is empty; it takes a folder, a file or a hub id")
             )
         )
 

@@ -151,7 +151,8 @@ def foreign_imports() -> set[str]:
 def test_what_is_imported_is_what_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = modules_of(project["optional-dependencies"]["figures"])
-    optional |= modules_of(project["optional-dependencies"]["graph"])
+    for extra in ("gguf", "graph", "peft"):
+        optional |= modules_of(project["optional-dependencies"][extra])
     assert foreign_imports() - optional == modules_of(project["dependencies"])
 
 
