@@ -17,9 +17,10 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=3000, help="batches of 128 texts")
     parser.add_argument("--threads", type=int, default=1, help="part of the recipe, as the seed is")
+    parser.add_argument("--n-test", type=int, default=1000, help="pairs of each task to measure on")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    measures = train_zoo(options.out, options.seed, options.steps)
+    measures = train_zoo(options.out, options.seed, options.steps, n_test=options.n_test)
     for kind, tasks in measures.items():
         for name, numbers in tasks.items():
             print(f"{name:13} {kind:9}", *(f"{k} {v:.4f}" for k, v in numbers.items()))

@@ -324,6 +324,6 @@ def test_nothing_to_evaluate_is_an_error():
 @pytest.mark.parametrize("metric", [logit_diff, prob_diff, answer_prob, cross_entropy, accuracy])
 def test_a_token_that_stands_twice_in_a_set_counts_once(metric):
     logits = torch.randn(2, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    twice = pairs(torch.tensor([[1, 2, 1], [3, 3, -1]]), torch.tensor([[5, 5], [0, 6]]))
-    once = pairs(torch.tensor([[1, 2], [3, -1]]), torch.tensor([[5, -1], [0, 6]]))
+    twice = pairs(torch.tensor([[1, 2, 1], [3, 3, -1]]), torch.tensor([[5, 4, 5], [0, 6, -1]]))
+    once = pairs(torch.tensor([[1, 2], [3, -1]]), torch.tensor([[5, 4], [0, 6]]))
     assert_close(metric(logits, twice), metric(logits, once))

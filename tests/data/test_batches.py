@@ -33,6 +33,11 @@ def test_a_batch_larger_than_the_data_runs_over_epochs():
     )
 
 
+def test_draws_are_what_they_were():
+    """By these a run that began under an older version goes on with the batches it would have."""
+    assert [draw(10, 4, 0, step) for step in (0, 2)] == [[5, 8, 3, 2], [6, 9, 3, 4]]
+
+
 def test_ranks_share_every_draw():
     ranks = [iter(TrainOrder(10, 6, 0, start=2, rank=rank, world_size=3)) for rank in range(3)]
     for step in range(2, 6):

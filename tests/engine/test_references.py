@@ -101,6 +101,20 @@ def test_pairs_of_another_data_set_are_not_taken_for_those_of_the_same_number(ga
     assert_right(refs, batch, gated)
 
 
+@pytest.mark.parametrize("prompts", ["clean", "corrupt"])
+@pytest.mark.parametrize("at", ["first", "last"])
+def test_pairs_that_differ_in_one_token_alone_are_told_apart(gated, prompts, at):
+    """At the answer position too, which is the last that either run looks at."""
+    refs, batch = references(gated), batch_of([0, 1, 2])
+    assert_right(refs, batch, gated)
+    tokens = getattr(batch, prompts).clone()
+    rows = torch.arange(len(batch))
+    place = batch.last if at == "last" else torch.zeros_like(batch.last)
+    tokens[rows, place] = tokens[rows, place] % (VOCAB - 1) + 1
+    assert_right(refs, replace(batch, **{prompts: tokens}), gated)
+    assert_right(refs, batch, gated)
+
+
 def test_one_unknown_example_computes_its_batch(gated, counts):
     refs = references(gated, counts)
     for rows in ([0, 1], [1, 2], [2, 0]):

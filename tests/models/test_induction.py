@@ -276,7 +276,8 @@ def test_default_settings_find_the_circuit_at_its_size(saved, tmp_path, learner,
         ("hard_concrete", "gate_ig", "mean", 300),
     ],
 )
-def test_other_settings_find_it_too(saved, tmp_path, learner, init, ablation, steps):
+def test_other_settings_find_it_too(saved, tmp_path, learner, init, ablation, steps, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as above
     ranking = learned_ranking(
         saved(20.0),
         tmp_path / "run",

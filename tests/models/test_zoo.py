@@ -240,9 +240,8 @@ def test_the_tokenizer_is_the_one_that_training_builds(tokenizer):
     assert build_tokenizer().get_vocab() == tokenizer.get_vocab()
 
 
-@pytest.mark.slow
 def test_the_script_writes_a_model(tmp_path):
-    command = [sys.executable, SCRIPT, "--out", tmp_path / "zoo", "--steps", "2", "--threads", "1"]
+    command = [sys.executable, SCRIPT, "--out", tmp_path / "zoo", "--steps", "2", "--n-test", "20"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "ioi" in done.stdout
     assert contents(tmp_path / "zoo").keys() == contents(FOLDER).keys()

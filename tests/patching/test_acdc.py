@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import ConfigError, DataError, NonFiniteError, RunError
 from circuitprune.metrics import kl_divergence, logit_diff
-from circuitprune.patching.acdc import AcdcState, acdc, sweep
+from circuitprune.patching.acdc import AcdcState, _decide, acdc, sweep
 
 some_families = pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gemma2"])
 THRESHOLD = 0.02
@@ -241,3 +241,13 @@ def test_what_cannot_be_searched_is_refused():
     state = AcdcState.start(references.gated.graph, 0.2, "kl")
     with pytest.raises(RunError, match="another search"):
         acdc(references, [pairs()], 0.1, state=state)
+
+
+def test_an_edge_that_worsens_by_the_threshold_itself_stays():
+    """It is the least worsening by which an edge is kept; wrong guesses end what was decided."""
+    guesses = dict.fromkeys(range(3), True)
+    assert _decide([2, 1, 0], [0.25, 0.375, 1.0], guesses, 0.0, 0.5) == {2: True, 1: True, 0: False}
+    assert _decide([1], [0.5], {1: True}, 0.0, 0.5) == {1: False}
+    guesses = {2: True, 1: False, 0: True}
+    assert _decide([2, 1, 0], [0.75, 0.0, 0.5], guesses, 0.0, 0.5) == {2: False}
+    assert guesses == {2: True, 1: True, 0: True}  # what was run after a wrong guess is a guess

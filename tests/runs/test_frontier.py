@@ -64,6 +64,7 @@ def test_chosen_is_the_smallest_good_circuit(sizes_and_kls, max_kl, expected):
     [
         ({5: 1.22, 10: 1.1, 20: 1.0}, 10, "the smallest with KL at most 0.1"),
         ({5: 0.8, 10: 1.0, 20: 1.0}, 5, "faithfulness in 0.8 to 1.2"),  # the band's ends are in it
+        ({5: 1.2, 10: 1.0, 20: 1.0}, 5, "faithfulness in 0.8 to 1.2"),
         ({5: 1.22, 10: 1.3, 20: 0.7}, 20, "the one of least KL"),
     ],
 )

@@ -212,6 +212,7 @@ def test_the_learning_rate_is_a_warm_up_and_a_line(home, tmp_path, warmup, end):
             expected = 1 - (1 - end) * done
         assert rate == pytest.approx(module.lr * expected)
     assert len(rates) == STEPS
+    assert module._lr_factor(2 * STEPS) == pytest.approx(end)  # and no further down
 
 
 # ---------------------------------------------------------------- the same again, and resuming
@@ -251,6 +252,30 @@ def test_noise_and_examples_depend_on_the_seed(home, learner, tmp_path):
     for first, again, other in zip(*(r.gates for r in seen), strict=True):
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shown"), [((0.001, 0.04, 0.2), "0.04"), ((0.2, 0.5), "0.2"), ((0.07, 0.02), "0.07")]
+)
+def test_the_circuit_that_is_drawn_is_the_one_nearest_to_a_twentieth(references, sizes, shown):
+    learner = TopK(torch.zeros(references.gated.graph.n_edges))
+    objective = make_objective("kl", references, logit_diff, 1.0)
+    module = MaskTraining(learner, references, objective, logit_diff, sizes)
+    assert module.shown_size == shown and set(module.cut()) == {f"{size:g}" for size in sizes}
+
+
+def test_each_step_has_noise_and_a_target_of_its_own(home, tmp_path, monkeypatch):
+    """Of its number, a resumed run's of that of the whole run."""
+    setup = new_setup(home, "hard_concrete", "train.seed=3", "gates.warmup=1.0")
+    module, sampled, targets = module_of(setup), [], []
+    sample, schedule = module.learner.sample, module.schedule
+    monkeypatch.setattr(module.learner, "sample", lambda *at: sampled.append(at) or sample(*at))
+    module.schedule = lambda step: targets.append((step, schedule(step))) or schedule(step)
+    fit(module, setup, tmp_path, max_steps=5)
+    assert sampled == [(3, step) for step in range(5)]
+    start, end = setup.config.gates.init_density, setup.config.gates.target_density
+    line = [(step, pytest.approx(start + (end - start) * step / STEPS)) for step in range(5)]
+    assert targets == line
 
 
 def test_the_noise_differs_from_step_to_step(references):
