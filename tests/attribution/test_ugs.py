@@ -66,6 +66,19 @@ def test_what_it_keeps_is_closer_to_the_model_than_random_circuits(learned):
     assert distance(theta) < min(map(distance, others)) / 2
 
 
+def test_the_open_edges_alone_do_better_than_none_and_their_rest_does_worse(learned):
+    """What the metric asks for is kept, not what works against it."""
+    references, theta = learned
+    run, metric = references.run(pairs()), minus_kl(references)
+    kept = (theta > 0.5).cpu()
+    worth = {
+        name: metric(run(mask), pairs()).mean().item()
+        for name, mask in (("kept", kept), ("none", kept & ~kept), ("rest", ~kept))
+    }
+    assert 0.05 < kept.double().mean() < 0.5
+    assert 0 > worth["kept"] > 0.75 * worth["none"] and worth["kept"] > worth["rest"]
+
+
 def test_it_is_deterministic_and_uses_each_step(learned):
     references, theta = learned
     few = [ugs(references, [pairs()], minus_kl(references), steps=1) for _ in range(2)]

@@ -1,5 +1,6 @@
 """Knock-outs of circuit and model, against hooks on the untouched model and written-out gates."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from torch.testing import assert_close
 
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
+from circuitprune.engine.evaluation import evaluate_each
 from circuitprune.evidence.bootstrap import UNDEFINED, Bootstrap, Interval
 from circuitprune.evidence.completeness import TOLERANCE, Scale, completeness, verdict
 from circuitprune.evidence.knockouts import (
@@ -173,6 +175,27 @@ def test_every_point_and_summary(case):
     counted = [p for f in ("class", "random") for p in points[f] if p.telling]
     mean = sum(abs(p.relative_gap) for p in counted) / len(counted)
     assert found.mean_relative_gap.value == pytest.approx(mean)
+
+
+def test_what_tells_nothing_counts_in_no_mean(case, monkeypatch):
+    """At a tolerance that takes half of the knock-outs for silent."""
+    module = sys.modules[completeness.__module__]
+    before = completeness(case)
+    empty = evaluate_each(case.references, {"": case.empty_mask}, case.batches, case.task_metric)[
+        ""
+    ]
+    base = empty.metric.mean().item()
+    left = sorted(max(abs(p.circuit - base), abs(p.model - base)) for p in before.points)
+    monkeypatch.setattr(module, "TOLERANCE", left[len(left) // 2] / abs(before.span))
+    found = completeness(case)
+    planned = [p for p in found.points if p.family in ("class", "random")]
+    told = [p for p in planned if p.telling]
+    assert 0 < len(told) < len(planned)
+    mean = sum(abs(p.relative_gap) for p in told) / len(told)
+    assert found.mean_relative_gap.value == pytest.approx(mean)
+    assert found.mean_relative_gap.value != pytest.approx(
+        sum(abs(p.relative_gap) for p in planned) / len(planned)
+    )
 
 
 def test_a_knock_out_that_leaves_nothing_tells_nothing(case):

@@ -88,6 +88,14 @@ def test_node_circuits_keep_every_edge_among_their_nodes():
     assert len(set(sizes)) > 3 and max(sizes) == GRAPH.n_edges
 
 
+def test_nodes_of_equal_scores_are_taken_in_the_order_of_the_graph():
+    circuits = node_circuits(GRAPH, torch.zeros(GRAPH.n_writers))
+    for size, mask in circuits.items():
+        first = set(range(int(size * GRAPH.n_writers)))
+        assert {*GRAPH.edge_writer[mask].tolist()} <= first
+    assert circuits[0.5].any() and circuits[1.0].all()
+
+
 def slow_curve(case, masks):
     found = evaluate(
         case.references, {str(i): m for i, m in enumerate(masks)}, case.batches, case.task_metric

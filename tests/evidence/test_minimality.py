@@ -14,8 +14,8 @@ from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.engine.evaluation import evaluate_each
 from circuitprune.errors import ConfigError
-from circuitprune.evidence.minimality import minimality, removals, verdict
-from circuitprune.evidence.minimise import minimise, minimised
+from circuitprune.evidence.minimality import Removals, minimality, removals, verdict
+from circuitprune.evidence.minimise import _drop, minimise, minimised
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +160,29 @@ def test_a_negative_tolerance_is_refused(case):
         minimise(case, -1.0)
 
 
-def test_a_large_circuit_is_judged_on_fewer_pairs(case, monkeypatch):
-    monkeypatch.setattr(sys.modules[minimality.__module__], "MOST_RUNS", 7 * int(case.mask.sum()))
+@pytest.mark.parametrize(("most", "n_pairs"), [(7, 5), (8, 8), (0, 5)])
+def test_a_large_circuit_is_judged_on_fewer_pairs(case, monkeypatch, most, n_pairs):
+    """Of the batches of 5 and of 3, as many from the front as there are runs for."""
+    limit = most * int(case.mask.sum())
+    monkeypatch.setattr(sys.modules[minimality.__module__], "MOST_RUNS", limit)
     found = minimality(case)
-    assert found.n_pairs == len(case.batches[0]) < case.n_examples
-    assert f"on {found.n_pairs} pairs" in found.sentence
+    assert found.n_pairs == n_pairs and f"on {found.n_pairs} pairs" in found.sentence
+
+
+def test_an_edge_at_the_tolerance_itself_is_dispensable(case):
+    exact = minimality(case).edges[0]
+    found = minimality(replace(case, tolerance=exact.kl.value))
+    assert exact.edge in found.dispensable and len(found.dispensable) == len(found.edges)
+
+
+def test_a_drop_is_allowed_up_to_the_limit_itself_and_takes_what_then_lies_on_no_path(case):
+    graph = case.graph
+    mask = graph.mask_of(["input->logits", "input->m0", "m0->m1", "m1->logits"])
+    kept = graph.mask_of(["input->logits"])
+    limit, edges = mean_kl(case, kept, case.batches), mask.nonzero().flatten()
+    first = edges == graph.edge_index("m0->m1")
+    kl = torch.where(first, 0.0, 1.0).double().unsqueeze(1)  # the least needed, one at a time
+    found = Removals(edges, kl[0], kl[0], kl, kl)
+    smaller, left = _drop(case, mask, found, case.batches, limit)
+    assert torch.equal(smaller, kept) and left == limit
+    assert _drop(case, mask, found, case.batches, limit - 1e-9) is None
