@@ -8,7 +8,13 @@ from golden_numbers import scores as golden_scores
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.reachability import live_edges
-from circuitprune.circuits.selection import rank, select, select_ranked, select_threshold
+from circuitprune.circuits.selection import (
+    n_edges_of,
+    rank,
+    select,
+    select_ranked,
+    select_threshold,
+)
 from circuitprune.errors import GraphError
 
 SMALL = [graph for graph in reference_graph.GRAPHS if graph.n_edges < 110]
@@ -163,3 +169,12 @@ def test_infinite_scores_have_a_rank():
     scores = torch.full((graph.n_edges,), -torch.inf)
     scores[graph.edge_index("input->logits")] = torch.inf
     assert names(graph, select(graph, scores, 1)) == {"input->logits"}
+
+
+@each_graph
+def test_a_fraction_of_the_edges_is_that_many_of_them(graph):
+    """Of each whole number, though `n * (k / n)` may fall just below k."""
+    for k in range(1, graph.n_edges + 1):
+        assert n_edges_of(graph, k / graph.n_edges) == k
+    assert n_edges_of(graph, 0.999 / graph.n_edges) == 1  # at least one
+    assert n_edges_of(graph, (graph.n_edges - 0.01) / graph.n_edges) == max(1, graph.n_edges - 1)
