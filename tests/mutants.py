@@ -362,6 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--skip", type=int, default=0, help="leave out the first ones")
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     parser.add_argument("--only", nargs="+", help="files or folders of the package, drawn from")
     parser.add_argument("--planted", action="store_true", help="those of tests/mutants.toml")
@@ -373,6 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wanted = by_hand if chosen.planted else list(ignored())
     else:
         wanted = drawn(chosen.count, chosen.seed, chosen.only or FOLDERS)
+    wanted = wanted[chosen.skip :]
     wanted = [m for m in wanted if m.key not in same]
     if chosen.list:
         print(*wanted, sep="\n")

@@ -73,6 +73,8 @@ def _code(node: ast.AST) -> Iterator[ast.AST]:
         return
     if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING",):
         return
+    if isinstance(node, ast.keyword) and node.arg in UNSEEN:
+        return
     yield node
     for name, value in ast.iter_fields(node):
         for child in value if isinstance(value, list) else [value]:

@@ -84,6 +84,7 @@ def test_file_order_of_preset_and_settings_does_not_matter(write):
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_loads_and_changes_only_what_it_names(name):
     config, default = load_config(None, [f"preset={name}"]), RunConfig()
+    assert config.preset == name
     for section in fields(RunConfig):
         if section.name not in PRESETS[name] and section.name != "preset":
             assert getattr(config, section.name) == getattr(default, section.name)

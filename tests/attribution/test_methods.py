@@ -4,15 +4,20 @@ import ast
 import json
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 from types import FunctionType
 
 import pytest
+import torch
+from conftest import build_tiny_model
 
+from attribution.test_attribution import by_logit_diff, minus_kl, pairs, patched
 from circuitprune.attribution import METHODS, Method
 from circuitprune.attribution.methods import has_signs, names_with
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import ConfigError
+from circuitprune.metrics import prob_diff
 
 PACKAGE = Path(__file__).parents[2] / "circuitprune"
 
@@ -57,6 +62,29 @@ def test_every_record_finds_its_function(name):
     method = METHODS[name]
     assert isinstance(method.score, FunctionType) and method.score.__name__ == name
     assert (method.score_nodes is None) == (method.nodes is None)
+
+
+@pytest.fixture(scope="module")
+def references():
+    return patched(build_tiny_model("gpt2"))
+
+
+@pytest.mark.parametrize("name", names_with("function"))
+def test_what_a_record_says_of_its_function_is_so(references, name):
+    """Seen from its scores under other metrics and other numbers of steps."""
+    method, batches = METHODS[name], [pairs((2,))]
+    assert signature(method.score).parameters["steps"].default == (5 if method.steps else 1)
+
+    def scores(metric, steps=2):
+        return method.score(references, batches, metric, steps)
+
+    usual = scores(by_logit_diff)
+    assert bool((usual < 0).any()) == method.signed
+    assert torch.equal(usual, scores(prob_diff)) == (method.metric == "none")
+    assert torch.equal(usual, scores(by_logit_diff, 3)) != method.steps
+    if method.metric != "none":
+        flat = scores(minus_kl(references)).abs().max() < 1e-6 * usual.abs().max()
+        assert bool(flat) == method.at_clean_run
 
 
 def test_a_function_of_ones_own_is_taken_as_it_is():

@@ -87,6 +87,14 @@ def test_one_share_is_the_frozen_norms_dot_product():
         assert_close(shares[writer, row], passed @ direction)
 
 
+def test_the_token_of_number_0_is_an_answer_like_any_other():
+    gated, batch = GatedModel(build_tiny_model("gpt2")), pairs()
+    first = replace(batch, answers=torch.zeros_like(batch.answers[:, :1]))
+    shares, constant = direct_logit_attribution(gated, first)
+    expected = logit_diff(gated.plain(batch.clean, batch.mask, batch.last), first)
+    assert_close(shares.sum(0) + constant, expected, rtol=1e-5, atol=1e-9)
+
+
 def test_on_the_hand_built_model_one_head_says_it_all():
     gated = GatedModel(induction_model(leak=0.0, dtype=torch.float64))
     data = prepare(
