@@ -42,15 +42,16 @@ def of_plain(plain: PreTrainedModel) -> tuple[list[Tensor], tuple[Tensor, Tensor
         return logits, gradients(GatedModel(model))
 
 
-def check_is_plain(given: nn.Module, plain: PreTrainedModel, **tolerance: float) -> GatedModel:
+def check_is_plain(given: nn.Module, plain: PreTrainedModel, **rounding: float) -> GatedModel:
     """Laws 1 and 2, the self-check, and gradients against those of the plain model.
 
     Args:
         given: The model as a user has it.
         plain: The same weights in eval, from a config; is left alone.
-        tolerance: Of `assert_close`; float64's by default.
+        rounding: Of weights that are not the same to the bit, as `assert_close` takes it; by
+            default float64's, and gradients the same but for the order of sums.
     """
-    gated, tolerance = GatedModel(given), tolerance or dict(rtol=1e-5, atol=1e-5)
+    gated, tolerance = GatedModel(given), rounding or dict(rtol=1e-5, atol=1e-5)
     self_check(gated)
     logits, own_gradients = of_plain(plain)
     ablated = gated.record(BATCH.corrupt, BATCH.mask)
@@ -61,5 +62,5 @@ def check_is_plain(given: nn.Module, plain: PreTrainedModel, **tolerance: float)
     for found, own in zip(gradients(gated), own_gradients, strict=True):
         scale = own.abs().max()
         assert scale > 0
-        assert_close(found / scale, own / scale, **tolerance)
+        assert_close(found / scale, own / scale, **(rounding or dict(rtol=0, atol=1e-12)))
     return gated

@@ -22,7 +22,9 @@ class Held:
     """A model in eval, frozen and uncompiled until `release`; only flags are changed, no weight.
 
     Compiled code was traced without interceptions, and might be run in place of what is
-    intercepted; gradient checkpointing would run a layer again after they are gone.
+    intercepted; gradient checkpointing would run a layer again after they are gone. Accelerate's
+    hooks, which bring inputs to the weights, have nothing to do on one device, and hide norms whose
+    Jacobian is known.
 
     Args:
         model: A model of transformers, or what `torch.compile` made of one.
@@ -51,10 +53,8 @@ class Held:
     def _hold(self, module: nn.Module) -> None:
         for name, child in module.named_children():
             self._set(module, name, _uncompiled(child))
-        forward = vars(module).get("forward")
-        own = getattr(forward, "_torchdynamo_orig_callable", forward)
-        if own is not None and not hasattr(module, "_orig_mod"):
-            self._set(module, "forward", own)
+        if _is_wrapped(module):
+            self._before.append((module, "forward", vars(module).pop("forward")))
         self._set(module, "_compiled_call_impl", None)
         self._set(module, "training", False)
         if hasattr(module, "gradient_checkpointing"):
@@ -114,6 +114,13 @@ def _refuse_places(name: str, model: PreTrainedModel) -> None:
 def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
     yield from model.parameters()
     yield from model.buffers()
+
+
+def _is_wrapped(module: nn.Module) -> bool:
+    """Whether the module's own forward runs inside compiled code, or behind accelerate's hook."""
+    forward = vars(module).get("forward")
+    own = getattr(forward, "_torchdynamo_orig_callable", vars(module).get("_old_forward"))
+    return forward is not None and getattr(own, "__func__", None) is type(module).forward
 
 
 def _uncompiled(model: object) -> object:

@@ -137,7 +137,7 @@ def dispatched(model):
 
 
 def test_a_model_whose_forwards_are_replaced_by_hooks(plain, own):
-    check_is_plain(dispatched(own), plain)
+    held_and_given_back(dispatched(own), own, plain)
 
 
 def test_a_model_that_accelerate_dispatched():
@@ -145,9 +145,7 @@ def test_a_model_that_accelerate_dispatched():
     plain = build_tiny_model("llama")
     own = accelerate.dispatch_model(deepcopy(plain), {"": "cpu"}, force_hooks=True)
     assert sum(hasattr(module, "_hf_hook") for module in own.modules()) > 10
-    before = state(own)
-    check_is_plain(own, plain).release()
-    assert state(own) == before
+    held_and_given_back(own, own, plain)
 
 
 @pytest.mark.parametrize("device_map", ["cpu", "auto"])
