@@ -1,6 +1,7 @@
 """The checkpoint that a run goes on from: one file, whole, in its place."""
 
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,37 +35,60 @@ class WholeFiles(TorchCheckpointIO):
 class Checkpoints(Callback):
     """Writes `last.ckpt` every so many steps, at the last one, and where the run is asked to stop.
 
-    All are of the middle of the endless epoch, so that a finished run too can go on to more steps.
+    All are of the end of a step in the middle of the endless epoch, so that a finished run too can
+    go on to more steps. Before a validation, which may take long and changes nothing, there is one
+    too: the run can stop within.
 
     Args:
         folder: Where; made when the first is written.
         every: Steps between two.
-        asked: Whether the run is to stop; looked at after each step.
+        asked: Whether the run is to stop; looked at after each step and batch of a validation.
 
     Raises:
+        KeyboardInterrupt: it is, and the checkpoint is written.
         NonFiniteError: a gate is NaN or infinite; the checkpoint before stays.
         RunError: it cannot be written; the checkpoint before stays.
     """
 
     def __init__(self, folder: Path, every: int, asked: Callable[[], bool]) -> None:
         self.folder, self.every, self.asked = folder, every, asked
+        self.written = 0
+        """Step of the last checkpoint."""
+        self.stepping = False
+        """Whether a step is changing the gates: what is there meanwhile is of no step."""
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """From here until the end of the step nothing can be written."""
+        self.stepping = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *_: object, **__: object
     ) -> None:
         """Write where it is time to; stop where that is asked."""
-        step = trainer.global_step
-        if self.asked():
-            trainer.should_stop = True
-        if step % self.every == 0 or step >= trainer.max_steps or trainer.should_stop:
+        step, self.stepping = trainer.global_step, False
+        validates = step % (trainer.val_check_batch or math.inf) == 0
+        if step % self.every == 0 or step >= trainer.max_steps or validates or self.asked():
             self.write(trainer, pl_module)
+        self._stop()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *_: object, **__: object
+    ) -> None:
+        """Stop where that is asked."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.asked():
+            raise KeyboardInterrupt
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Lose no step to an error that is not the gates' own."""
-        of_these = NonFiniteError, RunError, OSError  # the gates, or what they are written to
-        if trainer.global_step > 0 and not isinstance(exception, of_these):
+        """Lose no step to an error that is not the gates' own, or of what they are written to."""
+        known = self.stepping or isinstance(exception, NonFiniteError | RunError | OSError)
+        if trainer.global_step > self.written and not known:
             self.write(trainer, pl_module)
 
     def write(self, trainer: Trainer, module: LightningModule) -> None:
@@ -76,3 +100,4 @@ class Checkpoints(Callback):
                     f"model.dtype=float32. {self.folder / LAST} is of the steps before"
                 )
         trainer.save_checkpoint(self.folder / LAST)
+        self.written = trainer.global_step

@@ -357,12 +357,12 @@ def steps(events: EventAccumulator, kind: str) -> dict[str, list[int]]:
 
 
 def test_circuits_are_drawn_at_checkpoints_and_frontiers_at_validations(events, gpt2_home):
-    """Checkpoints every 4 steps, validations every 5, the end after 12; nothing twice."""
+    """Checkpoints every 4 steps and before validations, every 5, and after 12; nothing twice."""
     n_edges = strict(gpt2_home / "events" / "frontier.json")["points"]
     chosen = values(events, "final/n_edges")[0]
     assert chosen in {float(point["n_edges"]) for point in n_edges}
     assert steps(events, "images") == {
-        "circuit/kept_at_0.5": [4, 8, 12],
+        "circuit/kept_at_0.5": [4, 5, 8, 10, 12],
         "frontier/validation": [5, 10],
         "layers/kept_at_0.05": [5, 10, 12],
         "circuit/chosen": [chosen],
@@ -683,6 +683,50 @@ def test_ten_preemptions_in_a_row_end_in_the_same_bytes(gpt2_home, tmp_path, mon
         whole, resumed = tmp_path / "whole" / name, tmp_path / "cut" / name
         assert resumed.read_bytes() == whole.read_bytes(), name
     assert [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_a_signal_does_not_wait_for_the_end_of_a_validation(gpt2_home, tmp_path, monkeypatch):
+    """It may take long and changes nothing: the checkpoint of its step is there."""
+    honest, seen = MaskTraining.validation_step, []
+
+    def validation_step(self, batch, batch_idx):
+        seen.append(batch_idx)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return honest(self, batch, batch_idx)
+
+    chosen = [*settings(gpt2_home), "train.resume=auto", "verify.batch_size=2"]  # 4 of validation
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskTraining, "validation_step", validation_step)
+        assert train_main([*chosen, f"output_dir={tmp_path / 'cut'}"]) == 75
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    assert seen == [0] and torch.load(last, weights_only=True)["global_step"] == 5
+    for name in ("cut", "whole"):
+        assert train_main([*chosen, f"output_dir={tmp_path / name}"]) == 0
+    for name in sorted(BYTES):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_nothing_is_written_in_the_middle_of_a_step(gpt2_home, tmp_path, monkeypatch):
+    """Who asks twice does not wait, and the gates may have moved while the step is not counted."""
+    honest = torch.optim.Adam.step
+
+    def step(self, closure=None):
+        loss = honest(self, closure)
+        if next(iter(self.state.values()))["step"] == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    chosen = [*settings(gpt2_home), "train.resume=auto"]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", step)
+        assert train_main([*chosen, f"output_dir={tmp_path / 'cut'}"]) == 75
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 5  # before the validation
+    for name in ("cut", "whole"):
+        assert train_main([*chosen, f"output_dir={tmp_path / name}"]) == 0
+    for name in sorted(BYTES):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(gpt2_home, tmp_path, monkeypatch):
