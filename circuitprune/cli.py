@@ -96,7 +96,7 @@ def add_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=FRACTION, help="fraction of edges to compare at")
     parser.add_argument("--random", type=COUNT, default=20, help="random circuits beside them (20)")
     parser.add_argument("--output-dir", default="runs/compare", help="where compare.json goes")
-    parser.set_defaults(command=_transfer, hint="nothing was written")
+    parser.set_defaults(command=_transfer, hint="the same command goes on from here")
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:

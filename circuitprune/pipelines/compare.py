@@ -1,5 +1,7 @@
 """Circuits of several tasks or models: what they share, and what each does elsewhere."""
 
+import hashlib
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,20 +26,22 @@ from circuitprune.evidence.baselines import (
     flat,
 )
 from circuitprune.evidence.bootstrap import Bootstrap, Interval
+from circuitprune.files.records import JsonObject
 from circuitprune.files.text import show
 from circuitprune.files.whole import write_json
 from circuitprune.pipelines.cross_model import cross_model, differs, same_task
+from circuitprune.pipelines.gathering import keep, kept
 from circuitprune.pipelines.pairs import make_pairs
 from circuitprune.pipelines.setup import Print, Setup, load
 from circuitprune.pipelines.study import Study
 from circuitprune.pipelines.unseen import Texts, check_source, texts_of, unseen_batches
 from circuitprune.runs.finished import Found, load_found, same_graph
-from circuitprune.runs.identity import fingerprint
+from circuitprune.runs.identity import fingerprint, installed
+from circuitprune.runs.settings import flatten
 from circuitprune.runs.studies import (
+    Column,
     ComparedCircuit,
     Comparison,
-    CrossModel,
-    CrossSkipped,
     Specificity,
     Transfer,
     TransferCell,
@@ -68,7 +72,7 @@ def compare(
         transfer: All paths must then be run folders.
         size: Fraction of all edges to compare at; by default that of the smallest circuit.
         n_random: Random circuits of each of `FAMILIES`, for each circuit.
-        folder: Where `compare.json` goes; None writes nothing.
+        folder: Where `compare.json` goes, and till then `columns/`; None writes nothing.
         say: Prints.
 
     Returns:
@@ -98,11 +102,14 @@ def compare(
         core=core,
         private=private,
     )
+    kept_in = None if folder is None else Path(folder) / "columns"
     if transfer:
         baselines = draw_baselines(graph, masks, n_random)
-        result = replace(_elsewhere(result, found, masks, baselines, say), n_random=n_random)
-    if folder is not None:
-        write_json(Path(folder) / "compare.json", result)
+        result = _elsewhere(result, found, masks, baselines, kept_in, say)
+        result = replace(result, n_random=n_random)
+    if kept_in is not None:
+        write_json(kept_in.parent / "compare.json", result)
+        shutil.rmtree(kept_in, ignore_errors=True)  # all that they hold is in it
     return result
 
 
@@ -144,37 +151,79 @@ def _about(found: Found, mask: Bool[Tensor, " edge"]) -> ComparedCircuit:
 
 
 def _elsewhere(
-    result: Comparison, found: dict[str, Found], masks: Masks, random: Baselines, say: Print
+    result: Comparison,
+    found: dict[str, Found],
+    masks: Masks,
+    random: Baselines,
+    kept_in: Path | None,
+    say: Print,
 ) -> Comparison:
-    """The same with the transfer matrix, and with activations across models."""
+    """The same with the transfer matrix, and with activations across models.
+
+    A column that is done is kept there until all are, so that a killed comparison goes on.
+    """
     files = [name for name, one in found.items() if one.config is None]
     if files:
         raise RunError(f"--transfer needs run folders, with their tasks; {files[0]} is a file")
     configs = {name: _fresh(one) for name, one in found.items()}
     seen = _trained_on(found, configs)
-    cells: list[TransferCell] = []
-    settings: list[TransferSetting] = []
-    cross: list[CrossModel | CrossSkipped] = []
-    for name, config in configs.items():
-        say(f"Every circuit on the pairs of {name}")
-        setup = Study.from_config(config).setup
-        batches = unseen_batches(setup, seen)
-        settings.append(_setting(name, setup, batches))
-        if not batches:
-            continue
-        with setup.forecast_told():
-            cells += _column(name, setup, batches, masks, random)
-        for donor in configs:
-            if same_task(config, configs[donor]) and differs(found[name], found[donor]):
-                say(f"Patching activations of {donor} into {name}")
-                others = configs[donor]
-                cross.append(cross_model(name, donor, setup, others, batches, masks, random))
+    identity, columns = _identity(found, masks, random), []
+    for number, name in enumerate(configs):
+        path = None if kept_in is None else kept_in / f"{number}.json"
+        column = None if path is None else kept(path, Column, identity)
+        if column is not None:
+            say(f"{name}: found in {path}")
+        else:
+            column = _column(name, found, configs, seen, masks, random, say)
+            if path is not None:
+                keep(path, column, identity)
+        columns.append(column)
+    cells = [cell for column in columns for cell in column.cells]
     return replace(
         result,
-        transfer=Transfer(tuple(settings), tuple(cells)),
+        transfer=Transfer(tuple(column.setting for column in columns), tuple(cells)),
         specificity=tuple(_specificity(name, configs, cells) for name in found),
-        cross_model=tuple(cross),
+        cross_model=tuple(one for column in columns for one in column.cross_model),
     )
+
+
+def _identity(found: dict[str, Found], masks: Masks, random: Baselines) -> JsonObject:
+    """All that decides what a comparison finds, as plain values."""
+    digest = hashlib.sha256()
+    for mask in {**masks, **flat(random)}.values():
+        digest.update(mask.numpy().tobytes())
+    about: JsonObject = {
+        "circuits": digest.hexdigest()[:16],
+        "runs": {name: [one.fingerprint, one.pairs_hash] for name, one in found.items()},
+        "settings": {name: flatten(_fresh(one)) for name, one in found.items()},
+        "versions": installed(),
+    }
+    return about
+
+
+def _column(
+    name: str,
+    found: dict[str, Found],
+    configs: dict[str, RunConfig],
+    seen: Texts,
+    masks: Masks,
+    random: Baselines,
+    say: Print,
+) -> Column:
+    """All circuits on the pairs of one run, and other models' activations in its model."""
+    say(f"Every circuit on the pairs of {name}")
+    setup = Study.from_config(configs[name]).setup
+    batches = unseen_batches(setup, seen)
+    setting, cross = _setting(name, setup, batches), []
+    if not batches:
+        return Column(setting, (), ())
+    with setup.forecast_told():
+        cells = _cells(name, setup, batches, masks, random)
+    for donor, other in configs.items():
+        if same_task(configs[name], other) and differs(found[name], found[donor]):
+            say(f"Patching activations of {donor} into {name}")
+            cross.append(cross_model(name, donor, setup, other, batches, masks, random))
+    return Column(setting, tuple(cells), tuple(cross))
 
 
 def _fresh(found: Found) -> RunConfig:
@@ -202,7 +251,7 @@ def _setting(name: str, setup: Setup, batches: Sequence[Batch]) -> TransferSetti
     return TransferSetting(name, setup.held_out, setup.metric_name, n_pairs, seen)
 
 
-def _column(
+def _cells(
     name: str, setup: Setup, batches: Sequence[Batch], masks: Masks, random: Baselines
 ) -> list[TransferCell]:
     """Every circuit on one run's held-out pairs, in its model and under its ablation."""

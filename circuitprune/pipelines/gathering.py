@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from circuitprune.engine.progress import Watch
 from circuitprune.errors import CircuitPruneError, NonFiniteError, RunError
@@ -12,6 +13,7 @@ from circuitprune.files.records import JsonObject, from_json
 from circuitprune.files.whole import read_json, write_json
 from circuitprune.views.progress import shown
 
+Piece = TypeVar("Piece")
 Kind = Callable[[Case], Section]
 """One kind of evidence."""
 
@@ -42,15 +44,15 @@ def gather(
     with shown(show) as watch:
         for number, (name, kind) in enumerate(kinds.items(), start=1):
             path = folder / f"{name}.json"
-            kept = _kept(path, name, identity)
-            if kept is not None:
+            before = kept(path, kind_of(name), identity)
+            if before is not None:
                 say(f"{name}: found in {path}")
-                sections[name] = kept
+                sections[name] = before
                 continue
             title = f"{number}/{len(kinds)} {name}"
             found = _run(kind, replace(case, watch=_of_section(title, watch)))
             if not isinstance(found, NotComputed):
-                write_json(path, {"identity": identity, "result": found})
+                keep(path, found, identity)
             sections[name] = found
     return Sections(**sections)
 
@@ -73,12 +75,17 @@ def _judged(found: Section, case: Case) -> Section:
     return replace(found, verdict="undecided", sentence=said)  # type: ignore[arg-type]
 
 
-def _kept(path: Path, name: str, identity: Mapping[str, object]) -> Section | None:
-    """The result in a section's file, if it is of this very case."""
+def keep(path: Path, result: object, identity: Mapping[str, object]) -> None:
+    """Put a piece of work into a file of its own, with all that decides it."""
+    write_json(path, {"identity": identity, "result": result})
+
+
+def kept(path: Path, kind: type[Piece], identity: Mapping[str, object]) -> Piece | None:
+    """What `keep` put there, if it is of the very same work."""
     try:
         found = read_json(path)
         if isinstance(found, dict) and found.get("identity") == identity:
-            return from_json(kind_of(name), found.get("result"), name)
+            return from_json(kind, found.get("result"), path.stem)
     except RunError:  # absent, cut short by something else than us, or of another version
         return None
     return None

@@ -106,9 +106,19 @@ def scoring_of(
     Returns:
         None on a process that does not lead: its part is in the shards.
     """
-    ranks, settings = ranks or Ranks(), setup.config.attribution
+    ranks = ranks or Ranks()
     if path.exists():
-        return Scoring.load(path, setup) if ranks.leads else None
+        scoring = Scoring.load(path, setup) if ranks.leads else None
+    else:
+        scoring = _scored(setup, path, say, ranks)
+    if scoring is not None:  # a process that was killed here left the shards
+        shutil.rmtree(path.parent / "shards", ignore_errors=True)  # all that they hold is in it
+    return scoring
+
+
+def _scored(setup: Setup, path: Path, say: Print, ranks: Ranks) -> Scoring | None:
+    """Scores made now, and written."""
+    settings = setup.config.attribution
     say(f"Attributing by {settings.method} on {len(setup.data.splits['train'])} training pairs")
     if setup.method.sharded:
         run = by_acdc if settings.method == "acdc" else by_exact
@@ -117,7 +127,6 @@ def scoring_of(
         scoring = by_method(setup) if ranks.leads else None
     if scoring is not None:
         scoring.save(path, setup)
-        shutil.rmtree(path.parent / "shards", ignore_errors=True)  # all that they hold is in it
     return scoring
 
 

@@ -1,6 +1,5 @@
 """The runs of a study of stability: other seeds, other pairs, each in a folder of its own."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from circuitprune.pipelines.setup import Print, load
 from circuitprune.pipelines.train import discover
 from circuitprune.pipelines.unseen import check_source
 from circuitprune.runs.finished import load_run
+from circuitprune.runs.folder import AUTO
 from circuitprune.runs.identity import fingerprint
 from circuitprune.runs.settings import flatten, load_config
 from circuitprune.runs.shards import differences
@@ -116,18 +116,13 @@ def run_once(trial: Trial, say: Print) -> None:
     Raises:
         RunError: its folder holds another run.
     """
-    folder, config = trial.folder, trial.config
+    config = trial.config
     if is_finished(trial):
         return
     if trial.attributes:
         attribute(config, say)
-        return
-    last = folder / "checkpoints" / "last.ckpt"
-    if last.exists():
-        config = replace(config, train=replace(config.train, resume=str(last)))
-    elif (folder / "config.yaml").is_file():  # ours, and nothing in it to go on from
-        shutil.rmtree(folder)
-    discover(config, say)
+    else:
+        discover(replace(config, train=replace(config.train, resume=AUTO)), say)
 
 
 def _seeded(config: RunConfig, number: int, vary: Vary) -> RunConfig:

@@ -37,13 +37,18 @@ def claim(folder: Path, resume: str | None) -> None:
         )
     if folder.exists() and not folder.is_dir():
         raise RunError(f"output_dir {name} is a file; choose another output_dir")
-    if not folder.is_dir() or not any(path.name != NAME for path in folder.iterdir()):
+    if not folder.is_dir() or all(map(_is_begun, folder.iterdir())):
         return
     is_run = (folder / "config.yaml").is_file() and (folder / "versions.json").is_file()
     if resume is not None and is_run:
         return
     hint = "; go on in it with train.resume=auto" if is_run else ""
     raise RunError(f"output_dir {name} is not empty{hint}, or choose another output_dir")
+
+
+def _is_begun(path: Path) -> bool:
+    """Whether a file is all that a process leaves that was killed before it wrote its config."""
+    return path.name in (NAME, "versions.json") or path.match(".*.tmp")
 
 
 def unfinished(folder: Path) -> bool:
@@ -70,8 +75,8 @@ def create(folder: Path, config: str, versions: dict[str, str]) -> None:
     """Make the output folder and the first files in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "config.yaml", config)
         write_json(folder / "versions.json", versions)
+        write_atomic(folder / "config.yaml", config)  # last: it makes the folder a run
     except OSError as error:
         raise unusable(folder, error) from None
 

@@ -236,6 +236,18 @@ class CrossSkipped:
 
 
 @dataclass(frozen=True)
+class Column:
+    """What was found on the pairs of one run, kept until all columns are there."""
+
+    setting: TransferSetting
+    """Which pairs."""
+    cells: tuple[TransferCell, ...]
+    """Every circuit on them; none if no pair was unseen."""
+    cross_model: tuple[CrossModel | CrossSkipped, ...]
+    """Activations of other models in this run's."""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """`compare.json`; from `transfer` on, only where circuits were asked to go elsewhere."""
 

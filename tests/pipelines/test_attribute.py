@@ -480,10 +480,12 @@ def test_scores_that_are_there_are_not_made_again(make, home, tmp_path, monkeypa
         with pytest.raises(OSError, match="power cut"):
             go(home, tmp_path, "attribution.method=eap")
     (tmp_path / ".frontier.json.1a2b.tmp").write_text("half")
+    (tmp_path / "shards").mkdir()  # of one that was killed as it had written the scores
+    (tmp_path / "shards" / "00000.safetensors").write_text("left")
     whole = make("eap", "attribution.method=eap")
     monkeypatch.setitem(METHODS, "eap", replace(METHODS["eap"], function=fail))
     go(home, tmp_path, "attribution.method=eap")
-    assert results(tmp_path) == results(whole)
+    assert results(tmp_path) == results(whole) and not (tmp_path / "shards").exists()
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from circuitprune.evidence.bootstrap import Interval
 from circuitprune.files.records import from_json, to_json
 from circuitprune.metrics import kl_divergence, logit_diff
 from circuitprune.patching.across_models import cross_patched
+from circuitprune.pipelines import compare as module
 from circuitprune.pipelines.attribute import attribute
 from circuitprune.pipelines.compare import compare
 from circuitprune.pipelines.setup import make_setup
@@ -287,6 +288,32 @@ def test_baselines_have_the_size_and_places_count_those_beaten(home):
     easy = places["uniform"]
     assert (easy.n, easy.mean, easy.beaten) == (3, pytest.approx(0.3), pytest.approx(2 / 3))
     assert places["relabelled"] == AmongRandom(4, 2.5, 0.0)
+
+
+def test_a_comparison_that_was_cut_short_goes_on(home, compared, tmp_path, monkeypatch):
+    """Columns that are done are kept, and gone when all are; no other sizes are taken."""
+    paths, honest, made = [home / name for name in ("one", "two", "tuned")], module._cells, []
+
+    def cells(name, *rest):
+        made.append(Path(name).name)
+        if stops_at == name:
+            raise KeyboardInterrupt
+        return honest(name, *rest)
+
+    def again(size: float = 0.2) -> Comparison:
+        made.clear()
+        return compare(paths, transfer=True, size=size, n_random=3, folder=tmp_path, say=quiet)
+
+    monkeypatch.setattr(module, "_cells", cells)
+    stops_at = str(home / "two")
+    for size in (0.1, 0.2):
+        with pytest.raises(KeyboardInterrupt):
+            again(size)
+        assert made == ["one", "two"]
+        assert [path.name for path in (tmp_path / "columns").iterdir()] == ["0.json"]
+    stops_at = None
+    assert to_json(again()) == to_json(compared) and made == ["two", "tuned"]
+    assert [path.name for path in tmp_path.iterdir()] == ["compare.json"]
 
 
 # ---------------------------------------------------------------- files, and what is refused

@@ -74,6 +74,18 @@ def test_other_things_may_not(tmp_path, names, resume, hint):
         claim(make(tmp_path, *names), resume)
 
 
+@pytest.mark.parametrize("resume", [None, "auto"])
+def test_what_a_process_leaves_that_was_killed_at_once_is_no_matter(tmp_path, resume):
+    claim(make(tmp_path, ".lock", "versions.json", ".config.yaml.1a2b.tmp"), resume)
+
+
+def test_the_config_which_makes_a_folder_a_run_comes_last(tmp_path, monkeypatch):
+    monkeypatch.setattr("circuitprune.runs.folder.write_atomic", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        create(tmp_path, "a: 1", {"torch": "2"})
+    assert [path.name for path in tmp_path.iterdir()] == ["versions.json"]
+
+
 def test_an_interrupted_training_may_be_resumed(tmp_path):
     claim(make(tmp_path, "config.yaml", "versions.json", "checkpoints/last.ckpt"), "last.ckpt")
 
