@@ -10,9 +10,9 @@ from circuitprune.attribution.base import mean_over_batches, require_steps
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
-from circuitprune.engine.tapped import TappedRun, pass_over
+from circuitprune.engine.tapped import TappedRun
 from circuitprune.metrics import Metric
-from circuitprune.models.ports import Branch, Change, Output
+from circuitprune.models.changes import Branch, Change, Output, output_of, with_output
 from circuitprune.patching.recorded import RecordedRun
 
 
@@ -76,6 +76,9 @@ class _GroupRun(TappedRun):
         share: float,
     ) -> None:
         super().__init__(gated, difference, recorded.streams[layer], batch, start=layer)
+        # the layers before are passed over, but their heads are still read behind their norms
+        before = [i for i in self.post_norms.norms if i < layer]
+        self.heads_of_layer = {i: recorded.heads[i].flatten(0, 1) for i in before}
         mlp = self.graph.mlp_writer(layer)
         if group == "attention":
             heads = difference[self.graph.heads(layer)].sum(dim=0)
@@ -84,12 +87,24 @@ class _GroupRun(TappedRun):
             self.fixed = self._mlp_writes(layer, recorded.written[mlp] + share * difference[mlp])
 
     def _attention_writes(self, layer: int, value: Tensor) -> Change:
-        attention = self.ports.layers[layer].attention
-        return attention, "forward", lambda *_, **__: (value, None)
+        """At the output projection: what an attention returns differs between families."""
+        modules = self.ports.layers[layer]
+        return modules.output, "forward", lambda _: value / modules.scale
 
     def _mlp_writes(self, layer: int, value: Tensor) -> Change:
         """At the end of the branch, which is a norm in some families."""
-        return self.ports.layers[layer].mlp_end, "forward", lambda _: value
+        modules = self.ports.layers[layer]
+        if modules.mlp_post_norm is not None:
+            return modules.mlp_post_norm, "forward", lambda _: value / modules.scale
+        forward = modules.mlp.forward
+
+        def mlp(hidden: Tensor) -> Output:
+            """In the form of what the MLP itself returns, such as experts' (output, routing)."""
+            with torch.no_grad():
+                result = forward(hidden)
+            return with_output(result, (value / modules.scale).view_as(output_of(result)))
+
+        return modules.mlp, "forward", mlp
 
     def changes(self) -> list[Change]:
         """As every tapped run's, and the branch that is given."""
@@ -110,7 +125,7 @@ class _UpstreamRun(TappedRun):
         blocks = self.ports.blocks
         inner = range(1, len(blocks) - 1)
         kept = [(blocks[i], "forward", self._keep(i, blocks[i].forward)) for i in inner]
-        end = (blocks[-1], "forward", self._keep(len(blocks) - 1, pass_over))
+        end = (blocks[-1], "forward", self._keep(len(blocks) - 1, self.ports.pass_over))
         return [*super().changes(), *kept, end]
 
     def _keep(self, layer: int, forward: Branch) -> Branch:

@@ -58,6 +58,7 @@ class Graph:
             `n_heads` for multi-head attention, or to count by query head as EAP-IG and MIB do.
         parallel: The MLP reads the block's input, not its heads (GPT-NeoX).
         d_model: Width of the residual stream; carried for file formats that ask for it.
+        coupled: One norm spans a layer's queries (keys), so that each of them feeds all its heads.
 
     Raises:
         GraphError: sizes that no model has.
@@ -68,6 +69,7 @@ class Graph:
     n_kv_readers: int
     parallel: bool = False
     d_model: int = 0
+    coupled: bool = False
 
     def __post_init__(self) -> None:
         if min(self.n_layers, self.n_heads, self.n_kv_readers) < 1:
@@ -110,7 +112,7 @@ class Graph:
 
     def same_edges(self, other: "Graph") -> bool:
         """Whether a flat vector over the edges means the same in both; the width may differ."""
-        return replace(self, d_model=0) == replace(other, d_model=0)
+        return replace(self, d_model=0, coupled=False) == replace(other, d_model=0, coupled=False)
 
     # ---------------------------------------------------------------- names
 
@@ -307,20 +309,21 @@ class Graph:
     def heads_of_reader(self, reader: int) -> range:
         """Writers (heads) that this attention reader feeds; the MLP writer for an MLP reader.
 
-        Empty for `logits`. A KV reader feeds every query head of its group.
+        Empty for `logits`. A KV reader feeds every query head of its group; see also `coupled`.
         """
         layer, within = divmod(reader, self.readers_per_layer)
         if layer == self.n_layers:
             return range(0)
         if within == self.readers_per_layer - 1:
             return range(self.mlp_writer(layer), self.mlp_writer(layer) + 1)
-        if within < self.n_heads:
+        if self.coupled and within < self.n_heads + self.n_kv_readers:
+            start, size = 0, self.n_heads
+        elif within < self.n_heads:
             start, size = within, 1
         else:
             size = self.n_heads // self.n_kv_readers
-            start = ((within - self.n_heads) % self.n_kv_readers) * size
-        first = self.head_writer(layer, start)
-        return range(first, first + size)
+            start = (within - self.n_heads) % self.n_kv_readers * size
+        return range(first := self.head_writer(layer, start), first + size)
 
     # ---------------------------------------------------------------- the two conventions
 
@@ -329,13 +332,8 @@ class Graph:
         """For each edge of `ungrouped()`, the position of the edge here that carries it."""
         group = self.n_heads // self.n_kv_readers
         kv = torch.arange(self.n_kv_readers).repeat_interleave(group)
-        rows = torch.cat(
-            [
-                torch.arange(self.n_heads),
-                self.n_heads + kv,
-                self.n_heads + self.n_kv_readers + kv,
-            ]
-        )
+        readers = (torch.arange(self.n_heads), self.n_heads + kv)
+        rows = torch.cat([*readers, self.n_heads + self.n_kv_readers + kv])
         flat = torch.arange(self.n_edges)
         parts = [
             self.block_view(flat, b)[rows].reshape(-1) if b.kind == "attention" else flat[b.edges]

@@ -18,8 +18,9 @@ from circuitprune.engine.gated_stream import GatedStream
 from circuitprune.engine.recording import record_writers
 from circuitprune.engine.workspace import Workspace
 from circuitprune.errors import GraphError, ModelError
+from circuitprune.models.changes import narrow
 from circuitprune.models.held import Held
-from circuitprune.models.ports import Ports, narrow
+from circuitprune.models.ports import Ports
 
 
 class GatedModel:

@@ -10,7 +10,7 @@ from circuitprune.engine.gated_stream import GatedStream
 from circuitprune.engine.positions import Positions
 from circuitprune.engine.projecting import norm_project
 from circuitprune.engine.stream import mixed
-from circuitprune.models.ports import Branch, Change, Forward, Output, output_of, with_output
+from circuitprune.models.changes import Branch, Change, Forward, Output, with_output
 
 
 class GatedLayer:
@@ -73,7 +73,7 @@ class GatedLayer:
         def mlp(hidden: Tensor) -> Output:
             reader = self.modules.mlp_norm(self._read_mlp())
             result = forward(reader.view(len(hidden), -1, self.graph.d_model))
-            written = self.modules.after_mlp(output_of(result))
+            written = self.modules.mlp_writes(result, len(hidden))
             writer = self.graph.mlp_writer(self.layer)
             ablated = self.stream.ablated(slice(writer, writer + 1))[0]
             if self.graph.parallel and self.heads is not None:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from circuitprune.engine.gated_layer import GatedLayer
 from circuitprune.engine.gated_stream import GatedStream
-from circuitprune.models.ports import Branch, Change, Forward, Output
+from circuitprune.models.changes import Branch, Change, Forward, Output
 
 
 class GatedRun:

@@ -98,7 +98,8 @@ class GatedStream:
 
     def nothing(self) -> Float[Tensor, "batch pos d_model"]:
         """What Hugging Face's residual addition gets instead of a branch's output."""
-        return self.parts.token.detach().expand(self.n_batch, self.n_pos, self.d_model)
+        nothing = self.parts.token.detach().expand(self.n_batch, self.n_pos, self.d_model)
+        return self.ports.writable(nothing)
 
     def _by_block(self, gates: Tensor) -> dict[Block, Tensor]:
         blocks = self.graph.blocks

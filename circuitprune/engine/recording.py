@@ -4,7 +4,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitprune.models.ports import Branch, Change, Forward, Output, Ports, narrow, output_of
+from circuitprune.models.changes import Branch, Change, Forward, Output, narrow
+from circuitprune.models.layer_ports import LayerPorts
+from circuitprune.models.ports import Ports
 
 
 @torch.no_grad()
@@ -51,7 +53,7 @@ def recorders(
         output, mlp, heads = modules.output, modules.mlp, into[ports.graph.heads(layer)]
         chunk = written[ports.graph.mlp_writer(layer)]
         at_heads = _record_heads(output.forward, ports.head_weight(layer), heads, subtract)
-        at_mlp = _record_mlp(mlp.forward, modules.after_mlp, chunk, subtract)
+        at_mlp = _record_mlp(mlp.forward, modules, chunk, subtract)
         changes += [(output, "forward", at_heads), (mlp, "forward", at_mlp)]
     return changes
 
@@ -84,10 +86,10 @@ def _record_heads(forward: Forward, weight: Tensor, into: Tensor, subtract: bool
     return output
 
 
-def _record_mlp(forward: Branch, after: Forward, into: Tensor, subtract: bool) -> Branch:
+def _record_mlp(forward: Branch, modules: LayerPorts, into: Tensor, subtract: bool) -> Branch:
     def mlp(hidden: Tensor) -> Output:
         result = forward(hidden)
-        _put(into, after(output_of(result).detach()), subtract)
+        _put(into, modules.mlp_writes(result, len(into)).detach(), subtract)
         return result
 
     return mlp

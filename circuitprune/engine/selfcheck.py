@@ -121,7 +121,9 @@ class _Laws:
         change = (values - self.values).unflatten(-1, (graph.n_heads, -1)).abs().amax(-1)
         moved = change > 1e-5 * self.values.std()
         at_first = own & (kind == "v")
-        if torch.equal(moved.any(1).any(0), own) and torch.equal(moved[:, 0].any(0), at_first):
+        chooses = self.gated.ports.family.sinks and kind != "v"  # where to look, already there
+        first_fits = chooses or torch.equal(moved[:, 0].any(0), at_first)
+        if torch.equal(moved.any(1).any(0), own) and first_fits:
             return
         finding = f"{graph.readers[reader]} closed, other heads or positions change than its own"
         _refuse(self.gated, finding)

@@ -20,8 +20,8 @@ from circuitprune.data.pairs import Batch
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.recording import recorders
 from circuitprune.metrics import Metric
+from circuitprune.models.changes import Branch, Change, Forward, Output, output_of, with_output
 from circuitprune.models.norms import ClosedNorm, closed_form, pull_back, vjp
-from circuitprune.models.ports import Branch, Change, Forward, Output, output_of, with_output
 
 Tap = Callable[[ClosedNorm | None, Tensor, Tensor], Tensor]
 """Takes a projection's output gradient and its output; gives the gradient at the stream."""
@@ -98,6 +98,7 @@ class TappedRun:
         self.inputs = loan.take(widest, *self.difference.shape[1:], like=difference)
         self.filled = 0
         self.streams: dict[nn.Module, Tensor] = {}
+        """What each norm saw; readers without one see it themselves."""
         self.heads_of_layer: dict[int, Tensor] = {}
 
     @torch.enable_grad()
@@ -128,7 +129,9 @@ class TappedRun:
         for layer, post in self.post_norms.norms.items():
             changes.append((post, "forward", self._keep_heads(layer, post.forward)))
         first, final = self.ports.blocks[self.start], self.ports.final_norm
-        changes += [(block, "forward", pass_over) for block in self.ports.blocks[: self.start]]
+        changes += [
+            (block, "forward", self.ports.pass_over) for block in self.ports.blocks[: self.start]
+        ]
         changes.append((first, "forward", self._enter(first.forward)))
         changes.append((final, "forward", self._leave(final.forward)))
         return changes
@@ -170,26 +173,29 @@ class TappedRun:
         closed, tap = closed_form(norm), self._tap_projection(layer, position)
 
         def projection(hidden: Tensor) -> Tensor:
+            self.streams.setdefault(norm, hidden)
             output = self.ports.widen(position, forward(hidden.detach()))
             tapped: Tensor = _Tapped.apply(  # type: ignore[no-untyped-call]
                 self.streams[norm], output, lambda *grads: tap(closed, *grads)
             )
-            return tapped
+            return tapped.clone() if self.ports.clips else tapped
 
         return projection
 
     def _listen_mlp(self, layer: int, forward: Branch) -> Branch:
         """In the last layer only where an answer is: nothing reads the rest."""
-        tap = self._tap_mlp(layer)
+        tap, norm = self._tap_mlp(layer), self.ports.layers[layer].mlp_norm
 
         def mlp(hidden: Tensor) -> Output:
+            self.streams.setdefault(norm, hidden)
             hidden = hidden.view_as(hidden)  # this use alone: the stream itself goes on elsewhere
             hidden.register_hook(tap)
             if layer < self.graph.n_layers - 1:
                 return forward(hidden)
             rows = torch.arange(len(hidden), device=hidden.device)
             result = forward(hidden[rows, self.batch.last].unsqueeze(1))
-            return with_output(result, output_of(result).expand_as(hidden))
+            answers = output_of(result).view(len(hidden), 1, -1)
+            return with_output(result, self.ports.writable(answers.expand_as(hidden)))
 
         return mlp
 
@@ -234,7 +240,7 @@ class TappedRun:
 
         def tap(grad: Tensor) -> None:
             inputs = grad.reshape(1, -1, self.graph.d_model)
-            stream = self.streams[norm].detach().flatten(0, 1)
+            stream = self.streams[norm].detach().view(-1, self.graph.d_model)
             self._add(block, vjp(norm, stream, inputs))
 
         return tap
@@ -250,8 +256,6 @@ class TappedRun:
         view = self.graph.block_view(self.scores, block)
         view += grads.flatten(1) @ self._at(self.difference[writers], at_last).flatten(1).T
         for layer, writers in self.post_norms.upstream(block.n_writers):
-            if layer not in self.heads_of_layer:  # passed over
-                continue
             heads = self._at(self.heads_of_layer[layer], at_last)
             through = self.post_norms.pull_back(layer, heads, grads).flatten(1)
             delta = self._at(self.difference[writers], at_last).flatten(1)
@@ -265,13 +269,6 @@ class TappedRun:
         rows = torch.arange(n_batch, device=chunks.device)
         found: Tensor = chunks.unflatten(-2, (n_batch, n_pos))[..., rows, self.batch.last, :]
         return found
-
-
-def pass_over(
-    hidden: Float[Tensor, "batch pos d_model"], *_: object, **__: object
-) -> Float[Tensor, "batch pos d_model"]:
-    """A layer's forward that does nothing."""
-    return hidden
 
 
 if TYPE_CHECKING:

@@ -4,8 +4,6 @@ Both look at the answer positions alone, of an untouched run. They read the stre
 unembedding's own terms, which is a reading and not a cause: docs/evidence.md says when it misleads.
 """
 
-from functools import partial
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -14,7 +12,8 @@ from circuitprune.data.batches import Batch
 from circuitprune.engine.gated import GatedModel
 from circuitprune.errors import MetricError, ModelError
 from circuitprune.metrics import distinct
-from circuitprune.models.norms import norm_scale
+from circuitprune.models.norms import known_norm, norm_scale
+from circuitprune.patching.recorded import RecordedRun
 
 
 @torch.no_grad()
@@ -32,23 +31,16 @@ def residual_streams(
         batch: The pairs.
         prompts: `clean` or `corrupt`.
     """
-    ports, found = gated.ports, {}
+    run = RecordedRun(gated, getattr(batch, f"{prompts}_prompts"))
     rows = torch.arange(len(batch), device=batch.last.device)
-
-    def keep(name: str, _: nn.Module, args: tuple[Tensor, ...]) -> None:
-        found[name] = args[0][rows, batch.last].clone()
-
-    norms = [("logits", ports.final_norm)]
-    for i, layer in enumerate(ports.layers):
-        norms += [(f"a{i}", layer.attention_norm), (f"m{i}", layer.mlp_norm)]
-    hooks = [norm.register_forward_pre_hook(partial(keep, name)) for name, norm in norms]
-    try:
-        gated.plain(getattr(batch, prompts), batch.mask, batch.last)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    order = [f"{kind}{i}" for i in range(len(ports.layers)) for kind in "am"]
-    return {name: found[name] for name in [*order, "logits"]}
+    found = {}
+    for layer in range(gated.graph.n_layers):
+        stream = run.streams[layer][rows, batch.last]
+        heads = run.heads[layer][rows, batch.last]
+        found[f"a{layer}"] = stream
+        added = 0 if gated.graph.parallel else run.post_norms.of(layer, heads)
+        found[f"m{layer}"] = stream + added
+    return {**found, "logits": run.streams[gated.graph.n_layers].squeeze(1)}
 
 
 @torch.no_grad()
@@ -61,15 +53,9 @@ def logit_lens(
 
     Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
     """
-    return _behind_unembedding(gated, _unembedding(gated)(gated.ports.final_norm(stream)))
-
-
-def _behind_unembedding(gated: GatedModel, products: Tensor) -> Tensor:
-    """The model's logits from what its unembedding gives: scaled and soft-capped as it does."""
-    config = gated.model.config.get_text_config()
-    logits = products * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
-    cap = getattr(config, "final_logit_softcapping", None)
-    return logits if cap is None else cap * torch.tanh(logits / cap)
+    _unembedding(gated)  # refused where it is no linear map
+    logits = gated.ports.unembed(stream.reshape(-1, gated.graph.d_model))
+    return logits.view(*stream.shape[:-1], -1)
 
 
 def ranks(logits: Float[Tensor, "*any vocab"], tokens: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
@@ -124,8 +110,8 @@ def direct_logit_attribution(
             )
         biases = biases + bias
     norm, stream = gated.ports.final_norm, written.sum(dim=0) + biases
-    direction, constant = _answer_direction(gated, batch, norm(stream))
-    shift = norm.bias if isinstance(norm, nn.LayerNorm) else None
+    direction, constant = _answer_direction(gated, batch, stream)
+    shift = known_norm(norm).shift
     if shift is not None:
         constant = constant + direction @ shift
     shares = (_through(norm, written, stream) * direction).sum(-1)
@@ -136,43 +122,48 @@ def _through(
     norm: nn.Module, part: Float[Tensor, "*any d_model"], whole: Float[Tensor, "*any_whole d_model"]
 ) -> Float[Tensor, "*any d_model"]:
     """A share of a norm's input taken through it, at the scale that the whole input has."""
-    centred = part - part.mean(-1, keepdim=True) if isinstance(norm, nn.LayerNorm) else part
+    centred = part - part.mean(-1, keepdim=True) if known_norm(norm).centred else part
     return (centred * norm_scale(norm)(whole)).to(part.dtype)
 
 
 def _unembedding(gated: GatedModel) -> nn.Linear:
     """The model's output embedding. Raises ModelError if it is no linear map."""
     unembedding = gated.model.get_output_embeddings()
-    if not isinstance(unembedding, nn.Linear):
+    if not isinstance(unembedding, nn.Linear) or unembedding.in_features != gated.graph.d_model:
         raise ModelError(
-            f"the output embedding is a {type(unembedding).__name__}, expected nn.Linear; the "
-            "logit lens is not defined for it"
+            f"the output embedding is {unembedding}, expected nn.Linear from the residual stream's "
+            f"{gated.graph.d_model} features; the logit lens is not defined for it"
         )
     return unembedding
 
 
 def _answer_direction(
-    gated: GatedModel, batch: Batch, normed: Float[Tensor, "batch d_model"]
+    gated: GatedModel, batch: Batch, stream: Float[Tensor, "batch d_model"]
 ) -> tuple[Float[Tensor, "batch d_model"], Float[Tensor, " batch"]]:
     """Mean vector of the answers minus that of the wrong tokens, and the same of their biases.
 
     A token's vector is its row of the unembedding times the slope from there to its logit, which is
     that of the line through the origin: so the products add up to the logit itself.
     """
-    right, right_bias = _mean_vector(gated, distinct(batch.answers), normed)
-    wrong, wrong_bias = _mean_vector(gated, distinct(batch.wrong), normed)
+    both = gated.ports.final_norm(stream), logit_lens(gated, stream)
+    right, right_bias = _mean_vector(gated, distinct(batch.answers), *both)
+    wrong, wrong_bias = _mean_vector(gated, distinct(batch.wrong), *both)
     return right - wrong, right_bias - wrong_bias
 
 
 def _mean_vector(
-    gated: GatedModel, tokens: Int[Tensor, "batch n"], normed: Float[Tensor, "batch d_model"]
+    gated: GatedModel,
+    tokens: Int[Tensor, "batch n"],
+    normed: Float[Tensor, "batch d_model"],
+    logits: Float[Tensor, "batch vocab"],
 ) -> tuple[Float[Tensor, "batch d_model"], Float[Tensor, " batch"]]:
     """Mean of each set's vectors and of their biases; padding is left out."""
     unembedding, chosen = _unembedding(gated), tokens.clamp(min=0)
     rows = unembedding.weight[chosen]
     bias = rows.new_zeros(chosen.shape) if unembedding.bias is None else unembedding.bias[chosen]
     products = (rows @ normed.unsqueeze(-1)).squeeze(-1) + bias
-    safe = torch.where(products == 0, torch.full_like(products, 1e-6), products)
-    slope = _behind_unembedding(gated, safe) / safe
+    nothing = products == 0
+    slope = logits.gather(1, chosen) / products.masked_fill(nothing, 1)
+    slope = slope.masked_fill(nothing, 1)
     share = slope * (tokens >= 0) / (tokens >= 0).sum(1, keepdim=True)
     return (rows * share.unsqueeze(-1)).sum(1), (bias * share).sum(1)

@@ -4,7 +4,8 @@ A family is a dozen names, not a fork of a modelling file. Imports `circuits`, `
 below them.
 """
 
-from circuitprune.models.families import FAMILIES, Family
+from circuitprune.models.families import FAMILIES
+from circuitprune.models.family import Family
 from circuitprune.models.loading import load_model
 from circuitprune.models.ports import KV_READERS, Ports
 

@@ -107,9 +107,11 @@ def _load(source: Source, path: str, dtype: torch.dtype, options: HubOptions) ->
     refuse_adapter(name, path, source.hub)
     config = AutoConfig.from_pretrained(path, trust_remote_code=False, **options)
     refuse_quantised(name, config)
-    family = family_of(config.get_text_config().model_type)
+    family = family_of(config.get_text_config())
     refuse_composite(name, config)
     refuse_other_kinds(name, config)
+    if dtype == torch.float64:  # the grouped product of experts takes no float64
+        config._experts_implementation = "eager"
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         path,
         config=config,

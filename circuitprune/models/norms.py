@@ -50,27 +50,47 @@ class Projection:
     bias: Float[Tensor, "head d_head"] | None
 
 
+class NoNorm(nn.Module):
+    """Stands where a family has no norm: its readers see the residual stream itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`."""
+        return x
+
+
 class ClosedNorm:
     """A norm whose Jacobian is known: see `closed_form`, which makes them.
 
+    `nn.LayerNorm` says what it does. All others are measured: on a vector of +-1e4 in turn, which
+    is centred and so long that epsilon vanishes beside it, a norm gives `shift +- gain`.
+
     Args:
-        module: nn.LayerNorm, or an RMSNorm of transformers.
+        module: A LayerNorm or an RMSNorm, of torch or of transformers.
+        width: Features of its vectors.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module, self.centred = module, isinstance(module, nn.LayerNorm)
-        weight = module.weight
-        assert weight is None or isinstance(weight, Tensor)
-        self.epsilon = _epsilon(module)
-        self.gain: Tensor | None = weight
-        self.shift: Tensor | None = None
-        if isinstance(module, nn.LayerNorm):
-            self.shift = module.bias
+    def __init__(self, module: nn.Module, width: int) -> None:
+        self.module, self.width = module, width
+        self.states_itself = type(module).forward is nn.LayerNorm.forward
+        self.gain: Tensor | None
+        self.shift: Tensor | None
+        if isinstance(module, nn.LayerNorm) and self.states_itself:
+            self.centred, self.epsilon = True, module.eps
+            self.gain, self.shift = module.weight, module.bias
             return
-        # gemma stores `gain - 1`: the gain is what the norm makes of a vector of ones, which is
-        # so long here that epsilon vanishes beside its length
-        assert weight is not None
-        self.gain = module(torch.full_like(weight, 1e4))
+        signs = self._vector(width).fill_(1.0)
+        signs[1::2] = -1.0
+        up, down = module(1e4 * signs), module(-1e4 * signs)
+        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+        self.gain = _stated((up - down) / 2 * signs, weight, 1.0)
+        self.shift = _stated((up + down) / 2, bias, 0.0)
+        self.epsilon = _epsilon(module)
+        self.centred = False
+        self.centred = not self.is_true()  # and `closed_form` asks again
+
+    def _vector(self, width: int) -> Tensor:
+        weight = getattr(self.module, "weight", None)
+        return torch.empty(width) if weight is None else torch.empty_like(weight)
 
     def statistics(self, x: Float[Tensor, "*vector d_model"]) -> Statistics:
         """What the norm finds in each vector."""
@@ -96,10 +116,13 @@ class ClosedNorm:
 
     def is_true(self) -> bool:
         """Whether the formula gives what the module gives, on an arbitrary vector."""
-        assert self.gain is not None
-        x = torch.linspace(-1.0, 2.0, len(self.gain)).to(self.gain)
-        y = (x * self.statistics(x).scale).to(x.dtype) * self.gain
-        return torch.allclose(y, self.module(x), rtol=0.02)
+        x = torch.linspace(-1.0, 2.0, self.width).to(self._vector(self.width))
+        found = self.statistics(x)
+        y = ((x if found.mean is None else x - found.mean) * found.scale).to(x.dtype)
+        y = y if self.gain is None else y * self.gain
+        y = y if self.shift is None else y + self.shift
+        expected = self.module(x)
+        return bool((y - expected).abs().max() <= 0.02 * expected.abs().max())
 
     def folded(
         self, weight: Float[Tensor, "head d_model d_head"]
@@ -112,18 +135,17 @@ class ClosedNorm:
         return folded
 
 
+@torch.no_grad()
 def closed_form(module: nn.Module) -> ClosedNorm | None:
     """The norm if its Jacobian is known; None for others, and for one that is intercepted."""
     if "forward" in module.__dict__:
         return None
-    if isinstance(module, nn.LayerNorm):
-        return ClosedNorm(module)
-    if not type(module).__name__.endswith("RMSNorm") or not _epsilon(module):
+    weight, shape = getattr(module, "weight", None), getattr(module, "normalized_shape", None)
+    width = weight.shape if isinstance(weight, Tensor) else shape
+    if width is None or len(width) != 1 or not _epsilon(module):
         return None
-    if not isinstance(getattr(module, "weight", None), Tensor):
-        return None
-    norm = ClosedNorm(module)
-    return norm if norm.is_true() else None
+    norm = ClosedNorm(module, width[0])
+    return norm if norm.states_itself or norm.is_true() else None
 
 
 def project(
@@ -134,16 +156,18 @@ def project(
 ) -> Statistics:
     """The projection of the normed x, in `out`.
 
-    Behind a LayerNorm the normed vectors themselves never exist. An RMSNorm of Hugging Face rounds
-    to float32 inside, whatever the model's type, so there its own result is used.
+    Behind torch's LayerNorm the normed vectors themselves never exist. Norms of Hugging Face round
+    to float32 inside, whatever the model's type, so there their own result is used.
     """
     found = norm.statistics(x)
-    if norm.centred:
+    if norm.states_itself:
         torch.bmm(centred(x, found), norm.folded(projection.weight), out=out)
         out *= found.scale
-    else:
-        torch.bmm(norm.module(x), projection.weight, out=out)
-    out += norm.constant(projection)
+        out += norm.constant(projection)
+        return found
+    torch.bmm(norm.module(x), projection.weight, out=out)
+    if projection.bias is not None:
+        out += projection.bias.unsqueeze(1)
     return found
 
 
@@ -190,21 +214,6 @@ def vjp(
     return back
 
 
-def _epsilon(module: nn.Module) -> float:
-    return float(getattr(module, "variance_epsilon", getattr(module, "eps", 0.0)) or 0.0)
-
-
-def _precise(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-_GAINS: dict[str, Callable[[Tensor], Tensor]] = {
-    "LlamaRMSNorm": lambda weight: weight,
-    "Qwen2RMSNorm": lambda weight: weight,
-    "Gemma2RMSNorm": lambda weight: 1 + weight,
-}
-
-
 def norm_scale(
     norm: nn.Module,
 ) -> Callable[[Float[Tensor, "*any d_model"]], Float[Tensor, "*any d_model"]]:
@@ -213,24 +222,61 @@ def norm_scale(
     What its centred input is multiplied by; an RMSNorm does not centre.
 
     Raises:
-        ModelError: neither LayerNorm nor the RMSNorm of a declared family.
+        ModelError: neither a LayerNorm nor an RMSNorm.
     """
-    name, centre = type(norm).__name__, isinstance(norm, nn.LayerNorm)
-    if not centre and name not in _GAINS:
-        known = ", ".join(sorted(["LayerNorm", *_GAINS]))
-        raise ModelError(
-            f"the gain of the norm {name} is not stated; known are {known}. Use a method without "
-            "rules, such as eap, or state it in circuitprune/models/norms.py"
-        )
-    weight = norm.weight
-    assert weight is None or isinstance(weight, Tensor)
-    gain = _GAINS[name](weight) if name in _GAINS else weight
-    eps = float(getattr(norm, "variance_epsilon", None) or norm.eps)  # type: ignore[arg-type]
+    form = known_norm(norm)
 
     def scale(x: Tensor) -> Tensor:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        x = x - x.mean(-1, keepdim=True) if centre else x
-        inverse = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
-        return inverse.expand_as(x) if gain is None else inverse * gain
+        x = x.to(_precise(x))
+        x = x - x.mean(-1, keepdim=True) if form.centred else x
+        inverse = (x.square().mean(-1, keepdim=True) + form.epsilon).rsqrt()
+        return inverse.expand_as(x) if form.gain is None else inverse * form.gain
 
     return scale
+
+
+def known_norm(norm: nn.Module) -> ClosedNorm:
+    """The closed form of a norm. Raises ModelError, by its name, if it has none."""
+    form = closed_form(norm)
+    if form is None:
+        raise ModelError(
+            f"the norm {type(norm).__name__} is neither a LayerNorm nor an RMSNorm, so its scale "
+            "is not known. Use a method without rules, such as eap, or state it in "
+            "circuitprune/models/norms.py"
+        )
+    return form
+
+
+def _stated(
+    measured: Float[Tensor, " d_model"], stored: Tensor | None, without: float
+) -> Tensor | None:
+    """What a norm says of itself, where it does what it says: stored, or stored minus one."""
+    neutral = torch.full_like(measured, without)
+    candidates = [None] if stored is None else [stored, 1 + stored, None]
+    for candidate in candidates:
+        expected = neutral if candidate is None else candidate
+        if torch.allclose(measured, expected, rtol=0.01, atol=0.01):
+            return candidate
+    return measured
+
+
+_EPSILONS = ("variance_epsilon", "eps", "norm_eps", "epsilon")
+
+
+def _epsilon(module: nn.Module) -> float:
+    """What a norm adds to the variance; measured, on a short vector, where it does not say."""
+    stated = (getattr(module, name, None) for name in _EPSILONS)
+    found = next((float(one) for one in stated if one), 0.0)
+    if found or "Norm" not in type(module).__name__:
+        return found
+    shape = getattr(module, "normalized_shape", None)
+    if shape is None or getattr(module, "weight", None) is not None:
+        return 0.0
+    signs = torch.ones(shape)
+    signs[1::2] = -1.0
+    ratio = module(1e-3 * signs)[0] / module(1e4 * signs)[0]
+    return float(1e-6 / ratio.square() - 1e-6)
+
+
+def _precise(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)

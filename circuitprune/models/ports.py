@@ -1,57 +1,28 @@
 """The modules and weights by which a Hugging Face model reads and writes its residual stream."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.activations import NewGELUActivation
-from transformers.pytorch_utils import Conv1D
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import ModelError
-from circuitprune.models.families import Family, family_of
+from circuitprune.models.changes import Change, Output
+from circuitprune.models.families import family_of
+from circuitprune.models.layer_ports import bias_of, find, in_out, layer_ports
+from circuitprune.models.layouts import layout
 from circuitprune.models.norms import Projection
 from circuitprune.models.post_norms import PostNorms
+from circuitprune.models.span import Span
 
 KV_READERS = ("kv_head", "query_head")
-Change = tuple[object, str, object]
-"""(module, attribute, replacement), such as a module's `forward` while a run lasts."""
-Forward = Callable[..., Tensor]
-"""What stands in for the `forward` of a module that returns one tensor."""
-Output = Tensor | tuple[Tensor | None, ...]
-"""What an attention or an MLP of Hugging Face returns: its output, in some with more behind it."""
-Branch = Callable[..., Output]
-"""What stands in for the `forward` of an attention, an MLP or a whole layer."""
-
-
-@dataclass(frozen=True)
-class LayerPorts:
-    """The modules of one layer that the engine intercepts or calls."""
-
-    attention: nn.Module
-    projections: tuple[nn.Module, ...]
-    output: nn.Module
-    mlp: nn.Module
-    attention_norm: nn.Module
-    mlp_norm: nn.Module
-    attention_post_norm: nn.Module | None
-    mlp_post_norm: nn.Module | None
-
-    @property
-    def mlp_end(self) -> nn.Module:
-        """The module whose output is what the MLP adds to the residual stream."""
-        return self.mlp if self.mlp_post_norm is None else self.mlp_post_norm
-
-    def after_mlp(self, output: Tensor) -> Tensor:
-        """What the MLP's own output adds to the residual stream: behind a norm in some families."""
-        return output if self.mlp_post_norm is None else self.mlp_post_norm(output)
 
 
 class HeadSlice(NamedTuple):
@@ -80,23 +51,34 @@ class Ports:
             raise ModelError(f"kv_readers must be one of {KV_READERS}, got {kv_readers!r}")
         config = model.config.get_text_config()
         self.model = model
-        self.family = family_of(config.model_type)
-        self.final_norm = _find(model, self.family.final_norm)
-        layers = list(_find(model, self.family.layers).children())
-        self.layers = tuple(_layer_ports(layer, self.family) for layer in layers)
+        self.family = family_of(config)
+        self.final_norm = find(model, self.family.final_norm)
+        layers = list(find(model, self.family.layers).children())
+        scale = float(self.family.scale(config))
+        self.layers = tuple(layer_ports(layer, self.family, scale) for layer in layers)
         self.blocks = tuple(layers)
         self.first_layer = layers[0]
         n_heads = config.num_attention_heads
-        n_kv_heads = getattr(config, "num_key_value_heads", None) or n_heads
-        self.d_head = getattr(config, "head_dim", None) or config.hidden_size // n_heads
-        self.n_kv_heads = n_kv_heads
+        self.d_head: int = in_out(self.layers[0].output).shape[0] // n_heads
+        self.n_kv_heads = n_kv_heads = self._count_kv_heads(n_heads)
+        if kv_readers == "query_head" and n_kv_heads < n_heads and not self.family.ungroup:
+            raise ModelError(
+                f"the key/value heads of family {config.model_type!r} cannot be split by query "
+                "head: its attention knows one norm or one layout for each KV head. Set "
+                "model.kv_readers=kv_head"
+            )
         self.graph = Graph(
             n_layers=len(self.layers),
             n_heads=n_heads,
             n_kv_readers=n_kv_heads if kv_readers == "kv_head" else n_heads,
             parallel=bool(self.family.parallel(config)),
             d_model=config.hidden_size,
+            coupled=self.family.coupled,
         )
+        self.clips = getattr(config, "clip_qkv", None) is not None
+        """Whether attention clamps its projections' outputs, in place in some families."""
+        self.n_batch = 0
+        """Examples of the latest run."""
         self.post_norms = PostNorms(self.graph, [p.attention_post_norm for p in self.layers])
         self.gelus = [m for m in model.modules() if isinstance(m, NewGELUActivation)]
         self.readers = [self._projections_of(layer) for layer in range(len(self.layers))]
@@ -107,24 +89,33 @@ class Ports:
         """The q, k and v projections of a layer, per reader; views of the model's own weights."""
         parts: list[Projection] = []
         for module in self.layers[layer].projections:
-            weights, bias = self._by_head(_in_out(module)), _bias(module)
+            weights, bias = self._by_head(in_out(module)), bias_of(module)
             biases = (None,) * len(weights) if bias is None else self._by_head(bias)
             for weight, head_bias in zip(weights, biases, strict=True):
                 parts.append(self._widen(weight.transpose(0, 1), head_bias))
         q, k, v = parts
         return q, k, v
 
+    def _count_kv_heads(self, n_heads: int) -> int:
+        """KV heads by the widths of the projections: not every config names them."""
+        width: int = sum(in_out(module).shape[1] for module in self.layers[0].projections)
+        n_kv, rest = divmod(width - n_heads * self.d_head, 2 * self.d_head)
+        if rest or n_kv < 1 or n_heads % n_kv:
+            raise ModelError(
+                f"projections of {width} features are no {n_heads} query heads of {self.d_head} "
+                "with keys and values alike; the family's declaration does not fit this model"
+            )
+        return n_kv
+
     def _by_head(
         self, columns: Shaped[Tensor, "*any width"]
-    ) -> tuple[Shaped[Tensor, "*any head d_head"], ...]:
+    ) -> tuple[Shaped[Tensor, "*any _ d_head"], ...]:
         """A projection's columns by port: one part, or q, k and v where they are fused."""
-        if self.family.fused == "per_head":
-            return tuple(columns.unflatten(-1, (self.graph.n_heads, 3, self.d_head)).unbind(-2))
-        heads = columns.unflatten(-1, (-1, self.d_head))
         if self.family.fused == "no":
-            return (heads,)
-        n_kv = (heads.shape[-2] - self.graph.n_heads) // 2
-        return tuple(heads.split([self.graph.n_heads, n_kv, n_kv], dim=-2))
+            return (columns.unflatten(-1, (-1, self.d_head)),)
+        n_heads = self.graph.n_heads
+        n_kv = (columns.shape[-1] // self.d_head - n_heads) // 2
+        return layout(self.family.fused, n_heads, n_kv, self.d_head).split(columns)
 
     def _widen(self, weight: Tensor, bias: Tensor | None) -> Projection:
         """Repeat a KV head's weights for each query head when readers count by query head."""
@@ -136,26 +127,35 @@ class Ports:
 
     def head_weight(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """What each head's values are multiplied by on their way into the residual stream."""
-        weight = _in_out(self.layers[layer].output)
-        by_head: Tensor = weight.detach().unflatten(0, (self.graph.n_heads, self.d_head))
+        weight = self.layers[layer].scaled(in_out(self.layers[layer].output).detach())
+        by_head: Tensor = weight.unflatten(0, (self.graph.n_heads, self.d_head))
         return by_head
 
     def attention_bias(self, layer: int) -> Float[Tensor, " d_model"] | None:
         """Bias of the output projection; it belongs to no head and is always on."""
-        bias = _bias(self.layers[layer].output)
-        return None if bias is None else bias.detach()
+        bias = bias_of(self.layers[layer].output)
+        return None if bias is None else self.layers[layer].scaled(bias.detach())
 
     def join(
         self, heads: Float[Tensor, "reader token d_head"]
     ) -> list[Float[Tensor, "token width"]]:
         """What each projection module must return so that HF's attention sees these q, k, v."""
-        tokens = heads.transpose(0, 1)
-        if self.family.fused == "blocks":
-            return [tokens.flatten(1)]
-        if self.family.fused == "per_head":
-            return [tokens.unflatten(1, (3, -1)).transpose(1, 2).flatten(1)]
         n_kv = self.graph.n_kv_readers
-        return [part.flatten(1) for part in tokens.split([self.graph.n_heads, n_kv, n_kv], dim=1)]
+        parts = heads.transpose(0, 1).split([self.graph.n_heads, n_kv, n_kv], dim=1)
+        if self.family.fused == "no":
+            return [self.together((part,)) for part in parts]
+        return [self.together(parts)]
+
+    def together(
+        self, parts: Sequence[Float[Tensor, "*any _ d_head"]]
+    ) -> Float[Tensor, "*any width"]:
+        """One projection module's output, from one part or from q, k and v where they are fused."""
+        if self.family.fused == "no":
+            whole: Tensor = parts[0].flatten(-2)
+            return whole
+        n_heads, n_kv, d_head = self.graph.n_heads, parts[1].shape[-2], self.d_head
+        q, k, v = parts
+        return layout(self.family.fused, n_heads, n_kv, d_head).join((q, k, v))
 
     def split(self, module: int, output: Float[Tensor, "batch pos width"]) -> list["HeadSlice"]:
         """A projection module's output (or its gradient) by port, heads first; undoes `join`."""
@@ -174,15 +174,21 @@ class Ports:
         wide = []
         for part in self.split(module, output):
             repeat = 1 if part.port == 0 else self.graph.n_kv_readers // self.n_kv_heads
-            heads = part.values.transpose(0, 1).repeat_interleave(repeat, dim=1)
-            wide.append(heads.flatten(1).unflatten(0, output.shape[:2]))
-        return torch.cat(wide, dim=-1)
+            wide.append(part.values.transpose(0, 1).repeat_interleave(repeat, dim=1))
+        whole: Tensor = self.together(wide).unflatten(0, output.shape[:2])
+        return whole
 
     def ungrouping(self) -> list[Change]:
         """Changes that keep HF from repeating KV heads that are already one per reader."""
         if self.graph.n_kv_readers == self.n_kv_heads:
             return []
-        return [(layer.attention, "num_key_value_groups", 1) for layer in self.layers]
+        n_heads = self.graph.n_heads
+        numbers = {name: 1 if name.endswith("groups") else n_heads for name in self.family.ungroup}
+        return [
+            (layer.attention, name, number)
+            for layer in self.layers
+            for name, number in numbers.items()
+        ]
 
     # ---------------------------------------------------------------- calls
 
@@ -201,6 +207,7 @@ class Ports:
                 "is run again for gradient checkpointing, would change numbers; call model.eval()"
             )
         padded = None if bool(mask.all()) else mask.long()
+        self.n_batch = len(tokens)
         call = dict(input_ids=tokens, attention_mask=padded, use_cache=False)
         with self.fused_activations():
             if last is None:
@@ -211,6 +218,26 @@ class Ports:
             keep = torch.tensor([tokens.shape[1] - 1], device=tokens.device)
             logits = self.model(**call, logits_to_keep=keep).logits
             return logits[:, -1]
+
+    def unembed(self, stream: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+        """Logits of streams in front of the final norm: all behind it is Hugging Face's own."""
+        forward = self.final_norm.forward
+        tokens = torch.zeros(len(stream), 1, dtype=torch.long, device=stream.device)
+        changes: list[Change] = [
+            *((block, "forward", self.pass_over) for block in self.blocks),
+            (self.final_norm, "forward", lambda _: forward(stream.unsqueeze(1))),
+        ]
+        with self.intercept(changes):
+            logits: Tensor = self.model(input_ids=tokens, use_cache=False).logits
+        return logits[:, 0]
+
+    def pass_over(self, hidden: Tensor, *_: object, **__: object) -> Output:
+        """A layer's forward that does nothing."""
+        return (hidden, None) if self.family.returns_tuple else hidden
+
+    def writable(self, output: Tensor) -> Tensor:
+        """An output whose elements may share memory, for a layer that may add into it."""
+        return output.clone() if self.family.adds_in_place else output
 
     def fused_activations(self) -> AbstractContextManager[None]:
         """HF spells one GELU out in eight tensors; the same function is one kernel in torch.
@@ -224,6 +251,7 @@ class Ports:
     @contextmanager
     def intercept(self, changes: Sequence[Change]) -> Iterator[None]:
         """Set instance attributes, such as `forward` of a module, for a run; always restored."""
+        changes = [one for change in changes for one in self._of_model(change)]
         missing = object()
         saved = [(m, name, m.__dict__.get(name, missing)) for m, name, _ in changes]
         try:
@@ -237,77 +265,10 @@ class Ports:
                 else:
                     object.__setattr__(module, name, value)
 
-
-def narrow(forward: Forward, last: Tensor | None) -> Forward:
-    """A final norm that computes only position `last` and returns it at every position.
-
-    The repetition is a stride-0 view: HF's own `logits_to_keep=1` then unembeds one position.
-    """
-
-    def final_norm(hidden: Tensor) -> Tensor:
-        if last is None:
-            return forward(hidden)
-        rows = torch.arange(hidden.shape[0], device=hidden.device)
-        return forward(hidden[rows, last]).unsqueeze(1).expand_as(hidden)
-
-    return final_norm
-
-
-def output_of(result: Output) -> Tensor:
-    """The output in what a branch returned."""
-    if isinstance(result, Tensor):
-        return result
-    output = result[0]
-    assert output is not None
-    return output
-
-
-def with_output(result: Output, output: Tensor) -> Output:
-    """What a branch returned, with another output."""
-    return output if isinstance(result, Tensor) else (output, *result[1:])
-
-
-def _in_out(module: nn.Module) -> Tensor:
-    """A projection's weight as [in, out]."""
-    if isinstance(module, Conv1D):
-        return module.weight
-    if isinstance(module, nn.Linear):
-        return module.weight.T
-    raise ModelError(
-        f"projection {type(module).__name__} is neither nn.Linear nor Conv1D; weights cannot be "
-        "split by head (quantised models are not supported: load the model in full precision)"
-    )
-
-
-def _bias(module: nn.Module) -> Tensor | None:
-    bias = module.bias
-    assert bias is None or isinstance(bias, Tensor)
-    return bias
-
-
-def _find(root: nn.Module, path: str) -> nn.Module:
-    try:
-        return root.get_submodule(path)
-    except AttributeError as error:
-        raise ModelError(
-            f"{type(root).__name__} has no module {path!r}, which its family declares; the "
-            "installed transformers may have renamed it (see circuitprune/models/families.py)"
-        ) from error
-
-
-def _layer_ports(layer: nn.Module, family: Family) -> LayerPorts:
-    attention = _find(layer, family.attention)
-
-    def optional(path: str | None) -> nn.Module | None:
-        return None if path is None else _find(layer, path)
-
-    return LayerPorts(
-        attention=attention,
-        projections=tuple(_find(attention, name) for name in family.projections),
-        output=_find(attention, family.output),
-        mlp=_find(layer, family.mlp),
-        attention_norm=_find(layer, family.attention_norm),
-        mlp_norm=_find(layer, family.mlp_norm),
-        attention_post_norm=optional(family.attention_post_norm),
-        mlp_post_norm=optional(family.mlp_post_norm),
-    )
+    def _of_model(self, change: Change) -> list[Change]:
+        """The same change, and what it means for the model's own modules."""
+        module, name, value = change
+        if isinstance(module, Span) and name == "forward":
+            assert callable(value)
+            return [change, *module.bridge(value, lambda: self.n_batch)]
+        return [change]

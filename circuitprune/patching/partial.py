@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from circuitprune.circuits.graph import Block, Graph
 from circuitprune.data.pairs import Batch
-from circuitprune.models.ports import Branch, Change, Forward, Output, Ports, output_of
+from circuitprune.models.changes import Branch, Change, Forward, Output
+from circuitprune.models.ports import Ports
 
 Changes = list[Change]
 
@@ -137,13 +138,12 @@ class PartialRun:
     def _changes(self) -> Changes:
         """The forwards to replace: layers out of reach pass their input on, norms see nothing."""
         changes: Changes = [*self.ports.ungrouping()]
-        layers = self.ports.model.get_submodule(self.ports.family.layers).children()
-        for layer, module in enumerate(layers):
+        for layer, module in enumerate(self.ports.blocks):
             ports = self.ports.layers[layer]
             attention = self.graph.attention_block(layer) in self.reach.rows
             mlp = self.graph.mlp_block(layer) in self.reach.rows
             if not attention and not mlp:
-                changes.append((module, "forward", _pass_on))
+                changes.append((module, "forward", self.ports.pass_over))
                 continue
             changes += self._attention(layer) if attention else self._skip(ports.attention)
             changes += self._mlp(layer) if mlp else self._skip(ports.mlp)
@@ -178,9 +178,13 @@ class PartialRun:
 
     def _nothing(self, module: nn.Module) -> Output:
         """A branch's result whose output is zeros, in the form in which the module returned it."""
-        zeros = self.shift.new_zeros(()).expand(self.n_batch, self.n_pos, self.graph.d_model)
+        zeros = self._zeros()
         rest = self.kept.rest.get(module)
         return zeros if rest is None else (zeros, *rest)
+
+    def _zeros(self) -> Float[Tensor, "stacked pos d_model"]:
+        zeros = self.shift.new_zeros(()).expand(self.n_batch, self.n_pos, self.graph.d_model)
+        return self.ports.writable(zeros)
 
     # ---------------------------------------------------------------- attention
 
@@ -247,7 +251,7 @@ class PartialRun:
             known = self.values(writers)
             written.view(len(heads), self.n, *known.shape[1:]).sub_(known.unsqueeze(1))
             self.shift[[self.slots[writer] for writer in writers]] = written
-            return self.shift.new_zeros(()).expand(self.n_batch, self.n_pos, self.graph.d_model)
+            return self._zeros()
 
         return output
 
@@ -266,7 +270,7 @@ class PartialRun:
             result = forward(norm(inputs).view(self.n_batch, -1, self.graph.d_model))
             if isinstance(result, tuple):
                 self.kept.rest[ports.mlp] = (None,) * (len(result) - 1)
-            written = ports.after_mlp(output_of(result))
+            written = ports.mlp_writes(result, self.n_batch)
             self._write(block, writer, written.flatten(0, 1))
             return self._nothing(ports.mlp)
 

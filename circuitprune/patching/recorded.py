@@ -5,19 +5,19 @@ Face's own modules, for several changes stacked in the batch. A stack is `[chang
 d_model]`. In the last layer a branch matters only where an answer is: its `pos` has length 1.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from circuitprune.data.batches import Prompts
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.recording import empty_writers, recorders
-from circuitprune.models.ports import Branch, Change, Forward, Output, output_of
+from circuitprune.models.changes import Branch, Change, Forward, Output
+from circuitprune.patching.calls import Calls
 
 LOGITS_PER_PASS = 8_000_000
 """Logits of one unembedding; 32 MB in float32."""
@@ -26,8 +26,6 @@ Stack = Float[Tensor, "change batch pos d_model"]
 FinalStack = Float[Tensor, "change batch 1 d_model"]
 """Behind the last layer, at the answers."""
 Item = TypeVar("Item")
-Call = tuple[tuple[object, ...], dict[str, object]]
-"""Positional arguments and the others."""
 
 
 class RecordedRun:
@@ -58,7 +56,7 @@ class RecordedRun:
         self.rows = torch.arange(self.n_batch, device=tokens.device)
         self.streams: dict[int, Float[Tensor, "batch pos d_model"]] = {}
         self.heads: dict[int, Float[Tensor, "batch pos d_model"]] = {}
-        self.calls: dict[int, Call] = {}
+        self.calls = Calls(self.ports, prompts)
         self.written = empty_writers(self.ports, tokens)
         recording = self.ports.intercept(recorders(self.ports, self.written))
         with recording, self._listening():
@@ -69,32 +67,27 @@ class RecordedRun:
     def _listening(self) -> AbstractContextManager[None]:
         changes: list[Change] = []
         for layer, modules in enumerate(self.ports.layers):
-            norm, attention, output = modules.attention_norm, modules.attention, modules.output
-            changes.append((norm, "forward", self._keep_stream(layer, norm.forward)))
-            changes.append((attention, "forward", self._keep_call(layer, attention.forward)))
+            output = modules.output
             changes.append((output, "forward", self._keep_heads(layer, output.forward)))
+        for layer, block in enumerate(self.ports.blocks):
+            # the first is intercepted already, to record the input
+            forward = block.__dict__.get("forward", block.forward)
+            changes.append((block, "forward", self._keep_stream(layer, forward)))
         final = self.ports.final_norm
         return self.ports.intercept([*changes, (final, "forward", self._keep_end(final.forward))])
 
-    def _keep_stream(self, layer: int, forward: Forward) -> Forward:
-        def norm(hidden: Tensor) -> Tensor:
-            self.streams.setdefault(layer, hidden)
-            return forward(hidden)
+    def _keep_stream(self, layer: int, forward: Branch) -> Branch:
+        def block(hidden: Tensor, *args: object, **kwargs: object) -> Output:
+            self.streams[layer] = hidden
+            return forward(hidden, *args, **kwargs)
 
-        return norm
-
-    def _keep_call(self, layer: int, forward: Branch) -> Branch:
-        def attention(*args: object, **kwargs: object) -> Output:
-            others = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-            self.calls[layer] = args[1:], others
-            return forward(*args, **kwargs)
-
-        return attention
+        return block
 
     def _keep_heads(self, layer: int, forward: Forward) -> Forward:
         def output(values: Tensor) -> Tensor:
-            self.heads[layer] = forward(values)
-            return self.heads[layer]
+            written = forward(values)
+            self.heads[layer] = self.ports.layers[layer].scaled(written)
+            return written
 
         return output
 
@@ -133,14 +126,9 @@ class RecordedRun:
 
         Norm, unembedding and soft cap are Hugging Face's own.
         """
-        model = self.ports.model
         n = max(1, LOGITS_PER_PASS // self.logits.numel())
         for start in range(0, len(names), n):
-            normed = self.ports.final_norm(stream[start : start + n].flatten(0, 1))
-            state = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=normed)
-            swap: Change = (model.base_model, "forward", lambda *_, state=state, **__: state)
-            with self.ports.intercept([swap]):
-                logits = model(input_ids=self.tokens, use_cache=False).logits
+            logits = self.ports.unembed(stream[start : start + n].flatten(0, 2))
             yield names[start : start + n], logits.view(-1, *self.logits.shape)
 
     # ---------------------------------------------------------------- parts of a layer
@@ -148,8 +136,10 @@ class RecordedRun:
     def mlp(self, layer: int, stream: Tensor) -> Tensor:
         """What a layer's MLP writes when it reads this stream."""
         modules = self.ports.layers[layer]
+        flat = stream.view(-1, *stream.shape[-2:])  # experts take three axes
         with self.ports.fused_activations():
-            return modules.after_mlp(output_of(modules.mlp(modules.mlp_norm(stream))))
+            result = modules.mlp(modules.mlp_norm(flat))
+        return modules.mlp_writes(result, len(flat)).view(stream.shape)
 
     def project(self, layer: int, stream: Stack) -> list[Float[Tensor, "row pos _"]]:
         """What a layer's projection modules return on this stream, a KV head for each reader."""
@@ -158,16 +148,26 @@ class RecordedRun:
         outputs = (module(normed) for module in modules.projections)
         return [self.ports.widen(i, output) for i, output in enumerate(outputs)]
 
-    def swapped(self, port: int, base: list[Tensor], changed: list[Tensor]) -> list[Tensor]:
-        """The base's projections, but with the changed queries (0), keys (1) or values (2)."""
+    def swapped(
+        self, port: int, base: list[Tensor], changed: list[Tensor], rows: slice | None = None
+    ) -> list[Tensor]:
+        """The base's projections, but with the changed queries (0), keys (1) or values (2).
+
+        Args:
+            port: Which of them.
+            base, changed: What the projection modules return on either stream.
+            rows: Of these heads alone, where they are coupled.
+        """
         mixed = []
         for module, (old, new) in enumerate(zip(base, changed, strict=True)):
-            both = old.repeat(len(new) // len(old), 1, 1)
+            both = old.expand(len(new) // len(old), *old.shape).flatten(0, 1)
             parts = zip(self.ports.split(module, both), self.ports.split(module, new), strict=True)
-            for mine, theirs in parts:
-                if mine.port == port:
-                    mine.values.copy_(theirs.values)
-            mixed.append(both)
+            chosen = [
+                _of_rows(mine.values, theirs.values, rows) if mine.port == port else mine.values
+                for mine, theirs in parts
+            ]
+            whole = self.ports.together([values.transpose(0, 1) for values in chosen])
+            mixed.append(whole.unflatten(0, new.shape[:2]))
         return mixed
 
     def values(
@@ -178,12 +178,7 @@ class RecordedRun:
         changes: list[Change] = [*self.ports.ungrouping()]
         for module, output in zip(modules.projections, projected, strict=True):
             changes.append((module, "forward", lambda _, output=output: output))
-        changes.append((modules.output, "forward", lambda values: values))
-        args, kwargs = self._call(layer, len(projected[0]) // self.n_batch)
-        with self.ports.intercept(changes):
-            values = modules.attention(projected[0], *args, **kwargs)[0]
-        stacked: Tensor = values.unflatten(0, (-1, self.n_batch))
-        return stacked
+        return self._seen_at_output(layer, projected[0], changes)
 
     def answers(self, layer: int, values: Tensor) -> Tensor:
         """`[..., batch, pos, width]`: what a branch of this layer must compute of it."""
@@ -196,28 +191,39 @@ class RecordedRun:
         modules = self.ports.layers[layer]
         if layer == self.graph.n_layers - 1:
             values = self.values(layer, self.project(layer, stream))
-            written: Tensor = modules.output(self.answers(layer, values))
-            return written
-        args, kwargs = self._call(layer, len(stream))
-        out = modules.attention(modules.attention_norm(stream).flatten(0, 1), *args, **kwargs)[0]
-        stacked: Tensor = out.unflatten(0, (-1, self.n_batch))
+        else:
+            values = self._seen_at_output(layer, modules.attention_norm(stream).flatten(0, 1), [])
+        written: Tensor = modules.scaled(modules.output(self.answers(layer, values)))
+        return written
+
+    def _seen_at_output(
+        self, layer: int, read: Float[Tensor, "row pos _"], changes: list[Change]
+    ) -> Float[Tensor, "change batch pos width"]:
+        """What a layer's output projection is given when its attention reads this.
+
+        Caught there: what an attention returns holds the residual stream in some families.
+        """
+        modules, seen = self.ports.layers[layer], list[Tensor]()
+        args, kwargs = self.calls.of(layer, len(read) // self.n_batch)
+
+        def catch(values: Tensor) -> Tensor:
+            seen.append(values)
+            return values
+
+        with self.ports.intercept([*changes, (modules.output, "forward", catch)]):
+            modules.attention(read, *args, **kwargs)
+        stacked: Tensor = seen[0].unflatten(0, (-1, self.n_batch))
         return stacked
 
-    def _call(self, layer: int, n: int) -> Call:
-        """Masks, rotary angles and the rest that a layer's attention got, for n stacked changes."""
-        args, kwargs = self.calls[layer]
-        again = _repeater(n, self.n_batch)
-        return tuple(map(again, args)), {name: again(value) for name, value in kwargs.items()}
 
-
-def _repeater(n: int, n_batch: int) -> Callable[[object], object]:
-    """A function that repeats whatever has one row per example, for n stacked copies of a batch."""
-
-    def again(value: object) -> object:
-        if isinstance(value, tuple | list):
-            return type(value)(map(again, value))
-        if isinstance(value, Tensor) and value.ndim > 1 and len(value) == n_batch > 1:
-            return value.repeat(n, *[1] * (value.ndim - 1))
-        return value
-
-    return again
+def _of_rows(
+    old: Float[Tensor, "head token d_head"],
+    new: Float[Tensor, "head token d_head"],
+    rows: slice | None,
+) -> Float[Tensor, "head token d_head"]:
+    """The new heads, or the old ones with some from the new."""
+    if rows is None:
+        return new
+    mixed = old.clone()
+    mixed[rows] = new[rows]
+    return mixed

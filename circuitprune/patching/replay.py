@@ -177,9 +177,31 @@ class Replay:
             numbered = [(i, edge) for i, of_one in enumerate(some) for edge in of_one]
             for port, kind in enumerate("qkv"):
                 wanted = [x for x in numbered if self.graph.reader_kind[x[1].reader] == kind]
-                if wanted:
-                    moved = run.values(layer, run.swapped(port, base, changed))
-                    yield wanted, moved.sub_(values)
+                for part, rows in self._together(wanted, kind):
+                    moved = run.values(layer, run.swapped(port, base, changed, rows))
+                    yield part, moved.sub_(values)
+
+    def _together(
+        self, edges: list[tuple[int, Edge]], kind: str
+    ) -> Iterator[tuple[list[tuple[int, Edge]], slice | None]]:
+        """Edges whose readers can see their changes at once: all, but for heads that are coupled.
+
+        With each part the rows of its readers among those of their kind, or None for all rows.
+        """
+        if self.graph.coupled and kind != "v":
+            yield from (([edge], self._own_rows(edge[1].reader)) for edge in edges)
+        elif edges:
+            yield edges, None
+
+    def _own_rows(self, reader: int) -> slice:
+        """The one reader's row among the queries, keys or values of its layer."""
+        row = reader - self.graph.block_of_reader(reader).first_reader
+        row = (
+            row
+            if row < self.graph.n_heads
+            else (row - self.graph.n_heads) % self.graph.n_kv_readers
+        )
+        return slice(row, row + 1)
 
     def _mlp_edges(
         self, block: Block, edges: list[Edge]

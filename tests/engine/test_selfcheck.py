@@ -88,7 +88,7 @@ WRONG = {
 }
 WRONG_PORTS = {
     "neox_layout": ("gpt_neox", dict(fused="blocks")),
-    "gpt2_layout": ("gpt2", dict(fused="per_head")),
+    "gpt2_layout": ("gpt2", dict(fused="per_group")),
     "llama_swapped_k_and_v": ("llama", dict(projections=("q_proj", "v_proj", "k_proj"))),
 }
 """Right as long as all readers of a layer see the same, and every q, k or v edge misnamed."""

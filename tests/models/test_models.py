@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 
+import family_configs
 import pytest
 import reference
 import torch
@@ -24,6 +25,7 @@ from transformers import (
 from circuitprune.errors import ModelError
 from circuitprune.models import FAMILIES, KV_READERS, Ports, load_model, sources
 from circuitprune.models.families import family_of
+from circuitprune.models.family import Family
 from circuitprune.models.loading import load_tokenizer, longest_prompt
 
 
@@ -457,9 +459,11 @@ def test_a_module_that_is_not_there_is_named(tiny_model, monkeypatch):
 
 
 def test_every_declared_family_has_a_tiny_model_under_test():
-    assert {config().model_type for config in CONFIGS.values()} == set(FAMILIES)
-    for name, family in FAMILIES.items():
-        assert family_of(name) is family
+    configs = [config() for config in family_configs.CONFIGS.values()]
+    assert {config.model_type for config in configs} == set(FAMILIES)
+    for config in configs:
+        declared = FAMILIES[config.model_type]
+        assert family_of(config) == (declared if isinstance(declared, Family) else declared(config))
 
 
 def test_a_tokenizer_comes_without_weights_and_with_the_longest_prompt(saved, tmp_path):
