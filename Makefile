@@ -16,6 +16,7 @@ check: $(VENV)/.installed-dev  ## what CI runs before the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit -q -c pyproject.toml -r circuitprune scripts .ci
 	npm ci --prefix .ci --silent --no-audit --no-fund && npm run --prefix .ci --silent check
 
 docs: $(VENV)/.installed-dev  ## these documents as a site, offline: docs/_build/index.html
