@@ -199,7 +199,8 @@ class Evidence(Means):
     """What is known of a circuit from held-out pairs: means over the pairs."""
 
     faithfulness: float | None = None
-    """Share of the full model's metric recovered; None until it is compared; see `against`."""
+    """Share of the full model's metric recovered; None until it is compared (see `against`), and
+    where the full and the empty model score the same, so that it is undefined."""
 
     def against(self, full: "Evidence", empty: "Evidence") -> "Evidence":
         """The same evidence with `faithfulness`: the share of the task metric recovered, of means.
@@ -209,6 +210,13 @@ class Evidence(Means):
         """
         means = (torch.tensor(of.metric, dtype=torch.float64) for of in (self, full, empty))
         return replace(self, faithfulness=faithfulness(*means).item())
+
+    def compared(self, full: "Evidence", empty: "Evidence") -> "Evidence":
+        """The same as `against`, without `faithfulness` where that is undefined."""
+        try:
+            return self.against(full, empty)
+        except MetricError:
+            return replace(self, faithfulness=None)
 
     def to_json(self) -> dict[str, float]:
         """The fields as a file holds them: no `faithfulness` where there is none."""

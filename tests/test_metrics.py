@@ -299,6 +299,11 @@ def test_evidence_says_its_numbers_and_no_faithfulness_before_it_is_compared():
     assert Evidence(**compared.to_json()) == compared
     assert full.against(full, empty).faithfulness == 1
     assert empty.against(full, empty).to_json()["faithfulness"] == 0
+    assert alone.compared(full, empty) == compared
+    alike = alone.compared(full, full)  # nothing to recover: undefined, where `against` refuses
+    assert alike.faithfulness is None and alike == alone
+    with pytest.raises(MetricError, match="undefined"):
+        alone.against(full, full)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -50,7 +50,7 @@ def _measured(
         progress = watch(f"verification on {split} pairs", "runs")
         found = evaluate(setup.references, named, batches, setup.task_metric, progress)
     full, empty = evaluate_full(setup.references, batches, setup.task_metric), found["empty"]
-    return {size: found[str(size)].against(full, empty) for size in masks}, full, empty
+    return {size: found[str(size)].compared(full, empty) for size in masks}, full, empty
 
 
 def cut(setup: Setup, ranking: Float[Tensor, " edge"]) -> dict[float, Bool[Tensor, " edge"]]:

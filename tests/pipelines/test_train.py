@@ -512,6 +512,25 @@ def test_without_test_pairs_the_next_best_are_verified_and_named(gpt2_home, tmp_
     assert f"{split} pairs" in (folder / "summary.md").read_text()
 
 
+def test_pairs_on_which_nothing_can_be_recovered_leave_faithfulness_undefined(
+    gpt2_home, tmp_path, monkeypatch
+):
+    """The full and the empty model score the same, which shows when training is paid for."""
+    flat = ("flat", lambda logits, batch: torch.ones_like(logits[:, 0]))
+    monkeypatch.setattr("circuitprune.pipelines.setup._task_metric", lambda *_: flat)
+    frontier = discover(gpt2_home, "train.steps=2", f"output_dir={tmp_path / 'run'}")
+    assert all(point.evidence.faithfulness is None for point in frontier.points)
+    assert all(point.validation.faithfulness is None for point in frontier.points)
+    said = (tmp_path / "run" / "summary.md").read_text()
+    assert "faithfulness undefined, accuracy" in said
+    assert "Faithfulness is undefined on these" in said
+    rows = json.loads((tmp_path / "run" / "frontier.json").read_text())["points"]
+    assert not any("faithfulness" in row for row in rows) and rows[0]["kl"] >= 0
+    tags = EventAccumulator(str(tmp_path / "run")).Reload().Tags()["scalars"]
+    assert any(tag.startswith("val_kl/") for tag in tags)
+    assert not any("faithfulness" in tag for tag in tags)
+
+
 def test_without_training_the_initial_scores_are_verified(gpt2_home, tmp_path):
     folder = tmp_path / "run"
     discover(gpt2_home, "train.steps=0", f"output_dir={folder}")

@@ -41,16 +41,19 @@ def draw(sources: Sequence[Path], options: Options) -> Figure:
 def _curve(axes: Axes, run: Series, measure: str, name: str, number: int) -> None:
     colour, mark = COLOURS[number % len(COLOURS)], MARKS[number % len(MARKS)]
     plot = partial(axes.plot, color=colour, zorder=3 + 1 / (1 + number))
-    edges = [dot.n_edges for dot in run.points]
-    values = [_shown(getattr(dot.evidence, measure), measure) for dot in run.points]
+    dots = [dot for dot in run.points if getattr(dot.evidence, measure) is not None]
+    edges = [dot.n_edges for dot in dots]
+    values = [_shown(getattr(dot.evidence, measure), measure) for dot in dots]
     plot(edges, values, mark, linestyle="-", label=plain(name))
-    for dot in run.points:
+    for dot in dots:
         found = dot.intervals.get(measure)
         if found and found.low is not None and found.high is not None:
             ends = [_shown(found.low, measure), _shown(found.high, measure)]
             plot([dot.n_edges] * 2, ends, "-", linewidth=0.8)
-    at = run.chosen.n_edges, _shown(getattr(run.chosen.evidence, measure), measure)
-    plot(*at, "o", markersize=8, markerfacecolor="none", markeredgewidth=0.8)
+    chosen = getattr(run.chosen.evidence, measure)
+    if chosen is not None:  # faithfulness can be undefined
+        at = run.chosen.n_edges, _shown(chosen, measure)
+        plot(*at, "o", markersize=8, markerfacecolor="none", markeredgewidth=0.8)
 
 
 def _finish(kl: Axes, faithfulness: Axes, dots: Sequence[Dot]) -> None:

@@ -1,12 +1,15 @@
 """A run on one page of Markdown."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from circuitprune.files.text import code, markdown, nats, table
 from circuitprune.metrics import Evidence
 from circuitprune.runs.frontier import Frontier
 
+UNDEFINED = (
+    "Faithfulness is undefined on these pairs: the full model and the one with every edge ablated "
+    "have the same metric. Check that clean and corrupt prompts have different answers."
+)
 HEAD = ("size", "edges", "KL (nats)", "faithfulness", "metric", "accuracy", "exact match")
 
 
@@ -26,11 +29,12 @@ def summary(frontier: Frontier, command: str, notes: Sequence[str] = ()) -> str:
         f"{markdown(about['metric'])}.",
         "",
         f"**{n} edges ({n / graph.n_edges:.1%}) keep KL {nats(evidence.kl)} nats, faithfulness "
-        f"{evidence.faithfulness:.3f}, accuracy {evidence.accuracy:.1%}** (full model "
+        f"{_share(evidence)}, accuracy {evidence.accuracy:.1%}** (full model "
         f"{frontier.full.accuracy:.1%}): `{frontier.file_of(chosen)}`, {frontier.choice()}.",
         "",
         *table(HEAD, _rows(frontier)),
         "",
+        *([UNDEFINED, ""] if evidence.faithfulness is None else []),
         *(line for note in notes for line in (note, "")),
         f"Again: {code(command)}. The settings are in `config.yaml`, the versions in "
         "`versions.json`.",
@@ -42,9 +46,13 @@ def summary(frontier: Frontier, command: str, notes: Sequence[str] = ()) -> str:
 def _rows(frontier: Frontier) -> list[tuple[str, ...]]:
     return [
         *(_row(f"{p.size:g}", int(p.mask.sum()), p.evidence) for p in frontier.points),
-        _row("full", frontier.graph.n_edges, replace(frontier.full, faithfulness=1.0)),
-        _row("empty", 0, replace(frontier.empty, faithfulness=0.0)),
+        _row("full", frontier.graph.n_edges, frontier.full.compared(frontier.full, frontier.empty)),
+        _row("empty", 0, frontier.empty.compared(frontier.full, frontier.empty)),
     ]
+
+
+def _share(evidence: Evidence) -> str:
+    return "undefined" if evidence.faithfulness is None else f"{evidence.faithfulness:.3f}"
 
 
 def _row(size: str, n_edges: int, evidence: Evidence) -> tuple[str, ...]:
@@ -52,7 +60,7 @@ def _row(size: str, n_edges: int, evidence: Evidence) -> tuple[str, ...]:
         size,
         f"{n_edges:,}",
         nats(evidence.kl, ".4g"),
-        f"{evidence.faithfulness:.3f}",
+        _share(evidence),
         f"{evidence.metric:.3f}",
         f"{evidence.accuracy:.1%}",
         f"{evidence.exact_match:.1%}",

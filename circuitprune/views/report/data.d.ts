@@ -324,7 +324,7 @@ declare namespace Json {
     exact_match: number;
     /** Pairs behind the means. */
     n: number;
-    /** Share of the full model's metric recovered; None until it is compared; see `against`. */
+    /** Share of the full model's metric recovered; None until it is compared (see `against`), and where the full and the empty model score the same, so that it is undefined. */
     faithfulness?: number | null;
   }
   /** `pairs.json`: pairs that a report shows. */
@@ -886,7 +886,7 @@ declare namespace Json {
     exact_match: number;
     /** Pairs behind the means. */
     n: number;
-    /** Share of the full model's metric recovered; None until it is compared; see `against`. */
+    /** Share of the full model's metric recovered; None until it is compared (see `against`), and where the full and the empty model score the same, so that it is undefined. */
     faithfulness?: number | null;
     /** The same on the validation pairs, by which a circuit is chosen; absent without such pairs. */
     val?: Evidence | null;

@@ -41,7 +41,9 @@ function steps(low, high) {
  * @param {(position: number) => void} choose
  */
 function plot(name, label, log, choose) {
-  const shownRuns = DATA.runs.map((run) => run.points.filter((p) => p.n_edges > 0));
+  const shownRuns = DATA.runs.map(
+    (run) => run.points.filter((p) => p.n_edges > 0 && Number.isFinite(p[name])), // or undefined on the pairs
+  );
   const xs = shownRuns.flat().map((p) => p.n_edges);
   const lift = (v) => (log ? Math.log10(Math.max(v, KL_FLOOR)) : v);
   const ends = shownRuns[0]
@@ -147,7 +149,7 @@ function series(run, points, name, at, choose) {
   return [
     draw("polyline", { class: `curve run${run % RUN_MARKS}`, points: line.join(" ") }),
     ...bars,
-    ...(chosen.n_edges ? [draw("circle", ring)] : []),
+    ...(sorted.includes(chosen) ? [draw("circle", ring)] : []),
     ...dots,
   ];
 }

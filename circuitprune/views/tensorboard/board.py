@@ -102,7 +102,8 @@ def write_verified(
     """
     for n_edges, evidence in sorted(points.items()):
         for name in FRONTIER_CURVES:
-            writer.add_scalar(f"frontier/{name}", evidence[name], n_edges)
+            if name in evidence:  # faithfulness can be undefined
+                writer.add_scalar(f"frontier/{name}", evidence[name], n_edges)
     curve = [(n_edges, evidence["kl"]) for n_edges, evidence in points.items()]
     write_frontier(writer, "verified", [curve], title, step)
 
