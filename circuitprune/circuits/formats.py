@@ -7,10 +7,16 @@ Nothing here touches a disk or knows `Circuit`: a circuit's `Parts` go in and co
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from circuitprune.circuits.edge_pruning import from_edge_pruning, to_edge_pruning
+from circuitprune.circuits.edge_pruning import (
+    from_edge_pruning,
+    refuse_other_heads,
+    refuse_query_heads,
+    to_edge_pruning,
+)
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.mib import from_mib, to_mib, to_own
 from circuitprune.circuits.parts import Parts
+from circuitprune.circuits.reading import NEEDS_GRAPH
 from circuitprune.errors import GraphError
 
 Json = dict[str, object] | list[object]
@@ -34,13 +40,15 @@ def write(parts: Parts, format: Format, embeddings: Sequence[str] = ()) -> Json:
         embeddings: What an edge list that the circuit came from called `input`.
 
     Raises:
-        GraphError: an unknown format, or infinite scores.
+        GraphError: an unknown format, infinite scores, or heads that the format would take for
+            others.
     """
     if format == "circuitprune":
         return to_own(parts)
     if format == "mib":
         return to_mib(parts)
     if format == "edge_pruning":
+        refuse_query_heads(parts)
         return list(to_edge_pruning(parts, embeddings or ("embeds",)))
     if format == "edge_pruning_gpt2":
         return list(to_edge_pruning(parts, ("tok_embeds", "pos_embeds")))
@@ -54,22 +62,15 @@ def parse(value: object, graph: Graph | None = None, n_kv_heads: int | None = No
     Args:
         value: An EAP-IG/MIB object (also our own) or an Edge-Pruning list.
         graph: Needed for an edge list, which carries no sizes; for an object, only checked.
-        n_kv_heads: Of the model, if it is known.
+        n_kv_heads: Of the model, if it is known; see `Circuit.load`.
 
     Raises:
         GraphError: none of the known forms, unknown names, or sizes that do not fit.
     """
     if isinstance(value, list):
         if graph is None:
-            raise GraphError(
-                "an Edge-Pruning edge list does not say the model's sizes; "
-                "pass them, as in Circuit.load(path, graph=Graph(12, 12, 12))"
-            )
-        if n_kv_heads not in (None, graph.n_kv_readers):
-            raise GraphError(
-                "is an Edge-Pruning edge list, whose keys and values are those of KV heads, and "
-                f"the {graph.n_kv_readers} here are of query heads: set model.kv_readers=kv_head"
-            )
+            raise GraphError(NEEDS_GRAPH)
+        refuse_other_heads(value, graph, n_kv_heads)
         return from_edge_pruning(value, graph)
     if not isinstance(value, dict) or not {"cfg", "nodes", "edges"} <= value.keys():
         raise GraphError(

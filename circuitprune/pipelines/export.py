@@ -41,11 +41,26 @@ def export(
         size: Of a run, the circuit nearest to this fraction of all edges; by default the chosen.
 
     Raises:
-        RunError, GraphError: neither is there, or the format is unknown.
+        RunError, GraphError: neither is there, or the format is unknown, or would take the heads
+            of the circuit for others.
     """
     source, output = Path(source), Path(output)
     if format not in EXPORTS:
         raise GraphError(f"unknown format {format!r}; choose one of {', '.join(EXPORTS)}")
     circuit = run_circuit(source, size) if source.is_dir() else Circuit.load(source)
+    if format == "edge_pruning" and not source.is_dir():
+        _refuse_unsaid(source, circuit)
     EXPORTS[format](circuit, output)
     return output
+
+
+def _refuse_unsaid(path: Path, circuit: Circuit) -> None:
+    """Nothing, unless nobody says whether keys and values are of KV heads, as the list will."""
+    graph = circuit.graph
+    by_head = graph.n_kv_readers == graph.n_heads and "kv_readers" not in circuit.provenance
+    if by_head and any(edge.endswith(("<k>", "<v>")) for edge in circuit.edges):
+        raise GraphError(
+            f"{path} does not say whether its {graph.n_heads} keys and values of a layer are of KV "
+            "heads, as Edge-Pruning's lists are: export the run of model.kv_readers=kv_head that "
+            "it is of, or, of a GPT-2, take edge_pruning_gpt2"
+        )

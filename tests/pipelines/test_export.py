@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import reference_graph
@@ -9,6 +10,7 @@ import torch
 from report_runs import SMALL, make_run
 
 from circuitprune.circuits.circuit import Circuit
+from circuitprune.circuits.graph import Graph
 from circuitprune.cli import main
 from circuitprune.errors import GraphError, RunError
 from circuitprune.files.whole import read_tensors
@@ -52,7 +54,20 @@ def test_a_run_keeps_its_ranking_beside_the_circuits(run):
 @pytest.mark.parametrize("style", ["edge_pruning", "edge_pruning_gpt2"])
 def test_edge_pruning_gets_names(run, tmp_path, style):
     export(run, tmp_path / "c.json", style)
-    assert Circuit.load(tmp_path / "c.json", SMALL).edges == run_circuit(run).edges
+    again = Circuit.load(tmp_path / "c.json", SMALL, n_kv_heads=SMALL.n_heads)
+    assert again.edges == run_circuit(run).edges
+
+
+def test_a_file_by_query_head_is_no_list_of_kv_heads_unless_it_says_so(tmp_path):
+    """MIB's files count by query head and do not say whether the model has as many KV heads."""
+    circuit = Circuit.from_names(Graph(1, 4, 4), ["input->a0.h3<k>", "a0.h3->logits"])
+    circuit.save(tmp_path / "mib.json", format="mib")
+    with pytest.raises(GraphError, match=r"does not say .*model\.kv_readers=kv_head"):
+        export(tmp_path / "mib.json", tmp_path / "c.json", "edge_pruning")
+    export(tmp_path / "mib.json", tmp_path / "gpt2.json", "edge_pruning_gpt2")
+    replace(circuit, provenance={"kv_readers": "kv_head"}).save(tmp_path / "own.json")
+    export(tmp_path / "own.json", tmp_path / "c.json", "edge_pruning")
+    assert json.loads((tmp_path / "c.json").read_text())[0] == ["embeds", "a0.h3.k"]
 
 
 def test_tables_and_drawings(run, tmp_path):
