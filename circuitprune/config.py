@@ -186,13 +186,13 @@ class GatesConfig:
     mask: Literal["mixed", "straight_through", "sigmoid"] = "mixed"
     """topk: what the forward pass sees: the hard top-k, its soft form, or a random mix of both."""
     k_min: float = 8.0
-    """topk: smallest budget, in edges."""
+    """topk: smallest budget, in edges, live or not, where `verify.sizes` counts the live ones."""
     k_max: float = 1.0
-    """topk: largest budget, as a fraction of all edges."""
+    """topk: largest budget, as a fraction of all edges, live or not."""
     init_density: float = 0.5
     """hard_concrete: expected fraction of open edges at the start, in (0, 1)."""
     target_density: float = 0.05
-    """hard_concrete: expected fraction of open edges at the end."""
+    """hard_concrete: expected fraction of open edges at the end, live or not."""
     warmup: float = 0.7
     """hard_concrete: fraction of the steps over which the target moves, linearly."""
     penalty: Literal["lagrangian", "fixed"] = "lagrangian"
@@ -252,7 +252,7 @@ class VerifyConfig:
     sizes: list[float] = field(
         default_factory=lambda: [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
     )
-    """Fractions of all edges."""
+    """Fractions of all edges: a circuit has as many live ones; training's budgets count all."""
     selection: Literal["top_n", "top_n_raw", "greedy", "threshold"] = "top_n"
     """`threshold` keeps edges whose final score is at least each of `thresholds`."""
     thresholds: list[float] = field(default_factory=list)

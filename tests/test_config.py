@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 
 from circuitprune.attribution.methods import METHODS, names_with
 from circuitprune.config import AttributionConfig, GatesConfig, RunConfig, TaskConfig, TrainConfig
+from circuitprune.data.checks import fits
 from circuitprune.errors import ConfigError
 from circuitprune.pipelines.verify_config import EvidenceConfig, load_options
 from circuitprune.runs.settings import PRESETS, flatten, load_config, settings, to_yaml
@@ -584,6 +585,28 @@ def test_numbers_beyond_reason_are_refused(override, words):
     assert words in refusal(None, [override])
 
 
+def test_a_number_made_in_python_may_be_of_any_length():
+    """Beyond what a float holds there is no question whether it is finite."""
+    for name in ("steps", "seed"):
+        with pytest.raises(ConfigError, match=rf"train\.{name} must lie in 0 to "):
+            TrainConfig(**{name: 10**400})
+    assert fits(10**400, int) and not fits(10**400, float) and fits(10**40, float)
+
+
+def test_many_faults_and_long_ones_are_told_in_part(write):
+    message = refusal(write("\n".join(f"k{i}: 1" for i in range(3000))))
+    assert len(message.splitlines()) == 21 and message.endswith("and 2,980 more")
+    long = "9" * 9000
+    for item in (
+        long,
+        f"train.steps={long}",
+        f"{long}=1",
+        f"task.name={long}",
+        f"train.lr={long}x",
+    ):
+        assert len(refusal(None, [item])) < 500
+
+
 def test_numbers_are_read_as_people_write_them():
     typed = ["train.lr=1e-5", "train.steps=1_000", "task.seed=010", "task.n_train=0.5"]
     config = load_config(None, [*typed, "train.progress=No", "task.n_val=auto"])
@@ -633,6 +656,9 @@ def test_no_resolver_is_there_to_read_anything(write, monkeypatch):
         ("train: {steps: 1, steps: 2}\n", "the key 'steps' stands here for the second time"),
         ("? [a]\n: 1\n", "a key is a name"),
         ("a: " + "[" * 5000, "not readable as yaml"),
+        ("verify: {sizes: " + "[" * 150 + "]" * 150 + "}", "line 1: brackets are nested deeper"),
+        ('output_dir: "\\Uffffffff"', "not readable as yaml"),
+        ('output_dir: "\\U00110000"', "not readable as yaml"),
         ("a: 1\n---\nb: 2\n", "not readable as yaml"),
     ],
 )

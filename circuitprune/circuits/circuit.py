@@ -11,14 +11,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitprune.circuits import formats
-from circuitprune.circuits.edge_pruning import embeddings_in
+from circuitprune.circuits.edge_pruning import embeddings_in, from_edge_pruning
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.parts import Parts
 from circuitprune.circuits.reachability import kept_nodes, live_edges
+from circuitprune.circuits.reading import read_circuit
 from circuitprune.circuits.show import facts_of, html_of
 from circuitprune.errors import GraphError
 from circuitprune.files import whole as files
-from circuitprune.files.limits import BESIDE, PER_EDGE
+from circuitprune.files.decoding import decode
 
 if TYPE_CHECKING:
     import networkx
@@ -78,8 +79,8 @@ class Circuit:
                 shape = tuple(values.shape)
                 raise GraphError(f"{name} {verb} shape {shape}, expected {expected}")
         try:  # a copy, in the form it will have after a round trip through a file
-            provenance = json.loads(json.dumps(self.provenance, allow_nan=False))
-        except (TypeError, ValueError) as error:
+            provenance = decode(json.dumps(self.provenance, allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
             raise GraphError(f"the provenance cannot be written as JSON: {error}") from error
         object.__setattr__(self, "provenance", provenance)
         object.__setattr__(self, "mask", self.mask.detach().cpu())
@@ -103,15 +104,14 @@ class Circuit:
         Args:
             path: A JSON file.
             graph: The model's sizes; needed for Edge-Pruning's edge list, which has none.
-            n_kv_heads: Of the model, if it is known: an edge list names KV heads, and is refused
-                for a graph that counts by query head where there are fewer.
+            n_kv_heads: Of the model. An edge list of Llama names KV heads: it is refused for a
+                graph that counts by query head, unless there are as many, which this says.
 
         Raises:
             RunError: the file is missing, larger than such a circuit can be, or not JSON.
             GraphError: not a circuit, or one that does not fit the graph.
         """
-        most = None if graph is None else BESIDE + PER_EDGE * graph.n_edges_ungrouped
-        value = files.read_json(path, "circuit", most)
+        value = read_circuit(path, graph)
         try:
             circuit = cls(*formats.parse(value, graph, n_kv_heads))
         except GraphError as error:
@@ -137,7 +137,8 @@ class Circuit:
                 and `pos_embeds`.
 
         Raises:
-            GraphError: an unknown format, or infinite scores.
+            GraphError: an unknown format, infinite scores, or, as an edge list, the keys and
+                values of query heads (`model.kv_readers`).
             RunError: the file cannot be written.
         """
         indent = 4 if format.startswith("edge_pruning") else None  # as those programs write theirs
@@ -157,7 +158,7 @@ class Circuit:
     def _is(self, value: formats.Json) -> bool:
         """Whether this is still the circuit that `value` describes."""
         if isinstance(value, list):
-            return torch.equal(formats.parse(value, self.graph).mask, self.mask)
+            return torch.equal(from_edge_pruning(value, self.graph).mask, self.mask)
         return Circuit(*formats.parse(value)) == self
 
     # ---------------------------------------------------------------- size and names

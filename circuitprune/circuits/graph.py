@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from circuitprune.errors import GraphError
+from circuitprune.files.limits import LAYERS
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ class Graph:
     coupled: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.n_layers, self.n_heads, self.n_kv_readers) < 1:
-            raise GraphError(f"sizes must be at least 1, got {self}")
+        if not all(1 <= n <= LAYERS for n in (self.n_layers, self.n_heads, self.n_kv_readers)):
+            raise GraphError(f"sizes must be at least 1 and at most {LAYERS:,}, got {self}")
         if self.n_heads % self.n_kv_readers:
             raise GraphError(
                 f"{self.n_kv_readers} key/value readers cannot serve {self.n_heads} heads evenly"

@@ -14,6 +14,7 @@ from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.parts import Parts
 from circuitprune.circuits.reachability import kept_nodes
 from circuitprune.errors import GraphError
+from circuitprune.files.limits import EDGES
 
 SCHEMA = 2
 """Version of the `circuitprune` key in circuit files; 1 had one number for ranking and score."""
@@ -157,7 +158,7 @@ def _from_own_key(
         ranked = _dtype(own["ranking_dtype"]) if schema > 1 else None
         method = own["method"] if schema > 1 else None
     except (KeyError, TypeError, AttributeError) as error:
-        raise GraphError(f"the 'circuitprune' key is damaged: {error!r}") from error
+        raise GraphError(f"the 'circuitprune' key is damaged: {error!r:.200}") from error
     if not isinstance(provenance, dict) or not isinstance(method, str | None):
         raise GraphError(
             f"method must be a name and provenance an object, got {method!r:.80}, "
@@ -237,7 +238,10 @@ def _graph_of(value: dict[str, object]) -> Graph:
             f"cfg says {n_layers} layers of {n_heads} heads, so {n_nodes} nodes, "
             f"but {len(nodes)} are listed"
         )
-    return Graph(n_layers, n_heads, n_heads, parallel, d_model)
+    graph = Graph(n_layers, n_heads, n_heads, parallel, d_model)
+    if graph.n_edges > EDGES:
+        raise GraphError(f"is of {graph.describe()}; a file may be of at most {EDGES:,} here")
+    return graph
 
 
 def _size(cfg: dict[str, object], key: str) -> int:

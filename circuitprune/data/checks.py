@@ -66,7 +66,7 @@ def misfits(section: object, prefix: str = "", **ranges: Range) -> list[str]:
 
 def misfit(key: str, value: object, kind: Any) -> str:
     """The sentence for a value that is not of its declared type."""
-    return f"{key}={value!r} is not {_asked(value, kind)}"
+    return f"{key}={value!r:.80} is not {_asked(value, kind)}"
 
 
 def fits(value: object, kind: Any) -> bool:
@@ -78,12 +78,19 @@ def fits(value: object, kind: Any) -> bool:
         return any(fits(value, one) for one in inner)
     if kind in (int, float):
         number = isinstance(value, int | kind) and not isinstance(value, bool)
-        return number and isfinite(value)  # type: ignore[arg-type]
+        return number and (kind is int or _is_finite(value))
     if origin is list:
         return isinstance(value, list) and all(fits(one, inner[0]) for one in value)
     if kind is str:
         return isinstance(value, str) and _is_text(value)
     return isinstance(value, origin or kind)
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return isfinite(value)
+    except OverflowError:  # a whole number that no float can be
+        return False
 
 
 def _is_text(value: str) -> bool:
@@ -121,7 +128,7 @@ def is_known(name: str, known: Sequence[str]) -> bool:
 
 def unknown(name: str, known: Sequence[str]) -> str:
     """What to say of a name that is not known."""
-    return f"{name!r} is unknown; {nearest(name, known)}"
+    return f"{name!r:.80} is unknown; {nearest(name, known)}"
 
 
 def nearest(value: object, known: Sequence[object]) -> str:

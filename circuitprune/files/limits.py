@@ -1,14 +1,14 @@
 """How large a file may be: looked at before it is read, so that no file can fill the memory."""
 
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from circuitprune.errors import CircuitPruneError, RunError
 
 Kind = Literal["config", "pairs", "line", "circuit", "frontier", "json", "tensors", "checkpoint"]
 
 LIMITS: dict[Kind, int] = {
-    "config": 1_000_000,
+    "config": 100_000,
     "pairs": 100_000_000,
     "line": 1_000_000,
     "circuit": 250_000_000,
@@ -23,8 +23,20 @@ HEADER = 1_000_000
 """Bytes of what comes before the numbers in files of tensors and in checkpoints."""
 POINTS = 10_000
 """Circuits of a frontier."""
+PAIRS = 1_000_000
+"""Pairs of a file."""
+VALUES, DEPTH = 8_000_000, 400
+"""Values of a JSON file, 1 GB of memory at worst, and how deep its brackets may be nested."""
+LAYERS = 1000
+"""Layers, and heads of a layer: several times what the largest models have."""
+EDGES = 50_000_000
+"""Edges, counted by query head, of the model that a circuit's file is of: 80 layers of 64 heads
+have 40 million."""
 PER_EDGE, BESIDE = 400, 5_000_000
-"""Bytes of one edge in a circuit's file, and of all that is not an edge, if the graph is known."""
+"""Bytes of one edge in a circuit's file, and of all that is not an edge; how many edges there can
+be, the model or the file's own `cfg` says."""
+
+_PART = 1 << 20
 
 _WORDS: dict[Kind, str] = {
     "config": "a config",
@@ -58,14 +70,26 @@ def read_bytes(
     """
     limit = LIMITS[kind] if most is None else min(most, LIMITS[kind])
     try:
-        refuse_size(path, kind, Path(path).stat().st_size, limit, error)
+        size = Path(path).stat().st_size
+        refuse_size(path, kind, size, limit, error)
         with Path(path).open("rb") as file:
-            data = file.read(limit + 1)
+            data = _up_to(file, size, limit)
     except (OSError, ValueError) as problem:
         said = problem.strerror if isinstance(problem, OSError) else problem
         raise error(f"{path} cannot be read: {said or problem}") from problem
     refuse_size(path, kind, len(data), limit, error)
     return data
+
+
+def _up_to(file: BinaryIO, size: int, limit: int) -> bytes:
+    """All of a file, and if that is more than the limit, little more than the limit.
+
+    In parts: Python sets aside as many bytes as it is asked to read, however few there are.
+    """
+    parts, total = [file.read(size + 1)], 0
+    while parts[-1] and (total := total + len(parts[-1])) <= limit:
+        parts.append(file.read(_PART))
+    return parts[0] if len(parts) == 2 and not parts[1] else b"".join(parts)  # without a copy
 
 
 def refuse_size(

@@ -40,7 +40,7 @@ def from_json(kind: type[T], value: object, at: str = "") -> T:
     """The record of this class that `to_json` made `value` of.
 
     Args:
-        kind: A frozen dataclass.
+        kind: A frozen dataclass, or a `TypedDict`, which may hold other keys besides.
         value: What a JSON file held.
         at: What to call the value in a message.
 
@@ -48,8 +48,8 @@ def from_json(kind: type[T], value: object, at: str = "") -> T:
         RunError: a key that is missing or unknown, or a value of another type; says which, where.
     """
     found = _read(kind, value, at)
-    assert isinstance(found, kind)
-    return found
+    assert isinstance(found, dict if is_open(kind) else kind)
+    return found  # type: ignore[return-value]  # an open record is a dict
 
 
 def _read(kind: object, value: object, at: str) -> object:
@@ -67,9 +67,25 @@ def _read(kind: object, value: object, at: str) -> object:
         return {key: _read(arguments[1], item, f"{at}.{key}") for key, item in items.items()}
     if isinstance(kind, type) and kind in PLAIN:
         return value if _fits(kind, value) else _refuse(PLAIN[kind], value, at)
-    if is_open(kind) and not isinstance(value, dict):
-        return _refuse("an object", value, at)
+    if is_open(kind):
+        return _open_record(kind, value, at)
+    if isinstance(kind, type) and not isinstance(value, kind):
+        return _refuse(kind.__name__, value, at)
     return value
+
+
+def _open_record(kind: object, value: object, at: str) -> JsonObject:
+    """Its own keys as they are declared, all others as they stand."""
+    items = value if isinstance(value, dict) else _refuse("an object", value, at)
+    kinds = get_type_hints(kind)
+    needed: frozenset[str] = getattr(kind, "__required_keys__", frozenset())
+    missing = [repr(name) for name in sorted(needed - items.keys())]
+    if missing:
+        raise _damaged(at, f"it has no {', '.join(missing)}")
+    return {
+        key: _read(kinds[key], item, f"{at}.{key}") if key in kinds else item
+        for key, item in items.items()
+    }
 
 
 def _record(kind: type, value: object, at: str) -> object:
@@ -78,7 +94,8 @@ def _record(kind: type, value: object, at: str) -> object:
     kinds = get_type_hints(kind, include_extras=True)
     missing = [f.name for f in fields(kind) if f.name not in value and not may_be_absent(f)]
     unknown = [key for key in value if key not in {f.name for f in fields(kind)}]
-    wrong = [f"no {name!r}" for name in missing] + [f"an unknown key {key!r}" for key in unknown]
+    wrong = [f"no {name!r}" for name in missing]
+    wrong += [f"an unknown key {key!r:.60}" for key in unknown[:3]]
     if wrong:
         raise _damaged(at or kind.__name__, f"it has {', '.join(wrong)}")
     return kind(**{key: _read(kinds[key], item, f"{at}.{key}") for key, item in value.items()})

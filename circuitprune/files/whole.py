@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from circuitprune.errors import RunError
+from circuitprune.files.decoding import decode
 from circuitprune.files.limits import HEADER, Kind, read_bytes
 from circuitprune.files.records import to_json
 
@@ -58,7 +59,7 @@ def write_json(path: str | Path, value: object) -> None:
 
 
 def read_json(path: str | Path, kind: Kind = "json", most: int | None = None) -> object:
-    """The value of a JSON file. Python's `NaN` token is read, as EAP-IG writes it.
+    """The value of a JSON file. In a circuit `NaN` is read, as EAP-IG writes it.
 
     Args:
         path: The file.
@@ -66,12 +67,20 @@ def read_json(path: str | Path, kind: Kind = "json", most: int | None = None) ->
         most: Bytes, if something smaller than the limit is known.
 
     Raises:
-        RunError: the file is missing, larger than its kind may be, or is not JSON text.
+        RunError: the file is missing, larger than its kind may be, or not what `decode` reads.
     """
-    data = read_bytes(path, kind, most)
+    return parse_json(path, read_bytes(path, kind, most), nan=kind == "circuit")
+
+
+def parse_json(path: str | Path, data: bytes, nan: bool = False) -> object:
+    """The value of what was read from a file; see `decode`.
+
+    Raises:
+        RunError: it has none; names the file.
+    """
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        return decode(data, nan)
+    except ValueError as error:
         raise RunError(f"{path} is not a JSON file: {error}") from error
 
 
@@ -148,8 +157,8 @@ def _header(path: Path, data: bytes) -> dict[str, object]:
     if len(data) < 8 or len(data) < 8 + length:
         raise RunError(f"{path} is truncated: {len(data)} bytes, its header alone needs more")
     try:
-        header = json.loads(data[8 : 8 + length])
-    except (ValueError, RecursionError) as error:
+        header = decode(data[8 : 8 + length])
+    except ValueError as error:
         raise RunError(f"{path} is not a safetensors file: {error}") from error
     if not isinstance(header, dict):
         raise RunError(f"{path} is not a safetensors file: its header is not an object")

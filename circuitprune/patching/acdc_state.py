@@ -10,6 +10,7 @@ from torch import Tensor
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import RunError
+from circuitprune.files.tensors import count, taken
 from circuitprune.files.whole import read_tensors, write_tensors
 from circuitprune.metrics import Metric
 
@@ -92,10 +93,13 @@ class AcdcState:
                     f"{path} is of another search: its {name} is {notes.get(name)!r}, expected "
                     f"{ours!r}; delete the file to start again"
                 )
-        state.mask, state.scores = tensors["mask"], tensors["scores"]
-        state.worsening = tensors["worsening"].item()
-        state.readers_done, state.chain = int(notes["readers_done"]), int(notes["chain"])
-        state.evaluations = int(notes["evaluations"])
+        shape = (graph.n_edges,)
+        state.mask = taken(path, tensors, "mask", shape, "bool")
+        state.scores = taken(path, tensors, "scores", shape)
+        state.worsening = taken(path, tensors, "worsening", ()).item()
+        state.readers_done = count(path, notes, "readers_done", graph.n_readers)
+        state.chain = count(path, notes, "chain")
+        state.evaluations = count(path, notes, "evaluations")
         return state
 
     def _identity(self, fingerprint: str) -> dict[str, str]:

@@ -103,8 +103,8 @@ def _settings(config: RunConfig) -> dict[str, str | int | float | bool]:
 
 def _same(folder: Path, name: str, theirs: object, ours: object) -> None:
     """Refuse to go on with what another config, model or version began."""
-    assert isinstance(theirs, dict) and isinstance(ours, dict)
-    different = differences(theirs, ours)
+    assert isinstance(ours, dict)
+    different = differences(theirs, ours) if isinstance(theirs, dict) else "a damaged one"
     if different:
         raise RunError(
             f"output_dir {str(folder)!r} holds an unfinished run with another {name}: {different}; "

@@ -1,6 +1,5 @@
 """How far scores of the same edges agree, whichever files they lie in."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ from circuitprune.attribution.methods import METHODS, has_signs
 from circuitprune.circuits.agreement import sign_agreement, spearman, top_overlap
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
-from circuitprune.errors import GraphError, MetricError, RunError
+from circuitprune.errors import GraphError, MetricError
+from circuitprune.files.records import from_json
+from circuitprune.files.tensors import noted, taken
 from circuitprune.files.text import line
 from circuitprune.files.whole import read_tensors
 
@@ -57,15 +58,15 @@ def load_scores(path: str | Path) -> ScoreFile:
     if file.suffix != ".safetensors":
         return _of_circuit(file)
     tensors, notes = read_tensors(file)
+    graph = _graph(file, notes)
+    shape = (None if graph is None else graph.n_edges,)
     if "learner" in notes and "ranking" in tensors:
-        return _learned(str(path), tensors["ranking"], _graph(file, notes))
-    if "scores" not in tensors:
-        raise RunError(f"{file} holds no `scores`, only {', '.join(tensors)}")
+        return _learned(str(path), taken(file, tensors, "ranking", shape), graph)
     method = _method(notes.get("method"))
     read = f"attribution by {method or 'an unknown method'}"
     if (file.parent / "gates.safetensors").exists():
         read += ", from which training started; gates.safetensors has the learned order"
-    values, graph = tensors["scores"].double(), _graph(file, notes)
+    values = taken(file, tensors, "scores", shape).double()
     return ScoreFile(str(path), values, graph, method, not has_signs(method), read)
 
 
@@ -86,9 +87,9 @@ def _of_circuit(file: Path) -> ScoreFile:
 def _learned(name: str, ranking: Float[Tensor, " edge"], graph: Graph | None) -> ScoreFile:
     """An order alone: shifted so that the last edge scores 0."""
     values = ranking.double()
-    return ScoreFile(
-        name, values - values[~values.isnan()].min(), graph, "learned", True, "the learned order"
-    )
+    known = values[~values.isnan()]
+    lowest = known.min() if len(known) else 0.0
+    return ScoreFile(name, values - lowest, graph, "learned", True, "the learned order")
 
 
 def _method(said: object) -> str | None:
@@ -97,12 +98,8 @@ def _method(said: object) -> str | None:
 
 
 def _graph(file: Path, notes: dict[str, str]) -> Graph | None:
-    if "graph" not in notes:
-        return None
-    try:
-        return Graph(**json.loads(notes["graph"]))
-    except (ValueError, TypeError) as error:
-        raise RunError(f"{file} has damaged metadata: {error}") from error
+    said = noted(file, notes, "graph")
+    return None if said is None else from_json(Graph, said, f"{file}, its graph,")
 
 
 def align(a: ScoreFile, b: ScoreFile) -> tuple[Float[Tensor, " edge"], Float[Tensor, " edge"]]:

@@ -3,22 +3,24 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from circuitprune.attribution import Attribution, convergence, per_example
 from circuitprune.attribution.nodes import NodeAttribution, lift, node_scores
 from circuitprune.attribution.passes import watched
+from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.progress import Nested
 from circuitprune.errors import RunError
+from circuitprune.files.tensors import noted, taken
 from circuitprune.files.text import show
 from circuitprune.files.whole import read_tensors, write_tensors
 from circuitprune.metrics import Metric
@@ -83,19 +85,32 @@ class Scoring:
                 f"{graph.describe()}; it belongs to another model, or is not ours: choose another "
                 "output_dir"
             )
-        theirs = json.loads(notes.get("job", "null"))
-        different = "not said which" if theirs is None else differences(theirs, job(setup))
+        theirs, ours = noted(path, notes, "job"), job(setup)
+        different = differences(theirs, ours) if isinstance(theirs, dict) else "not said which"
         if different:
             raise RunError(
                 f"{path} is of another job ({different}); go on with the same, or choose another "
                 "output_dir"
             )
-        sizes = tensors.get("thresholds", torch.empty(0)).tolist()
-        circuits = dict(zip(sizes, tensors.get("circuits", ()), strict=True))
-        rows = tensors.get("agreement", torch.empty(0, 3)).tolist()
-        agreement = [(int(m), int(double), rho) for m, double, rho in rows]
-        each, nodes = tensors.get("per_example"), tensors.get("nodes")
-        return cls(tensors["scores"], each, circuits, agreement, nodes)
+        return cls._taken(path, tensors, graph)
+
+    @classmethod
+    def _taken(
+        cls, path: Path, tensors: Mapping[str, Shaped[Tensor, "..."]], graph: Graph
+    ) -> "Scoring":
+        """What stands in a file, each of its own shape; all but the scores may be absent."""
+        n_edges, n_nodes = graph.n_edges, graph.n_writers
+        found = partial(taken, path, tensors)
+        each = found("per_example", (None, n_edges)) if "per_example" in tensors else None
+        nodes = found("nodes", (n_nodes,)) if "nodes" in tensors else None
+        agreement, circuits = [], {}
+        if "agreement" in tensors:
+            rows = found("agreement", (None, 3)).tolist()
+            agreement = [(int(m), int(double), rho) for m, double, rho in rows]
+        if "circuits" in tensors or "thresholds" in tensors:
+            masks = found("circuits", (None, n_edges), "bool")
+            circuits = dict(zip(found("thresholds", (len(masks),)).tolist(), masks, strict=True))
+        return cls(found("scores", (n_edges,)), each, circuits, agreement, nodes)
 
 
 def scoring_of(

@@ -15,6 +15,7 @@ from circuitprune.config import RunConfig
 from circuitprune.engine.evaluation import evaluate_full
 from circuitprune.errors import GraphError, RunError
 from circuitprune.evidence import Case
+from circuitprune.files.tensors import taken
 from circuitprune.files.whole import read_json, read_tensors
 from circuitprune.pipelines.setup import Setup
 from circuitprune.runs.finished import read_frontier
@@ -51,8 +52,11 @@ def read_run(folder: Path, graph: Graph, config: RunConfig) -> Subject:
     learned = (folder / "gates.safetensors").exists()  # such a ranking has no sign
     scores = nodes = None
     if not learned and has_signs(config.attribution.method):
-        tensors, _ = read_tensors(folder / "scores.safetensors")
-        scores, nodes = tensors["scores"].nan_to_num(0), tensors.get("nodes")
+        path = folder / "scores.safetensors"
+        tensors, _ = read_tensors(path)
+        scores = taken(path, tensors, "scores", (graph.n_edges,)).nan_to_num(0)
+        if "nodes" in tensors:
+            nodes = taken(path, tensors, "nodes", (graph.n_writers,))
     return Subject(frontier, ranking.where(~ranking.isnan(), -torch.inf), scores, nodes)
 
 

@@ -33,6 +33,7 @@ from circuitprune.runs.folder import (
 from circuitprune.runs.frontier import Frontier, read_results, write_results
 from circuitprune.runs.lock import locked, unusable
 from circuitprune.runs.settings import to_yaml
+from circuitprune.training.checkpoints import check_progress
 from circuitprune.training.gates import check_budgets
 from circuitprune.views.pages.summary import summary
 
@@ -120,6 +121,7 @@ def _prepare(config: RunConfig) -> tuple[Setup, Trainer, TensorBoardLogger]:
     reference_edges(setup)
     if checkpoint is not None:
         make_module(setup, None).on_load_checkpoint(checkpoint)  # refuses another model's
+        check_progress(trainer, checkpoint)
     return setup, trainer, logger
 
 

@@ -27,6 +27,14 @@ _INTEGER = re.compile(r"[-+]?\d+(_\d+)*")
 _ENDLESS = re.compile(r"([-+]?)\.(inf|nan)", re.IGNORECASE)
 
 
+DEEPEST = 10
+"""Lists and sections in one another."""
+MANY = 20
+"""Problems that are told at once."""
+UNREADABLE = (yaml.YAMLError, RecursionError, ValueError, OverflowError)
+"""What comes of text that is no yaml: the last two of an escape such as `"\\Uffffffff"`."""
+
+
 class Assignments(Generic[Section]):
     """What sources say of the settings of a dataclass, and what is wrong with it.
 
@@ -58,8 +66,8 @@ class Assignments(Generic[Section]):
         """
         try:
             node = yaml.compose(text, yaml.SafeLoader)
-        except (yaml.YAMLError, RecursionError) as error:
-            raise ConfigError(f"{where} is not readable as yaml: {error}") from None
+        except UNREADABLE as error:
+            raise ConfigError(f"{where} is not readable as yaml: {_said(error)}") from None
         if node is None:
             return
         if not isinstance(node, yaml.MappingNode):
@@ -77,8 +85,11 @@ class Assignments(Generic[Section]):
         """
         key, equals, text = item.partition("=")
         if not equals or not key:
-            raise ConfigError(f"{where}: a setting is written key=value, got {item!r}")
+            raise ConfigError(f"{where}: a setting is written key=value, got {item!r:.80}")
         key = self._today(key, where)
+        if key not in self._names and self._kind(key) is None:
+            self._problems.append(f"{where}: {self._unknown(key)}")
+            return
         if str in _options(self._kind(key)):
             null = NoneType in _options(self._kind(key)) and text in ("null", "~", "")
             self._assign(key, _scalar(None if null else _unquoted(text)), where)
@@ -86,8 +97,8 @@ class Assignments(Generic[Section]):
         try:
             node = yaml.compose(text, yaml.SafeLoader) or _scalar(None)
             odd = next(_odd(node, set()), None)
-        except (yaml.YAMLError, RecursionError) as error:
-            self._problems.append(f"{where}: {key}: {' '.join(str(error).split())}")
+        except UNREADABLE as error:
+            self._problems.append(f"{where}: {key}: {_said(error)}")
             return
         if odd is not None:
             self._problems.append(f"{where}: {key}: {odd[1]}")
@@ -113,7 +124,9 @@ class Assignments(Generic[Section]):
         """
         made = self._build(self._root, "", otherwise)
         if self._problems:
-            raise ConfigError("\n".join(self._problems))
+            more = len(self._problems) - MANY
+            rest = [f"and {more:,} more"] if more > 0 else []
+            raise ConfigError("\n".join([*self._problems[:MANY], *rest]))
         return cast(Section, made)
 
     # ---------------------------------------------------------------- keys
@@ -146,10 +159,10 @@ class Assignments(Generic[Section]):
         at = ""
         for name in key.split("."):
             if at not in self._names:
-                return f"{at} is one value, so it has no {name!r} (in {key})"
+                return f"{at} is one value, so it has no {name!r:.60} (in {key:.80})"
             if name not in self._names[at]:
                 of = f" in {at!r}" if at else ""
-                return f"no setting {name!r}{of}; {nearest(name, list(self._names[at]))}"
+                return f"no setting {name!r:.60}{of}; {nearest(name, list(self._names[at]))}"
             at = _join(at, name)
         return f"{key} holds settings: write {key}.{next(iter(self._names[key]))}=... or its like"
 
@@ -251,26 +264,34 @@ def _unquoted(text: str) -> str:
     return text[1:-1] if quoted and text[0] not in text[1:-1] else text
 
 
-def _odd(node: yaml.Node, seen: set[int]) -> Iterator[tuple[yaml.Node, str]]:
+def _odd(node: yaml.Node, seen: set[int], depth: int = 0) -> Iterator[tuple[yaml.Node, str]]:
     """Parts of a tree that are more than plain values, with what to say of them."""
+    if depth > DEEPEST:
+        yield node, f"brackets are nested deeper than {DEEPEST}, which no setting is"
+        return
     if id(node) in seen:
         yield node, "anchors (`&name`, `*name`) are not read; write the value twice"
         return
     seen.add(id(node))
     if node.tag not in _TAGS:
-        yield node, f"the tag {node.tag!r} is not read; write a plain value"
+        yield node, f"the tag {node.tag!r:.80} is not read; write a plain value"
     if isinstance(node, yaml.SequenceNode):
         for one in node.value:
-            yield from _odd(one, seen)
+            yield from _odd(one, seen, depth + 1)
     if isinstance(node, yaml.MappingNode):
         names = set()
         for name, value in node.value:
             if not isinstance(name, yaml.ScalarNode):
                 yield name, "a key is a name"
             elif name.value in names:
-                yield name, f"the key {name.value!r} stands here for the second time"
+                yield name, f"the key {name.value!r:.60} stands here for the second time"
             names.add(name.value if isinstance(name, yaml.ScalarNode) else None)
-            yield from _odd(value, seen)
+            yield from _odd(value, seen, depth + 1)
+
+
+def _said(error: Exception) -> str:
+    """An error of yaml on one line."""
+    return " ".join(str(error).split())
 
 
 def _join(key: str, name: str) -> str:

@@ -14,6 +14,7 @@ from circuitprune.circuits.reachability import live_edges
 from circuitprune.circuits.selection import Method, ranking_of, select
 from circuitprune.config import RunConfig
 from circuitprune.errors import GraphError, RunError
+from circuitprune.files.tensors import taken
 from circuitprune.files.whole import read_tensors
 from circuitprune.runs.folder import read_config
 from circuitprune.runs.frontier import Frontier, read_results
@@ -89,6 +90,9 @@ def load_run(folder: Path) -> Found:
     """A finished run of `train` or `attribute`; see `load_found`."""
     frontier, ranking = read_frontier(folder)
     about = frontier.provenance
+    lacking = [name for name in ("selection", "model_fingerprint") if name not in about]
+    if lacking:
+        raise RunError(f"{folder / 'frontier.json'} is damaged: it has no {', '.join(lacking)}")
     known = ranking > 0 if about["selection"] == "acdc" else ~ranking.isnan()
     return Found(
         str(folder),
@@ -137,7 +141,7 @@ def run_circuit(folder: Path, size: float | None = None) -> Circuit:
     circuit = Circuit.load(folder / frontier.file_of(point))
     scores, path = circuit.scores, folder / "scores.safetensors"
     if scores is not None and path.exists():
-        scores = read_tensors(path)[0]["scores"]
+        scores = taken(path, read_tensors(path)[0], "scores", (circuit.graph.n_edges,))
     return replace(circuit, scores=scores, ranking=ranking, as_read=None)
 
 
@@ -155,9 +159,7 @@ def full_ranking(
     for name, tensor in (("gates", "ranking"), ("scores", "scores")):
         path = folder / f"{name}.safetensors"
         if path.exists():
-            values = read_tensors(path)[0].get(tensor)
-            if values is None or values.shape != (frontier.graph.n_edges,):
-                raise RunError(f"{path} is damaged: no {tensor} of {frontier.graph.describe()}")
+            values = taken(path, read_tensors(path)[0], tensor, (frontier.graph.n_edges,))
             kind = frontier.provenance.get("ranking", "absolute")
             return values if name == "gates" else ranking_of(values, str(kind))
     ranking = torch.full((frontier.graph.n_edges,), torch.nan, dtype=torch.float64)

@@ -12,7 +12,7 @@ from circuitprune.config import RunConfig
 from circuitprune.errors import RunError
 from circuitprune.files.limits import read_bytes
 from circuitprune.files.whole import read_json, write_atomic, write_json
-from circuitprune.runs.archive import refuse_bomb, refuse_stretched
+from circuitprune.runs.archive import check_contents, refuse_bomb, refuse_stretched, refused
 from circuitprune.runs.lock import NAME, unusable
 from circuitprune.runs.settings import load_config
 
@@ -99,9 +99,16 @@ def read_config(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
     path, base = folder / "command.json", None
     written = read_json(path) if path.is_file() else None
     if isinstance(written, dict) and isinstance(written.get("from"), str):
-        base = (folder / written["from"]).resolve()
+        base = _resolved(path, folder / written["from"])
     there = None if base == Path.cwd().resolve() else base
     return load_config(folder / "config.yaml", overrides, there)
+
+
+def _resolved(path: Path, place: Path) -> Path:
+    try:
+        return place.resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL, too long, a circle of links
+        raise RunError(f"{path} is damaged: its `from` is no path: {error}") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -113,16 +120,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         refuse_bomb(path, data)
         found = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
         refuse_stretched(path, found, len(data))
-        readable = {"global_step", "state_dict", "optimizer_states", "job"} <= set(found)
+        check_contents(path, found)
     except RunError:
         raise
-    except Exception:  # torch raises whatever a broken zip file or pickle leads to
-        readable = False
-    if not readable:
-        raise RunError(
-            f"train.resume: {str(path)!r} is not a readable checkpoint of this package; pass the "
-            "checkpoints/last.ckpt of an interrupted run"
-        )
+    except Exception as error:  # torch raises whatever a broken zip file or pickle leads to
+        raise refused(path, "no archive of torch's, or one cut short") from error
     whole: dict[str, Any] = found
     return whole
 

@@ -1,6 +1,7 @@
 """What a run leaves behind: the frontier, a file for each circuit, the edge table, a summary."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Required, TypedDict, cast
 
@@ -285,41 +286,35 @@ def read_results(folder: Path) -> tuple[Frontier, list[Circuit]]:
             f"{str(folder)!r} holds no run: it has no frontier.json; give the output_dir of a run "
             "of `train` or `attribute`"
         )
-    try:
-        return _frontier(path, read_json(path, "frontier"))
-    except (KeyError, TypeError, IndexError) as error:
-        raise RunError(f"{path} is damaged: {error!r}") from error
+    value = read_json(path, "frontier")
+    rows = value.get("points") if isinstance(value, dict) else None
+    if not (isinstance(value, dict) and isinstance(rows, list) and 1 <= len(rows) <= POINTS):
+        raise RunError(f"{path} is damaged: expected an object with 1 to {POINTS:,} `points`")
+    found = from_json(FrontierFile, {**value, "points": [*map(_named, rows)]}, str(path))
+    circuits = _circuits(path, found["points"])
+    points = [_point(*pair) for pair in zip(found["points"], circuits, strict=True)]
+    about = {key: item for key, item in found.items() if key not in ("full", "empty", "points")}
+    ends = found["full"], found["empty"]
+    return Frontier(circuits[0].graph, cast(Provenance, about), *ends, points), circuits
 
 
-def _frontier(path: Path, value: object) -> tuple[Frontier, list[Circuit]]:
-    if not isinstance(value, dict):
-        raise TypeError("not an object")
-    full, empty = (from_json(Evidence, value[end], f"{path}, {end},") for end in ("full", "empty"))
-    rows = value["points"]
-    if len(rows) > POINTS:
-        raise RunError(f"{path} has {len(rows):,} points; a frontier has at most {POINTS:,}")
-    circuits: list[Circuit] = []
-    for row in rows:  # the first tells how large the others can be
-        graph = circuits[0].graph if circuits else None
-        circuits.append(Circuit.load(path.parent / _file(row), graph))
-    points = [_point(path, row, c) for row, c in zip(rows, circuits, strict=True)]
-    about = {key: item for key, item in value.items() if key not in ("full", "empty", "points")}
-    return Frontier(circuits[0].graph, cast(Provenance, about), full, empty, points), circuits
+def _named(row: object) -> object:
+    """A point; one without `file` is named by its size."""
+    return {"file": f"{row.get('n_edges')}.json", **row} if isinstance(row, dict) else row
 
 
-def _file(row: JsonObject) -> str:
-    """Of a point's circuit; one without `file` is named by its size."""
-    return "circuits/" + Path(row.get("file", f"{row['n_edges']}.json")).name
+def _circuits(path: Path, rows: Sequence[PointRow]) -> list[Circuit]:
+    """The circuit of each point, a file read once; the first tells how large others can be."""
+    read: dict[str, Circuit] = {}
+    for name, n in [(Path(row.file).name, row.n_edges) for row in rows]:
+        if name not in read:
+            graph = next(iter(read.values())).graph if read else None
+            read[name] = Circuit.load(path.parent / "circuits" / name, graph)
+        if (kept := read[name].n_edges) != n:
+            raise RunError(f"{path} says {n:,} edges of circuits/{name}, which has {kept:,}")
+    return [read[Path(row.file).name] for row in rows]
 
 
-def _point(path: Path, row: JsonObject, circuit: Circuit) -> Point:
-    about = ("size", "n_edges", "n_edges_ungrouped", "file", "val")
-    if row["n_edges"] != circuit.n_edges:
-        raise RunError(
-            f"{path} is damaged: it says {row['n_edges']!r:.80} edges of {_file(row)}, which has "
-            f"{circuit.n_edges:,}"
-        )
-    evidence = {name: value for name, value in row.items() if name not in about}
-    found = from_json(Evidence, evidence, f"{path}, a point,")
-    val = from_json(Evidence, row["val"], f"{path}, a point,") if row.get("val") else None
-    return Point(row["size"], circuit.mask, found, val)
+def _point(row: PointRow, circuit: Circuit) -> Point:
+    found = Evidence(**{one.name: getattr(row, one.name) for one in fields(Evidence)})
+    return Point(row.size, circuit.mask, found, row.val)

@@ -9,6 +9,8 @@ from pathlib import Path
 from circuitprune.errors import RunError
 
 NAME = ".lock"
+LONGEST = 1000
+"""Bytes of a lock that are looked at."""
 
 
 @contextmanager
@@ -53,8 +55,9 @@ def _take(path: Path) -> bool:
 def _read(path: Path) -> tuple[int, str]:
     """Process and host of a lock; 0 and nothing of one that says neither."""
     try:
-        pid, host = path.read_text().split()
-        return int(pid), host
+        with path.open("rb") as file:
+            pid, host = file.read(LONGEST).decode().split()
+        return (int(pid), host) if pid.isascii() and len(pid) < 10 else (0, "")
     except (OSError, ValueError):
         return 0, ""
 

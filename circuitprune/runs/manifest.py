@@ -4,7 +4,8 @@ import hashlib
 from pathlib import Path
 
 from circuitprune.errors import RunError
-from circuitprune.files.whole import read_json, write_json
+from circuitprune.files.limits import read_bytes
+from circuitprune.files.whole import parse_json, write_json
 
 COMPLETE = "COMPLETE"
 RESULTS = (
@@ -31,7 +32,7 @@ def seal(folder: Path) -> None:
 
 
 def check_seal(folder: Path) -> None:
-    """Refuse a finished run whose results are not what they were.
+    """Refuse a finished run whose results are not what they were; looks at no other file.
 
     A run that was finished by 0.1 has an empty `COMPLETE`, and is taken as it is.
 
@@ -39,27 +40,28 @@ def check_seal(folder: Path) -> None:
         RunError: files that have changed, or are gone; says which.
     """
     path = folder / COMPLETE
-    if not path.stat().st_size:
+    data = read_bytes(path, "json")
+    if not data:
         return
-    found = read_json(path)
+    found = parse_json(path, data)
     known = found.get("sha256") if isinstance(found, dict) else None
     if not isinstance(known, dict):
         raise RunError(f"{path} is damaged: it has no sha256 of the run's files")
-    wrong = [name for name, value in known.items() if _hash(folder / name) != value]
+    present = {name: _hash(folder / name) for name in _names(folder)}  # never a path of the file's
+    wrong = sorted(name for name, value in known.items() if present.get(name) != value)
     if wrong:
+        more = f" and {len(wrong) - 5:,} more" if len(wrong) > 5 else ""
         raise RunError(
-            f"{str(folder)!r} is not as it was finished: {', '.join(sorted(wrong))} changed or is "
-            "missing; take the files from a copy, or run it again in another folder"
+            f"{str(folder)!r} is not as it was finished: {', '.join(wrong[:5])}{more} changed or "
+            "is missing; take the files from a copy, or run it again in another folder"
         )
 
 
 def _names(folder: Path) -> list[str]:
-    paths = {path for pattern in RESULTS for path in folder.glob(pattern)}
+    paths = {path for pattern in RESULTS for path in folder.glob(pattern) if path.is_file()}
     return sorted({path.relative_to(folder).as_posix() for path in paths} - set(LATER))
 
 
-def _hash(path: Path) -> str | None:
-    if not path.is_file():
-        return None
+def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

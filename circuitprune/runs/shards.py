@@ -21,6 +21,7 @@ from torch.distributed import Store, rendezvous  # type: ignore[attr-defined]
 
 from circuitprune.engine.progress import Progress, silent
 from circuitprune.errors import RunError
+from circuitprune.files.tensors import noted, taken
 from circuitprune.files.whole import read_tensors, write_tensors
 
 Job = Mapping[str, str | int | float | bool]
@@ -148,12 +149,14 @@ def _load(
         return None
     try:
         tensors, notes = read_tensors(path)
-        theirs, values = json.loads(notes["job"]), tensors["values"]
-        same_plan = torch.equal(tensors["indices"], indices)
-    except (RunError, KeyError, ValueError):
+        theirs = noted(path, notes, "job")
+        rows, values = taken(path, tensors, "indices", (None,), "integer"), tensors["values"]
+    except (RunError, KeyError):
+        return None
+    if not isinstance(theirs, dict) or values.shape[:1] != rows.shape:
         return None
     different = differences(theirs, dict(job))
-    if different or not same_plan:
+    if different or not torch.equal(rows, indices):
         raise RunError(
             f"{path} is of another job ({different or 'other indices'}); choose another output_dir "
             "or remove the folder"

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,26 @@ class WholeFiles(TorchCheckpointIO):
         data = io.BytesIO()
         torch.save(checkpoint, data)
         write_atomic(path, data.getvalue())
+
+
+def check_progress(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that does not say, as this Lightning does, how far training is.
+
+    Raises:
+        RunError: its counts are of another version, or damaged.
+    """
+    if _names(checkpoint["loops"].get("fit_loop")) != _names(trainer.fit_loop.state_dict()):
+        raise RunError(
+            "the checkpoint's record of progress is damaged or of another version of lightning; "
+            "go on with the version in the run's versions.json, or start anew"
+        )
+
+
+def _names(counts: object) -> object:
+    """The tree without its numbers."""
+    if isinstance(counts, Mapping):
+        return {name: _names(inside) for name, inside in counts.items()}
+    return isinstance(counts, int)
 
 
 class Checkpoints(Callback):

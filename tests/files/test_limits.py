@@ -1,6 +1,8 @@
 """A file is as large as its kind may be, or it is not read."""
 
 import os
+import tracemalloc
+from threading import Thread
 
 import pytest
 
@@ -27,8 +29,29 @@ def test_a_file_up_to_the_limit_is_read(tmp_path):
 
 
 def test_a_file_without_a_size_ends_at_the_limit():
-    with pytest.raises(RunError, match="at most 1,000,000"):
+    with pytest.raises(RunError, match="at most 100,000"):
         read_bytes("/dev/zero", "config")
+
+
+def test_reading_takes_as_much_memory_as_the_file(tmp_path):
+    """Asked for its limit of 8 GB, Python would set that much aside."""
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * 3_000_000)
+    tracemalloc.start()
+    try:
+        assert len(read_bytes(path, "tensors")) == 3_000_000
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_pipe_is_read_to_its_end(tmp_path):
+    pipe, data = tmp_path / "pipe", bytes(range(256)) * 10_000
+    os.mkfifo(pipe)
+    writer = Thread(target=pipe.write_bytes, args=[data])
+    writer.start()
+    assert read_bytes(pipe, "pairs") == data
+    writer.join()
 
 
 @pytest.mark.parametrize("name", ["absent", "a\0b", "."])

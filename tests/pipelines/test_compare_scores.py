@@ -244,10 +244,10 @@ def test_files_without_scores_are_refused(tmp_path):
     with pytest.raises(GraphError, match="without scores"):
         load_scores(tmp_path / "bare.json")
     write_tensors(tmp_path / "gates.safetensors", {"ranking": torch.zeros(3)})
-    with pytest.raises(RunError, match="no `scores`, only ranking"):
+    with pytest.raises(RunError, match="holds no 'scores', only ranking"):
         load_scores(tmp_path / "gates.safetensors")
     write_tensors(tmp_path / "odd.safetensors", {"scores": torch.zeros(3)}, {"graph": "[1]"})
-    with pytest.raises(RunError, match="damaged metadata"):
+    with pytest.raises(RunError, match="its graph, is damaged"):
         load_scores(tmp_path / "odd.safetensors")
     with pytest.raises(RunError, match="absent"):
         load_scores(tmp_path / "absent")

@@ -14,8 +14,13 @@ from circuitprune.runs.folder import read_checkpoint
 WHOLE = {
     "global_step": 7,
     "state_dict": {"learner.scores": torch.arange(5.0)},
-    "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(5)}}}],
+    "optimizer_states": [
+        {"state": {0: {"exp_avg": torch.zeros(5)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    ],
+    "lr_schedulers": [{"base_lrs": [0.1]}],
+    "loops": {"fit_loop": {}},
     "job": {},
+    "lr": 0.1,
 }
 
 

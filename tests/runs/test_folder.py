@@ -7,12 +7,13 @@ import torch
 from tiny import tiny_lm
 
 from circuitprune.errors import RunError
-from circuitprune.files.whole import read_json
+from circuitprune.files.whole import read_json, write_json
 from circuitprune.runs.folder import (
     claim,
     create,
     last_checkpoint,
     read_checkpoint,
+    read_config,
     step_of,
     tidy,
     unfinished,
@@ -149,7 +150,15 @@ def test_a_folder_that_the_system_refuses_is_named(tmp_path):
 
 # ---------------------------------------------------------------- checkpoints
 
-WHOLE = {"global_step": 7, "state_dict": {}, "optimizer_states": [], "job": {}}
+WHOLE = {
+    "global_step": 7,
+    "state_dict": {},
+    "optimizer_states": [{"state": {}, "param_groups": [{"lr": 0.1}]}],
+    "lr_schedulers": [{"base_lrs": [0.1]}],
+    "loops": {},
+    "job": {},
+    "lr": 0.1,
+}
 
 
 def test_a_checkpoint_is_read_back_with_its_step(tmp_path):
@@ -163,6 +172,33 @@ def test_a_checkpoint_of_another_program_is_refused(tmp_path, key):
     torch.save({k: v for k, v in WHOLE.items() if k != key}, tmp_path / "last.ckpt")
     with pytest.raises(RunError, match="not a readable checkpoint"):
         read_checkpoint(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("key", "odd", "said"),
+    [
+        ("global_step", -1, "step -1"),
+        ("global_step", True, r"global_step is damaged .*expected an integer, got True"),
+        ("lr", float("nan"), "the learning rate nan"),
+        ("job", [1], "job is damaged"),
+        ("state_dict", {"a": 1}, "state_dict.a is damaged .*expected Tensor, got 1"),
+        ("optimizer_states", [], "not one optimizer"),
+        ("optimizer_states", [{"state": {}, "param_groups": []}], "not one optimizer"),
+        ("lr_schedulers", [{"base_lrs": []}], "not one optimizer"),
+        ("lr_schedulers", [{}], r"lr_schedulers\[0\] is damaged .* no 'base_lrs'"),
+    ],
+)
+def test_a_checkpoint_that_no_run_left_is_refused_before_it_is_used(tmp_path, key, odd, said):
+    torch.save({**WHOLE, key: odd}, tmp_path / "last.ckpt")
+    with pytest.raises(RunError, match=f"not a readable checkpoint.*{said}"):
+        read_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_a_place_that_is_no_path_is_refused(tmp_path):
+    (tmp_path / "config.yaml").write_text("")
+    write_json(tmp_path / "command.json", {"command": "x", "from": "a\0b"})
+    with pytest.raises(RunError, match=r"command\.json is damaged: its `from` is no path"):
+        read_config(tmp_path)
 
 
 class Trap:

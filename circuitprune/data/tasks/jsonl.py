@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 from circuitprune.data.tasks.given import GivenPairs
 from circuitprune.data.tasks.pair import Pair
 from circuitprune.data.tasks.rows import described, pair_of
-from circuitprune.data.tasks.spreadsheet import csv_rows
+from circuitprune.data.tasks.spreadsheet import csv_rows, lines_of, on
 from circuitprune.errors import DataError
-from circuitprune.files.limits import LIMITS, read_bytes, refuse_size
+from circuitprune.files.decoding import decode
+from circuitprune.files.limits import PAIRS, read_bytes
 
 SUFFIXES = (".jsonl", ".csv")
 """What files of pairs are called; any other name is read as JSON lines."""
@@ -43,6 +45,8 @@ def read_pairs(path: str | Path) -> list[Pair]:
     try:
         for line, row in rows(_decoded(data.removeprefix(b"\xef\xbb\xbf"))):
             pairs.append(_pair(row, line, first_line))
+            if len(pairs) > PAIRS:
+                raise DataError(f"line {line}: more than {PAIRS:,} pairs; make several files of it")
     except DataError as error:
         raise DataError(f"{path}, {error}") from None
     if not pairs:
@@ -63,22 +67,24 @@ def _decoded(data: bytes) -> str:
 
 def _lines(text: str) -> Iterator[tuple[int, dict[str, object]]]:
     """Line and fields of each JSON object."""
-    for line, raw in enumerate(text.split("\n"), start=1):
-        if raw.strip():
-            try:
-                refuse_size("it", "line", len(raw), LIMITS["line"], DataError)
-                yield line, _parse(raw)
-            except DataError as error:
-                raise DataError(f"line {line}: {error}") from None
+    lines = lines_of(text)
+    for line in count(1):
+        with on(line):
+            raw = next(lines, None)
+            row = _parse(raw) if raw and raw.strip() else None
+        if raw is None:
+            return
+        if row is not None:
+            yield line, row
 
 
 def _parse(raw: str) -> dict[str, object]:
     try:
-        value = json.loads(raw)
+        value = decode(raw)
     except json.JSONDecodeError as error:
         raise DataError(f"not valid JSON at column {error.colno}: {error.msg}") from None
-    except RecursionError:
-        raise DataError("not valid JSON: nested too deeply") from None
+    except ValueError as error:
+        raise DataError(f"not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise DataError(f"expected a JSON object, got {described(value)}")
     return value
@@ -89,7 +95,7 @@ def _pair(row: dict[str, object], line: int, first_line: dict[str, int]) -> Pair
     try:
         pair = pair_of(row, line)
         if first_line.setdefault(pair.id, line) != line:
-            raise DataError(f"id {pair.id!r} was already used on line {first_line[pair.id]}")
+            raise DataError(f"id {pair.id!r:.60} was already used on line {first_line[pair.id]}")
     except DataError as error:
         raise DataError(f"line {line}: {error}") from None
     return pair

@@ -1,7 +1,7 @@
 """One row of a file of pairs, whatever the file's form, as a `Pair`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from circuitprune.data.tasks.pair import Pair
 from circuitprune.errors import DataError
@@ -26,7 +26,7 @@ def pair_of(row: Mapping[str, object], line: int) -> Pair:
         raise DataError(f"missing {', '.join(missing)}; each line needs {', '.join(REQUIRED)}")
     if unknown:
         raise DataError(
-            f"unknown field {', '.join(map(repr, unknown))}; "
+            f"unknown field {listed(unknown)}; "
             f"known are {', '.join(REQUIRED + OPTIONAL)}, and anything else belongs under 'meta'"
         )
     return Pair(
@@ -41,6 +41,12 @@ def pair_of(row: Mapping[str, object], line: int) -> Pair:
     )
 
 
+def listed(names: Sequence[str]) -> str:
+    """The first names, cut short."""
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return ", ".join(f"{name!r:.60}" for name in names[:5]) + more
+
+
 def described(value: object) -> str:
     """A value as JSON spells it, cut short."""
     text = json.dumps(value, ensure_ascii=False)
@@ -53,7 +59,7 @@ def _text(row: Mapping[str, object], name: str, default: str | None = None) -> s
         raise DataError(f"{name!r} must be a string, got {described(value)}")
     if not value and default is None:
         raise DataError(f"{name!r} is empty")
-    return value
+    return _whole(name, value)
 
 
 def _texts(row: Mapping[str, object], name: str) -> tuple[str, ...]:
@@ -61,8 +67,19 @@ def _texts(row: Mapping[str, object], name: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise DataError(f"{name!r} must be a list of strings, got {described(value)}")
     if not value or "" in value:
-        raise DataError(f"{name!r} must hold at least one string and no empty ones, got {value}")
-    return tuple(dict.fromkeys(value))
+        found = described(value)
+        raise DataError(f"{name!r} must hold at least one string and no empty ones, got {found}")
+    return tuple(dict.fromkeys(_whole(name, text) for text in value))
+
+
+def _whole(name: str, text: str) -> str:
+    """The text, which a tokenizer can read: JSON can spell half of a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise DataError(f"{name!r} holds {half!r}, half of a character; write all of it") from None
+    return text
 
 
 def _meta(row: Mapping[str, object]) -> dict[str, str]:

@@ -1,12 +1,14 @@
 """Rows of a CSV file of pairs: the fields of JSONL as columns, several answers between bars."""
 
 import csv
-import io
+import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from circuitprune.data.tasks.rows import OPTIONAL, REQUIRED
+from circuitprune.data.tasks.rows import OPTIONAL, REQUIRED, listed
 from circuitprune.errors import DataError
+from circuitprune.files.limits import LIMITS, refuse_size
 
 BAR = "|"
 """Stands between the answers of one cell. An answer that holds a bar itself needs JSONL."""
@@ -24,11 +26,11 @@ def csv_rows(text: str) -> Iterator[tuple[int, dict[str, object]]]:
         DataError: a column that is unknown, missing or repeated, a row of another number of cells,
             or text that is not CSV; the message begins with the line.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(lines_of(text, _ANY_END), strict=True)
     columns: list[str] | None = None
     while True:
         line = reader.line_num + 1
-        with _on(line):
+        with on(line):
             cells = next(reader, None)
             if cells is None:
                 return
@@ -41,8 +43,23 @@ def csv_rows(text: str) -> Iterator[tuple[int, dict[str, object]]]:
         yield line, row
 
 
+LINE_FEED = re.compile(r"[^\n]*\n|[^\n]+")
+_ANY_END = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+
+
+def lines_of(text: str, line: re.Pattern[str] = LINE_FEED) -> Iterator[str]:
+    """Each line of a text with its end; only the present one is held.
+
+    Raises:
+        DataError: it is longer than a line may be.
+    """
+    for found in line.finditer(text):
+        refuse_size("it", "line", found.end() - found.start(), LIMITS["line"], DataError)
+        yield found.group()
+
+
 @contextmanager
-def _on(line: int) -> Iterator[None]:
+def on(line: int) -> Iterator[None]:
     """Say where the file is wrong."""
     try:
         yield
@@ -52,11 +69,11 @@ def _on(line: int) -> Iterator[None]:
 
 def _header(cells: list[str]) -> list[str]:
     names = [cell.strip() for cell in cells]
-    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    repeated = [name for name, times in Counter(names).items() if times > 1]
     missing = [name for name in REQUIRED if name not in names]
     unknown = [n for n in names if n not in COLUMNS and not n.startswith("meta.")]
     if repeated:
-        raise DataError(f"column {', '.join(map(repr, repeated))} stands there more than once")
+        raise DataError(f"column {listed(repeated)} stands there more than once")
     if missing:
         hint = "; columns are parted by commas" if ";" in cells[0] else ""
         raise DataError(
@@ -65,7 +82,7 @@ def _header(cells: list[str]) -> list[str]:
         )
     if unknown:
         raise DataError(
-            f"unknown column {', '.join(map(repr, unknown))}; known are {', '.join(COLUMNS)}, and "
+            f"unknown column {listed(unknown)}; known are {', '.join(COLUMNS)}, and "
             "anything else is called meta.NAME"
         )
     return names

@@ -92,7 +92,7 @@ def _intervals(folder: Path) -> dict[tuple[int, float], dict[str, Interval]]:
     if not (folder / "verification.json").exists():
         return {}
     section = _sections(folder, "a verified run").get("faithfulness")
-    if section is None or "error" in section:
+    if section is None or (isinstance(section, dict) and "error" in section):
         return {}
     sizes = from_json(FaithfulnessCurve, section, _at(folder, "faithfulness")).sizes
     return {

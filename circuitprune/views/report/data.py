@@ -13,7 +13,9 @@ from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import RunError
 from circuitprune.evidence.minimality import Minimality
+from circuitprune.files.limits import read_bytes
 from circuitprune.files.records import from_json
+from circuitprune.files.tensors import taken
 from circuitprune.files.whole import read_json, read_tensors
 from circuitprune.runs.finished import full_ranking
 from circuitprune.runs.frontier import Frontier, read_results
@@ -56,7 +58,7 @@ def report_data(folders: Sequence[str | Path]) -> ReportData:
     first, (frontier, circuits) = paths[0], read[0]
     evidence = _optional(first / "verification.json")
     ranking, kept, used = _ranked(first, frontier, circuits)
-    attribution = _attribution(first, used)
+    attribution = _attribution(first, frontier.graph, used)
     return ReportData(
         schema=1,
         runs=tuple(_run(path, found) for path, (found, _) in zip(paths, read, strict=True)),
@@ -159,10 +161,12 @@ def _spans(
     return tuple(found)
 
 
-def _attribution(folder: Path, edges: list[int]) -> tuple[float | None, ...] | None:
+def _attribution(folder: Path, graph: Graph, edges: list[int]) -> tuple[float | None, ...] | None:
     """Scores of the attribution, None where an edge has none."""
     path = folder / "scores.safetensors"
-    return _rounded(read_tensors(path)[0]["scores"][edges]) if path.exists() else None
+    if not path.exists():
+        return None
+    return _rounded(taken(path, read_tensors(path)[0], "scores", (graph.n_edges,))[edges])
 
 
 def _exact(evidence: object, graph: Graph, edges: list[int]) -> dict[str, float] | None:
@@ -191,13 +195,19 @@ def _optional(path: Path) -> object:
 
 def _command(folder: Path) -> str | None:
     found = _optional(folder / "command.json")
-    return found.get("command") if isinstance(found, dict) else None
+    said = found.get("command") if isinstance(found, dict) else None
+    return said if isinstance(said, str) else None
 
 
 def _versions(folder: Path) -> Mapping[str, str] | None:
     found = _optional(folder / "versions.json")
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
+        return None
+    return found
 
 
 def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.exists() else None
+    try:
+        return read_bytes(path, "config").decode() if path.exists() else None
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path} is not UTF-8 text: {error}") from None

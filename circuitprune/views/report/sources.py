@@ -1,14 +1,27 @@
 """What a report is made of: run folders, and studies of several runs that stand beside them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 from circuitprune.errors import RunError
-from circuitprune.files.records import JsonObject
+from circuitprune.files.records import JsonObject, from_json
 from circuitprune.files.whole import read_json
 
 KINDS = {"stability": "groups", "compare": "circuits"}
 """Studies, written as `<name>.json`, and a key by which a file of another name is known."""
+
+
+class _InFolder(TypedDict):
+    folder: str
+
+
+class _Runs(TypedDict):
+    runs: tuple[object, ...]
+
+
+class _Groups(TypedDict):
+    groups: Mapping[str, object]
 
 
 def sources(given: Sequence[str | Path]) -> tuple[list[Path], dict[str, JsonObject]]:
@@ -65,10 +78,9 @@ def _read(file: Path, kind: str) -> JsonObject:
 
 def _runs_of(file: Path, study: JsonObject) -> list[Path]:
     """The folders of the first group of runs of a study, where they still are."""
-    for group in study["groups"].values():
-        folders = [file.parent / run["folder"] for run in group["runs"]]
-        return [folder for folder in folders if (folder / "frontier.json").is_file()]
-    return []
+    names = next(iter(_folders(file, study)), [])
+    folders = [file.parent / name for name in names]
+    return [folder for folder in folders if (folder / "frontier.json").is_file()]
 
 
 def _around(run: Path) -> JsonObject | None:
@@ -77,5 +89,13 @@ def _around(run: Path) -> JsonObject | None:
     if not file.is_file():
         return None
     study = _read(file, "stability")
-    folders = [one["folder"] for group in study["groups"].values() for one in group["runs"]]
-    return study if run.resolve().name in folders else None
+    return study if any(run.resolve().name in names for names in _folders(file, study)) else None
+
+
+def _folders(file: Path, study: JsonObject) -> list[list[str]]:
+    """Of the runs of each group."""
+    at = f"{file}, its groups,"
+    return [
+        [from_json(_InFolder, run, at)["folder"] for run in from_json(_Runs, group, at)["runs"]]
+        for group in from_json(_Groups, study, str(file))["groups"].values()
+    ]
