@@ -24,7 +24,7 @@ from circuitprune.files.whole import write_json, write_tensors
 from circuitprune.patching.acdc_state import AcdcState
 from circuitprune.pipelines import scoring
 from circuitprune.pipelines.compare_scores import load_scores
-from circuitprune.pipelines.gathering import _kept
+from circuitprune.pipelines.gathering import kept
 from circuitprune.pipelines.subject import check_model
 from circuitprune.pipelines.verify_config import load_options
 from circuitprune.runs.finished import full_ranking, load_found, run_circuit
@@ -391,7 +391,7 @@ PARSERS: dict[str, Parser] = {
     "command": Parser(in_run("command.json"), in_folder(each(read_config, report)), of_json),
     "versions": Parser(in_run("versions.json"), in_folder(each(own_model, report)), of_json),
     "verification": Parser(verified, in_folder(each(section, read_series, report_page)), of_json),
-    "evidence": Parser(evidence_file, lambda p: _kept(p, "minimality", {"a": 1}), of_json),
+    "evidence": Parser(evidence_file, lambda p: kept(p, Minimality, {"a": 1}), of_json),
     "stability": Parser(
         stability_file,
         each(study("stability", Stability, "groups"), lambda path: report_data([path])),
