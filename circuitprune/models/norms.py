@@ -240,8 +240,8 @@ def known_norm(norm: nn.Module) -> ClosedNorm:
     form = closed_form(norm)
     if form is None:
         raise ModelError(
-            f"the norm {type(norm).__name__} is neither a LayerNorm nor an RMSNorm, so its scale "
-            "is not known. Use a method without rules, such as eap, or state it in "
+            f"the norm {type(norm).__name__} is no LayerNorm or RMSNorm that states its epsilon, so "
+            "its scale is not known. Use a method without rules, such as eap, or state it in "
             "circuitprune/models/norms.py"
         )
     return form
