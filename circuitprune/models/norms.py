@@ -240,7 +240,7 @@ def known_norm(norm: nn.Module) -> ClosedNorm:
     form = closed_form(norm)
     if form is None:
         raise ModelError(
-            f"the norm {type(norm).__name__} is no LayerNorm or RMSNorm that states its epsilon, so "
+            f"the norm {type(norm).__name__} is no LayerNorm or RMSNorm that states its epsilon: "
             "its scale is not known. Use a method without rules, such as eap, or state it in "
             "circuitprune/models/norms.py"
         )
