@@ -16,12 +16,12 @@ import reference
 import torch
 from attribution.test_attribution import by_logit_diff, pairs, patched
 from family_configs import CONFIGS, REFUSED, TOLERANCE, build, randomise
-from reference_families import Untouched, some_readers
+from reference_families import Place, Untouched, some_readers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from circuitprune.attribution import METHODS
 from circuitprune.attribution.eap_ig_activations import eap_ig_activations
+from circuitprune.attribution.ifr import ifr
 from circuitprune.attribution.relp import relp_ah
 from circuitprune.engine.ablation import make_ablation
 from circuitprune.engine.gated import GatedModel
@@ -173,15 +173,13 @@ def test_open_gates_are_the_clean_model_and_closed_gates_the_corrupt_one(case):
 @every_family
 def test_a_closed_writer_is_a_patched_node(case):
     """A head at its output projection, an MLP where it joins the stream, and the embeddings."""
-    graph, places = case.graph, case.untouched
-    for head, layer in ((0, 0), (1, 1), (3, 2)):
-        values = case.clean.heads[layer].clone()
-        values[..., head, :] = case.corrupt.heads[layer][..., head, :]
-        change = [(places.outputs[layer], lambda _, v=values: v.flatten(2))]
-        check_writer(case, graph.head_writer(layer, head), change)
-    for layer in range(graph.n_layers):
-        change = [(places.mlp_ends[layer], lambda _, v=case.corrupt.mlps[layer]: v)]
-        check_writer(case, graph.mlp_writer(layer), change)
+    graph, places, head, layer = case.graph, case.untouched, 3, 1
+    values = case.clean.heads[layer].clone()
+    values[..., head, :] = case.corrupt.heads[layer][..., head, :]
+    change = [(places.outputs[layer], lambda _: values.flatten(2))]
+    check_writer(case, graph.head_writer(layer, head), change)
+    change = [(places.mlp_ends[0], lambda _: case.corrupt.mlps[0])]
+    check_writer(case, graph.mlp_writer(0), change)
     check_writer(case, 0, [(places.entering, lambda _: case.corrupt.entering)])
 
 
@@ -204,22 +202,49 @@ def test_a_closed_reader_is_a_patched_input(case):
 
 
 def some_edges(case: Case) -> list[int]:
-    """Into one reader of each kind, from the input, a head and an MLP."""
+    """Into one reader of each kind, from the input, a head or an MLP."""
     graph = case.graph
     writers = [0, graph.head_writer(0, 1), graph.mlp_writer(0)]
     readers = some_readers(graph, graph.n_layers - 1)
-    return [graph.edge_at(writer, reader) for reader in readers for writer in writers]
+    return [graph.edge_at(writers[i % 3], reader) for i, reader in enumerate(readers)]
 
 
 @every_family
-def test_a_closed_edge_is_a_patched_path(case):
+def test_a_closed_edge_is_a_patched_path_and_its_exact_effect(case):
     """Every other writer is held at what it wrote, and what arrives goes on from one reader."""
-    graph = case.graph
-    for edge in some_edges(case)[::2]:
+    check_edges(case)
+
+
+def check_edges(case: Case) -> None:
+    graph, batch, effects = case.graph, case.batch, []
+    full = by_logit_diff(reference.at_last(case.full, batch.last), batch)
+    for edge in some_edges(case):
         reader, writer = int(graph.edge_reader[edge]), int(graph.edge_writer[edge])
         expected, name = path_patched(case, writer, reader), graph.edge_name(edge)
-        case.see(name, expected, VISIBLE / 10)
+        case.see(name, expected)
         case.hold(name, case.engine(case.closed(torch.arange(graph.n_edges) == edge)), expected)
+        effects.append(by_logit_diff(reference.at_last(expected, batch.last), batch) - full)
+    edges = torch.tensor(some_edges(case))
+    found = edge_effects(case.references, [batch], by_logit_diff, edges, per_example=True)
+    case.hold("exact effects", found, torch.stack(effects).double())
+
+
+@every_family
+def test_exact_effects_of_nodes_are_those_of_hooks(case):
+    graph, batch, places, effects = case.graph, case.batch, case.untouched, []
+    full = by_logit_diff(reference.at_last(case.full, batch.last), batch)
+    values = case.clean.heads[1].clone()
+    values[..., 2, :] = case.corrupt.heads[1][..., 2, :]
+    for place, value in (
+        (places.entering, case.corrupt.entering),
+        (places.outputs[1], values.flatten(2)),
+        (places.mlp_ends[0], case.corrupt.mlps[0]),
+    ):
+        logits = case.plain(batch.clean, [(place, lambda _, v=value: v)])
+        effects.append(by_logit_diff(reference.at_last(logits, batch.last), batch) - full)
+    writers = torch.tensor([0, graph.head_writer(1, 2), graph.mlp_writer(0)])
+    found = node_effects(case.references, [batch], by_logit_diff, writers, per_example=True)
+    case.hold("exact effects of nodes", found, torch.stack(effects).double())
 
 
 @torch.no_grad()
@@ -273,31 +298,6 @@ def check_eap(case: Case) -> None:
 
 
 @every_family
-def test_exact_effects_are_those_of_closed_gates(case):
-    """Of edges and of nodes; only a part of the model is run for each."""
-    check_exact(case)
-
-
-def check_exact(case: Case) -> None:
-    graph, edges, metric = case.graph, some_edges(case), by_logit_diff
-    full = metric(reference.at_last(case.full, case.batch.last), case.batch)
-
-    def change(which: Tensor) -> Tensor:
-        logits = reference.at_last(case.engine(case.closed(which)), case.batch.last)
-        return metric(logits, case.batch) - full
-
-    expected = torch.stack([change(torch.arange(graph.n_edges) == edge) for edge in edges])
-    found = edge_effects(
-        case.references, [case.batch], metric, torch.tensor(edges), per_example=True
-    )
-    case.hold("exact effects of edges", found, expected.double())
-    writers = torch.tensor([0, graph.head_writer(1, 2), graph.mlp_writer(0)])
-    expected = torch.stack([change(graph.edge_writer == writer) for writer in writers])
-    found = node_effects(case.references, [case.batch], metric, writers, per_example=True)
-    case.hold("exact effects of nodes", found, expected.double())
-
-
-@every_family
 def test_candidates_of_acdc_are_whole_gated_runs(case):
     check_candidates(case)
 
@@ -306,7 +306,7 @@ def check_candidates(case: Case) -> None:
     batch, graph = case.batch, case.graph
     gates = (case.random_gates(seed=4) < 0.7).to(case.ones)
     gates[graph.logits_block.edges] = 1
-    for reader in some_readers(graph, 1):
+    for reader in some_readers(graph, 1)[::2]:  # a query, a value and the logits
         block = graph.block_of_reader(reader)
         whole = gates.clone()
         first = graph.edge_at(0, reader)
@@ -329,19 +329,22 @@ def unless_refused(make: Callable[[], Result], names: tuple[str, ...]) -> Result
 
 
 @every_family
-def test_methods_that_integrate_or_follow_rules_run_or_refuse_by_name(case):
-    for method in ("eap_ig_activations", "relp", "ifr"):
-        scores = unless_refused(
-            lambda m=method: METHODS[m].score(case.references, [case.batch], by_logit_diff, 1),
-            ("Norm", "rule"),
-        )
-        if scores is not None:
-            assert bool(torch.isfinite(scores).all()) and bool((scores != 0).any()), method
+def test_information_flow_adds_up_to_one_or_nothing(case):
+    """Nothing at a position of a reader where no writer comes near its input."""
+    shares = ifr(case.references, [case.batch], by_logit_diff)
+    total = torch.zeros(case.graph.n_readers).to(shares)
+    total.index_add_(0, case.graph.edge_reader, shares)
+    assert bool((total < 1 + 1e-6).all()) and total.median() > 1 - 1e-6
 
 
 @every_family
-def test_at_the_logits_the_lens_is_the_model(case):
-    streams = residual_streams(case.gated, case.batch)
+def test_streams_are_what_enters_layers_and_the_lens_at_the_end_is_the_model(case):
+    batch, streams = case.batch, residual_streams(case.gated, case.batch)
+    blocks = [Place(block, "in") for block in case.gated.ports.blocks]
+    with torch.no_grad():
+        entering = case.untouched.seen(batch.clean, batch.mask, blocks)
+    for layer, stream in enumerate(entering):
+        case.hold("a stream", streams[f"a{layer}"], reference.at_last(stream, batch.last))
     found = unless_refused(
         lambda: logit_lens(case.gated, streams["logits"]), ("logit lens is not defined",)
     )
@@ -367,6 +370,10 @@ def test_direct_attributions_sum_to_the_logit_difference(case):
 # ------------------------------------------------------------------ readers by query head
 
 
+UNGROUPED = ("phi3", "falcon_40b", "stablelm", "gemma3_text", "gpt_oss")
+"""One of each way to split the KV heads, for the slower laws."""
+
+
 @every_family
 def test_readers_by_query_head_hold_too_or_are_refused_by_name(name, case):
     graph = case.graph
@@ -378,22 +385,21 @@ def test_readers_by_query_head_hold_too_or_are_refused_by_name(name, case):
     assert by_query.graph == graph.ungrouped()
     check_random_gates(by_query)
     check_eap(by_query)
-    check_exact(by_query)
-    check_candidates(by_query)
-    gates = case.random_gates(seed=5)
-    by_query.hold("a repeated mask", by_query.engine(graph.ungroup(gates)), case.engine(gates))
+    if name in UNGROUPED:
+        check_candidates(by_query)
+        gates = case.random_gates(seed=5)
+        by_query.hold("a repeated mask", by_query.engine(graph.ungroup(gates)), case.engine(gates))
 
 
 # ------------------------------------------------------------------ single traps
 
 
-@pytest.mark.parametrize("name", ["bloom", "mpt", "falcon_rw", "gpt_oss"])
-@pytest.mark.parametrize("rows", [(1,), (0, 3, 2), (0, 1, 2, 3, 0)], ids=len)
-def test_exact_effects_whatever_the_number_of_pairs(name, rows):
+@pytest.mark.parametrize("name", ["bloom", "mpt", "falcon_rw"])
+def test_exact_effects_whatever_the_number_of_pairs(name):
     """Position biases and masks have a row for each head, each example, or each of both."""
     case = Case(build(name), TOLERANCE[name])
-    case.batch = pairs(rows)
-    check_exact(case)
+    case.batch = pairs((0, 3, 2))
+    check_edges(case)
 
 
 @pytest.mark.parametrize("name", COUPLED)
@@ -408,7 +414,7 @@ def test_a_norm_over_all_heads_couples_them(case):
         GatedModel(case.model, "query_head")
 
 
-@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss", "mixtral", "glm4_moe"])
+@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss"])
 def test_experts_as_hugging_face_runs_them_by_itself(name):
     """In float32, where it takes one grouped product for all experts."""
     config = CONFIGS[name]()
@@ -419,8 +425,7 @@ def test_experts_as_hugging_face_runs_them_by_itself(name):
     assert model.config._experts_implementation == "grouped_mm"
     case.hold("open", case.engine(case.ones), case.full)
     check_eap(case)
-    check_exact(case)
-    check_candidates(case)
+    check_edges(case)
 
 
 def test_a_layer_that_multiplies_the_stream_is_refused():
@@ -431,20 +436,7 @@ def test_a_layer_that_multiplies_the_stream_is_refused():
         GatedModel(model)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "bloom",
-        "gpt_neo",
-        "gpt_oss",
-        "granite",
-        "olmo2",
-        "falcon_7b",
-        "gemma2",
-        "llama4_text",
-        "opt",
-    ],
-)
+@pytest.mark.parametrize("name", ["bloom", "gpt_neo", "gpt_oss", "granite", "olmo2", "falcon_7b"])
 def test_gradients_along_activations_are_those_of_hooks(case):
     """Of runs in which one group of writers is held between two values; one of each mechanism."""
     steps, graph, batch = 2, case.graph, case.batch
