@@ -321,6 +321,7 @@ REFUSED: dict[str, Config] = {
         "gemma4_text",
         WIDE,
         global_head_dim=12,
+        layer_types=[GLOBAL] * 3,
         hidden_size_per_layer_input=0,
         num_kv_shared_layers=1,
     ),
