@@ -239,6 +239,7 @@ def those_for(name: str, root: Path) -> list[str]:
     beside = sorted(folder.rglob("test_*.py")) if folder != tests else []
     itself = root / "circuitprune" / name
     first = [own] if own.exists() else []
+    first += [tests / "test_constants.py"]
     first += [itself] if ">>>" in itself.read_text() else []
     return [str(one.relative_to(root)) for one in dict.fromkeys([*first, *beside, *importing])]
 
