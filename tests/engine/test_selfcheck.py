@@ -10,7 +10,14 @@ from conftest import build_tiny_model
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
 
 from circuitprune.engine.gated import GatedModel
-from circuitprune.engine.selfcheck import FORWARDS, LENGTH, PROMPTS, _rounded_again, self_check
+from circuitprune.engine.selfcheck import (
+    FORWARDS,
+    LENGTH,
+    PROMPTS,
+    _distance,
+    _rounded_again,
+    self_check,
+)
 from circuitprune.errors import ModelError
 from circuitprune.models.families import FAMILIES
 
@@ -157,3 +164,17 @@ def test_each_law_is_tested_and_named(model, monkeypatch, law, wrong_when):
     engine_off_at(monkeypatch, wrong_when)
     with pytest.raises(ModelError, match=f"family {model.config.model_type!r}: with {law}, the"):
         self_check(gated)
+
+
+def test_logits_are_compared_in_units_of_their_spread():
+    """A model with large logits is judged as one with small ones."""
+    generator = torch.Generator().manual_seed(0)
+    expected = torch.randn(2, 3, 7, generator=generator, dtype=torch.float64)
+    got = expected.clone()
+    got[1, 2, 3] += 0.25
+    for scale in (1e-3, 1.0, 50.0):
+        found = _distance(scale * got, scale * expected)
+        assert found == pytest.approx(0.25 / expected.std().item())
+    assert _distance(expected, expected) == 0
+    flat = torch.zeros(4)
+    assert _distance(flat, flat) == 0 and _distance(flat + 1, flat) > 1e6
