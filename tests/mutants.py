@@ -235,7 +235,13 @@ def those_for(name: str, root: Path) -> list[str]:
     folder = tests / path.parts[0] if len(path.parts) > 1 else tests
     own = folder / f"test_{path.stem}.py"
     parts = ("circuitprune", *path.with_suffix("").parts)
-    importing = [test for test in sorted(tests.rglob("test_*.py")) if _imports(test, parts)]
+    everything = sorted(tests.rglob("test_*.py"))
+    importing = [test for test in everything if _imports(test, parts)]
+    if not own.exists() and not importing:  # then it is seen through what uses it
+        package = root / "circuitprune"
+        users = [one for one in sorted(package.rglob("*.py")) if _imports(one, parts)]
+        through = [one.relative_to(root).with_suffix("").parts for one in users]
+        importing = [test for test in everything if any(_imports(test, one) for one in through)]
     beside = sorted(folder.rglob("test_*.py")) if folder != tests else []
     itself = root / "circuitprune" / name
     first = [own] if own.exists() else []
