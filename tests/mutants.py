@@ -235,7 +235,7 @@ def those_for(name: str, root: Path) -> list[str]:
     folder = tests / path.parts[0] if len(path.parts) > 1 else tests
     own = folder / f"test_{path.stem}.py"
     parts = ("circuitprune", *path.with_suffix("").parts)
-    everything = sorted(tests.rglob("test_*.py"))
+    everything = sorted({*tests.rglob("test_*.py")} - {tests / "test_mutants.py"})
     importing = [test for test in everything if _imports(test, parts)]
     if not own.exists() and not importing:  # then it is seen through what uses it
         package = root / "circuitprune"
@@ -245,9 +245,9 @@ def those_for(name: str, root: Path) -> list[str]:
     beside = sorted(folder.rglob("test_*.py")) if folder != tests else []
     itself = root / "circuitprune" / name
     first = [own] if own.exists() else []
-    first += [tests / "test_constants.py"]
     first += [itself] if ">>>" in itself.read_text() else []
-    return [str(one.relative_to(root)) for one in dict.fromkeys([*first, *beside, *importing])]
+    found = [*first, *beside, tests / "test_constants.py", *importing]
+    return [str(one.relative_to(root)) for one in dict.fromkeys(found)]
 
 
 def _imports(test: Path, parts: tuple[str, ...]) -> bool:
