@@ -585,6 +585,24 @@ def test_numbers_beyond_reason_are_refused(override, words):
     assert words in refusal(None, [override])
 
 
+@pytest.mark.parametrize("text", ["x" * 300, "é" * 200, "/x" * 2000])
+def test_text_that_can_name_no_file_is_refused_before_a_file_is_looked_for(write, text, tmp_path):
+    for key in TEXT:
+        assert f"{key}='" in refusal(None, [f"{key}={text}"])
+    path = write(f"task: {{name: jsonl, path: '{text}'}}\nmodel: {{name: '{text}'}}\n")
+    with pytest.raises(
+        ConfigError, match=r"task\.path='.*\n.*model\.name='|model\.name='.*\n.*task"
+    ):
+        load_config(path, base=tmp_path)
+    with pytest.raises(ConfigError, match="no file can have that name"):
+        load_config(text)
+
+
+def test_a_home_that_nobody_has_is_a_folder_like_any_other(write, tmp_path):
+    path = write("attribution: {edges: ~no-such-user/a.json}\n")
+    assert load_config(path, base=tmp_path).attribution.edges == "~no-such-user/a.json"
+
+
 def test_a_number_made_in_python_may_be_of_any_length():
     """Beyond what a float holds there is no question whether it is finite."""
     for name in ("steps", "seed"):

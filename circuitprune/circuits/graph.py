@@ -179,7 +179,8 @@ class Graph:
         """Position of a writer. Raises GraphError for a name that this graph does not have."""
         if name not in self._writer_index:
             raise GraphError(
-                f"no writer {name!r} in {self.describe()}; writers look like 'input', 'a0.h0', 'm0'"
+                f"no writer {name!r:.80} in {self.describe()}; "
+                "writers look like 'input', 'a0.h0', 'm0'"
             )
         return self._writer_index[name]
 
@@ -188,7 +189,8 @@ class Graph:
         if name in self._reader_index:
             return self._reader_index[name]
         raise GraphError(
-            f"no reader {name!r} in {self.describe()}; readers look like 'a0.h0<q>', 'm0', 'logits'"
+            f"no reader {name!r:.80} in {self.describe()}; "
+            "readers look like 'a0.h0<q>', 'm0', 'logits'"
         )
 
     def edge_index(self, name: str) -> int:
@@ -199,12 +201,12 @@ class Graph:
         """
         writer_name, arrow, reader_name = name.partition("->")
         if not arrow:
-            raise GraphError(f"an edge is written 'writer->reader', got {name!r}")
+            raise GraphError(f"an edge is written 'writer->reader', got {name!r:.80}")
         writer, reader = self.writer_index(writer_name), self.reader_index(reader_name)
         block = self.block_of_reader(reader)
         if writer >= block.n_writers:
             raise GraphError(
-                f"{name!r} is not an edge: {writer_name} is not upstream of {reader_name}"
+                f"{name!r:.80} is not an edge: {writer_name} is not upstream of {reader_name}"
             )
         return self.edge_at(writer, reader)
 

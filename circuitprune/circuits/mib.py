@@ -231,7 +231,7 @@ def _graph_of(value: dict[str, object]) -> Graph:
     n_layers, n_heads = _size(cfg, "n_layers"), _size(cfg, "n_heads")
     parallel, d_model = cfg.get("parallel_attn_mlp", False), cfg.get("d_model", 0)
     if type(parallel) is not bool or type(d_model) is not int:
-        raise GraphError(f"cfg has parallel_attn_mlp={parallel!r} and d_model={d_model!r}")
+        raise GraphError(f"cfg has parallel_attn_mlp={parallel!r:.80} and d_model={d_model!r:.80}")
     n_nodes = 2 + n_layers * (n_heads + 1)
     if len(nodes) != n_nodes:
         raise GraphError(
@@ -247,7 +247,7 @@ def _graph_of(value: dict[str, object]) -> Graph:
 def _size(cfg: dict[str, object], key: str) -> int:
     size = cfg.get(key)
     if type(size) is not int or size < 1:
-        raise GraphError(f"{key} must be a whole number from 1, got {size!r}")
+        raise GraphError(f"{key} must be a whole number from 1, got {size!r:.80}")
     return size
 
 
@@ -262,7 +262,7 @@ class _Entry(NamedTuple):
 def _edge_entry(name: str, entry: object) -> _Entry:
     kept = entry.get("in_graph") if isinstance(entry, dict) else None
     if not isinstance(entry, dict) or type(kept) is not bool:
-        raise GraphError(f"edge {name!r} needs in_graph true or false, got {entry!r:.80}")
+        raise GraphError(f"edge {name!r:.80} needs in_graph true or false, got {entry!r:.80}")
     return _Entry(kept, *(_number(name, entry, key) for key in ("score", "ranking")))
 
 
@@ -272,5 +272,7 @@ def _number(name: str, entry: dict[str, object], key: str) -> float:
         return float("nan")
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or abs(cast(float, value)) > torch.finfo(torch.float64).max:
-        raise GraphError(f"edge {name!r} has {key} {value!r:.80}, expected a finite number or NaN")
+        raise GraphError(
+            f"edge {name!r:.80} has {key} {value!r:.80}, expected a finite number or NaN"
+        )
     return float(cast(float, value))

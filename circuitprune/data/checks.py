@@ -94,11 +94,12 @@ def _is_finite(value: Any) -> bool:
 
 
 def _is_text(value: str) -> bool:
-    """Whether it can stand in a file and name one: no NUL, no half of a character."""
+    """Whether it can stand in a file and name one: no NUL, no half of a character, not too long."""
     try:
-        return b"\0" not in value.encode()
+        data = value.encode()
     except UnicodeEncodeError:
         return False
+    return b"\0" not in data and len(data) <= 2000 and max(map(len, data.split(b"/"))) <= 255
 
 
 def _holds(value: Any, allowed: Range) -> bool:
@@ -117,7 +118,7 @@ def _asked(value: object, kind: Any) -> str:
     if origin is list:
         return f"a list; each must be {_asked(value, inner[0])}"
     names = {int: "a whole number", float: "a finite number", bool: "true or false"}
-    names |= {str: "text that a file can hold", type(None): "null"}
+    names |= {str: "text that a file can hold and have for a name", type(None): "null"}
     return names.get(kind, f"a value of type {str(kind).replace('typing.', '')}")
 
 

@@ -35,7 +35,7 @@ def taken(
     """
     found = tensors.get(name)
     if found is None:
-        raise RunError(f"{path} is damaged: it holds no {name!r}, only {', '.join(tensors)}")
+        raise RunError(f"{path} is damaged: it holds no {name!r}, only {', '.join(tensors):.300}")
     fits = len(found.shape) == len(shape) and all(
         wanted in (None, size) for size, wanted in zip(found.shape, shape, strict=True)
     )

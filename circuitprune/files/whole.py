@@ -123,7 +123,9 @@ def read_tensors(
     try:
         tensors = safetensors.torch.load(data)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise RunError(f"{path} is not a safetensors file or is truncated: {error}") from error
+        raise RunError(
+            f"{path} is not a safetensors file or is truncated: {error!s:.300}"
+        ) from error
     written = header.get("__metadata__")
     notes = dict(written) if isinstance(written, dict) else {}
     expected = notes.pop("sha256", None)

@@ -1,5 +1,6 @@
 """Adapters of `peft`: a folder with one is its base model with the adapter merged into it."""
 
+import os
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers.utils.peft_utils import (
     find_adapter_config_file,
 )
 
+from circuitprune.data.checks import fits
 from circuitprune.errors import CircuitPruneError, ModelError
 from circuitprune.files.whole import read_json
 
@@ -38,12 +40,12 @@ def base_of(name: str, path: Path) -> tuple[str, str | None]:
     except CircuitPruneError as error:
         raise ModelError(f"adapter {name!r} cannot be read: {error}") from error
     base = about.get("base_model_name_or_path") if isinstance(about, dict) else None
-    if not isinstance(about, dict) or not isinstance(base, str) or not base:
+    if not isinstance(about, dict) or not isinstance(base, str) or not base or not fits(base, str):
         raise ModelError(
             f"adapter {name!r} does not say what it adapts; write the base model's folder or hub "
             f"id into {ADAPTER_CONFIG_NAME}: base_model_name_or_path"
         )
-    if is_adapter(Path(base).expanduser()):
+    if is_adapter(Path(os.path.expanduser(base))):
         raise ModelError(f"the base model of adapter {name!r} is an adapter, {base!r}; merge that")
     revision = about.get("revision")
     return base, revision if isinstance(revision, str) else None

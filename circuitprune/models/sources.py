@@ -64,7 +64,7 @@ def find_source(name: str, revision: str | None = None) -> Source:
         ModelError: no such folder or file, one that holds no model or two, or one that needs a
             package which is not installed.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # a user that is not there is no error
     local: HubOptions = {"local_files_only": False} | ({"revision": revision} if revision else {})
     if name.startswith("zoo/"):
         return Source(name, str(zoo_path(name)), local)

@@ -90,7 +90,7 @@ class AcdcState:
         for name, ours in state._identity(fingerprint).items():
             if notes.get(name) != ours:
                 raise RunError(
-                    f"{path} is of another search: its {name} is {notes.get(name)!r}, expected "
+                    f"{path} is of another search: its {name} is {notes.get(name)!r:.60}, expected "
                     f"{ours!r}; delete the file to start again"
                 )
         shape = (graph.n_edges,)

@@ -43,7 +43,7 @@ def refuse_bomb(path: Path, data: bytes) -> None:
         parts = archive.infolist()
         damaged = archive.testzip() if sum(part.file_size for part in parts) <= len(data) else None
         if damaged is not None:
-            raise refused(path, f"a part {damaged!r} that is not what was written")
+            raise refused(path, f"a part {damaged!r:.60} that is not what was written")
         if sum(part.file_size for part in parts) > len(data):
             raise refused(path, f"parts that unpack to more than its {len(data):,} bytes")
         for part in parts:

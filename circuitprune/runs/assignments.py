@@ -291,7 +291,7 @@ def _odd(node: yaml.Node, seen: set[int], depth: int = 0) -> Iterator[tuple[yaml
 
 def _said(error: Exception) -> str:
     """An error of yaml on one line."""
-    return " ".join(str(error).split())
+    return f"{' '.join(str(error).split()):.300}"
 
 
 def _join(key: str, name: str) -> str:

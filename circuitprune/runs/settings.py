@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from circuitprune.config import RunConfig
+from circuitprune.data.checks import fits
 from circuitprune.data.own import is_own
 from circuitprune.errors import ConfigError
 from circuitprune.files.limits import read_bytes
@@ -119,7 +120,7 @@ def _at(base: Path, key: str, value: object) -> object:
         if not is_own(value):
             return value
         file, _, inside = value.rpartition(":")
-    path = base / Path(file).expanduser()
+    path = base / os.path.expanduser(file)
     return os.path.normpath(path) + f":{inside}" * bool(inside) if path.exists() else value
 
 
@@ -173,6 +174,8 @@ def _spelled(value: object) -> str:
 
 def _found(path: str | Path) -> Path:
     """The file itself, or the shipped config of that name."""
+    if not fits(str(path), str):
+        raise ConfigError(f"no config file {str(path)!r:.80}: no file can have that name")
     shipped = SHIPPED / f"{path}.yaml"
     if not Path(path).exists() and shipped.is_file():
         return shipped

@@ -168,7 +168,9 @@ def differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> st
     """`key: 1 there, 2 now` for everything that differs between two flat mappings."""
     keys = [*wanted, *(key for key in found if key not in wanted)]
     pairs = [(key, found.get(key), wanted.get(key)) for key in keys]
-    return ", ".join(f"{key}: {a!r} there, {b!r} now" for key, a, b in pairs if a != b)
+    return ", ".join(
+        f"{key:.60}: {a!r:.200} there, {b!r:.200} now" for key, a, b in pairs if a != b
+    )
 
 
 def _done(folder: Path, plan: list[Tensor]) -> int:

@@ -23,6 +23,7 @@ TEXTS = [
     "a.b",
     "../../etc/passwd",
     "/dev/zero",
+    "~no-such-user/x",
     "$" + "{oc.env:HOME}",
     "\\x24{oc.env:HOME}",
     "input->m0",

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from circuitprune.errors import RunError
 from circuitprune.evidence.minimality import Minimality
 from circuitprune.files.records import to_json
 from circuitprune.files.whole import write_json, write_tensors
+from circuitprune.models.adapters import base_of
 from circuitprune.patching.acdc_state import AcdcState
 from circuitprune.pipelines import scoring
 from circuitprune.pipelines.compare_scores import load_scores
@@ -210,6 +212,12 @@ def comparison_file(folder: Path) -> Path:
     return folder / "compare.json"
 
 
+def adapter_config(folder: Path) -> Path:
+    value = {"base_model_name_or_path": "zoo/small", "revision": None, "peft_type": "LORA", "r": 8}
+    write_json(folder / "adapter_config.json", value)
+    return folder / "adapter_config.json"
+
+
 def config_file(folder: Path) -> Path:
     (folder / "run.yaml").write_text(json.dumps(to_json(RunConfig())))
     return folder / "run.yaml"
@@ -303,6 +311,11 @@ def report_page(folder: Path) -> object:
     return write_report([folder])
 
 
+def base_model(folder: Path) -> object:
+    with patch("circuitprune.models.adapters.find_spec"):  # whether or not peft is there
+        return base_of("it", folder)
+
+
 def take_lock(path: Path) -> None:
     with locked(path.parent):
         pass
@@ -392,6 +405,7 @@ PARSERS: dict[str, Parser] = {
     "versions": Parser(in_run("versions.json"), in_folder(each(own_model, report)), of_json),
     "verification": Parser(verified, in_folder(each(section, read_series, report_page)), of_json),
     "evidence": Parser(evidence_file, lambda p: kept(p, Minimality, {"a": 1}), of_json),
+    "adapter": Parser(adapter_config, in_folder(base_model), of_json),
     "stability": Parser(
         stability_file,
         each(study("stability", Stability, "groups"), lambda path: report_data([path])),
