@@ -19,7 +19,6 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertModel,
-    OPTConfig,
 )
 
 from circuitprune.errors import ModelError
@@ -130,11 +129,6 @@ def test_a_folder_without_a_config(tmp_path):
     assert "model.safetensors and tokenizer.json" in message
 
 
-def opt_config():
-    sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16)
-    return OPTConfig(vocab_size=20, word_embed_proj_dim=16, max_position_embeddings=16, **sizes)
-
-
 def bert():
     sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     return BertModel(BertConfig(vocab_size=20, **sizes))
@@ -142,7 +136,7 @@ def bert():
 
 @pytest.mark.parametrize(
     ("family", "build"),
-    [("opt", lambda: AutoModelForCausalLM.from_config(opt_config())), ("bert", bert)],
+    [("bert", bert)],
 )
 def test_an_undeclared_family_names_the_declared_ones(tmp_path, family, build):
     build().save_pretrained(tmp_path)
@@ -463,7 +457,10 @@ def test_every_declared_family_has_a_tiny_model_under_test():
     assert {config.model_type for config in configs} == set(FAMILIES)
     for config in configs:
         declared = FAMILIES[config.model_type]
-        assert family_of(config) == (declared if isinstance(declared, Family) else declared(config))
+        if isinstance(declared, Family):
+            assert family_of(config) is declared
+        else:
+            assert family_of(config).layers == declared(config).layers
 
 
 def test_a_tokenizer_comes_without_weights_and_with_the_longest_prompt(saved, tmp_path):
