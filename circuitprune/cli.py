@@ -28,7 +28,7 @@ AsWritten = argparse.RawDescriptionHelpFormatter
 
 def main(arguments: list[str] | None = None) -> int:
     """`circuitprune COMMAND ...` of `COMMANDS`; returns the exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    last, arguments = arguments is None, sys.argv[1:] if arguments is None else arguments
     parser = Parser(prog="circuitprune", description=ABOUT)
     version = f"circuitprune {installed_version()}"
     parser.add_argument("--version", action="version", version=version)
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         command = commands.add_parser(name, help=about, formatter_class=AsWritten)
         if name in arguments:  # the others' arguments, some of which take imports, are not asked
             add(command)
-    return _run(_parse(parser, arguments))
+    return _run(_parse(parser, arguments), last)
 
 
 def script_main(name: str, arguments: list[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def script_main(name: str, arguments: list[str] | None = None) -> int:
     description = f"{about[0].upper()}{about[1:]}."
     parser = Parser(description=description, formatter_class=AsWritten)
     add(parser)
-    return _run(_parse(parser, arguments))
+    return _run(_parse(parser, arguments), arguments is None)
 
 
 train_main = partial(script_main, "train")
@@ -213,12 +213,12 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argp
     return options
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, last: bool) -> int:
     """The command, and the one place where whatever ends it becomes words and an exit code."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a pipe sees each line when it is said
     try:
-        with stoppable():
+        with stoppable(last):
             return int(options.command(options))
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         code, message = told(error, options.hint)

@@ -107,9 +107,9 @@ JOBS = {
 
 
 @contextlib.contextmanager
-def stoppable_now() -> Iterator[None]:
+def stoppable_now(last: bool = False) -> Iterator[None]:
     """As the command line's own; a signal that came before waits for it."""
-    with stopping.stoppable():
+    with stopping.stoppable(last):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         yield
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from pipelines.test_train import contents
 from tiny import pair_rows, save_model, save_pairs, settings, tokenizer
 from transformers import BertConfig, BertModel, OPTConfig, OPTForCausalLM
 
-from circuitprune.cli import attribute_main, compare_main, main, train_main
+from circuitprune.cli import attribute_main, compare_main, main, script_main, train_main
 from circuitprune.pipelines import scoring
 from circuitprune.runs.settings import settings as settings_of_config
 from circuitprune.training.module import MaskTraining
@@ -507,3 +508,16 @@ def test_the_package_is_a_command():
         [sys.executable, "-m", "circuitprune", "--version"], capture_output=True, text=True
     )
     assert done.stdout.startswith("circuitprune ") and done.returncode == 0
+
+
+def test_only_a_process_of_its_own_is_deaf_when_it_is_done(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "circuitprune.cli.stoppable", lambda last: asked.append(last) or nullcontext()
+    )
+    assert main(["completion"]) == 0
+    monkeypatch.setattr("sys.argv", ["circuitprune", "completion"])
+    assert main() == 0
+    monkeypatch.setattr("sys.argv", ["compare_scores.py", "a", "b"])
+    assert script_main("compare-scores", ["a", "b"]) and script_main("compare-scores")
+    assert asked == [False, True, False, True]

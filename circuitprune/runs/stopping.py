@@ -36,11 +36,15 @@ _REQUEST = _Request()
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def stoppable(last: bool = False) -> Iterator[None]:
     """While it lasts, these signals raise `Stopped`: at once, or at the end of what is `held`.
 
     Files are whole or absent, so the unit of work that is cut short is just not there. Outside the
     main thread, where no handler can be set, nothing changes.
+
+    Args:
+        last: Nothing but the end of the process follows. It may take seconds, and a signal then
+            would make what is done look failed: from here on signals are passed over.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -51,7 +55,7 @@ def stoppable() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if last else handler)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:

@@ -188,14 +188,14 @@ def test_case_06_another_learning_rate_takes_effect(typed, cut, tmp_path):
 
 def test_case_14_tensorboard_shows_each_step_once(typed, tmp_path, monkeypatch):
     """Killed at step 6 with the checkpoint of step 4, so that two steps are taken again."""
-    often, folder = "train.trainer.log_every_n_steps=1", tmp_path / "run"
+    often, folder = ["train.trainer.log_every_n_steps=1", "train.val_every=50"], tmp_path / "run"
     with monkeypatch.context() as patch:
         cut_at(patch, 6)
         patch.setattr("circuitprune.training.checkpoints.Checkpoints.on_exception", lambda *_: None)
-        assert typed("train", often)[0] == INTERRUPTED
+        assert typed("train", *often)[0] == INTERRUPTED
     last = folder / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 4
-    assert typed("train", often, "train.resume=auto")[0] == 0
+    assert typed("train", *often, "train.resume=auto")[0] == 0
     found = EventAccumulator(str(folder))
     found.Reload()
     steps = [event.step for event in found.Scalars("train/loss")]

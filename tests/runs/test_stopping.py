@@ -26,6 +26,19 @@ def test_a_signal_stops_at_once_and_says_which(number):
 
 
 @every_signal
+def test_once_the_last_command_is_done_signals_are_passed_over(number):
+    """The end of the process takes seconds; what is done must not look failed."""
+    before = {one: signal.getsignal(one) for one in NUMBERS}
+    try:
+        with stoppable(last=True):
+            pass
+        send(number)
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+@every_signal
 def test_what_is_held_is_finished_first(number):
     done = []
     with pytest.raises(Stopped) as caught, stoppable():
