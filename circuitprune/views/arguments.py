@@ -24,13 +24,13 @@ def number(least: float, most: float, whole: bool = False) -> Callable[[str], fl
         whole: Whether it counts something.
     """
 
-    def read(text: str) -> float:
+    def read(text: str) -> int | float:
         try:
             value = int(text) if whole else float(text)
         except ValueError:
             value = float("nan")
         above = value >= least if whole else value > least
-        if not (isfinite(value) and above and value <= most):
+        if not (above and value <= most and isfinite(value)):
             kind, opening = ("a whole number", "[") if whole else ("a number", "(")
             raise argparse.ArgumentTypeError(
                 f"{plain(text)!r} is not {kind} in {opening}{least:g}, {most:g}]"

@@ -167,7 +167,7 @@ def odd_tensor(draw, tensor):
 @st.composite
 def damaged_tensors(draw, tensors, notes):
     """Tensors and metadata, one to three of them dropped, renamed or replaced."""
-    tensors, notes = dict(tensors), dict(notes)
+    tensors, notes, given = dict(tensors), dict(notes), notes
     texts = st.one_of(ODD.map(lambda odd: written(odd).decode("utf-8", "replace")), st.text())
     for _ in range(draw(st.integers(1, 3))):
         within = draw(st.sampled_from([part for part in (tensors, notes) if part] or [{"x": 0}]))
@@ -180,7 +180,7 @@ def damaged_tensors(draw, tensors, notes):
             within[other] = within.pop(key)
         elif within is tensors:
             tensors[key] = draw(odd_tensor(tensors[key]))
-        elif how == "json" and notes.get(key, "")[:1] == "{":
+        elif how == "json" and notes[key] in given.values() and notes[key][:1] == "{":
             data = draw(damaged(json.loads(notes[key])).map(written))
             notes[key] = data.decode("utf-8", "replace")
         else:
