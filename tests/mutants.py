@@ -12,11 +12,11 @@ survives is a missing test, or changes nothing, which `tests/mutants.toml` says 
 
 import argparse
 import ast
-import multiprocessing
+import json
 import os
 import random
 import shutil
-import signal
+import subprocess
 import sys
 import tempfile
 import tomllib
@@ -49,19 +49,10 @@ PATIENCE = 900
 """Seconds for the tests of a mutant; one that no test has noticed by then has survived."""
 CONTROL = ("tests/circuits/test_graph.py", "tests/lens/test_predictions.py")
 """Tests that must pass in each copy before anything is changed there."""
-OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
-"""Of pytest, which minds that a library with a plugin of its own is there before it."""
-NOTED = "noticed.txt"
-"""Beside a copy: the tests that failed in it."""
-ELSE = 99
-"""Exit code where pytest itself fails."""
 AROUND = 30
 """Letters on either side of a mistake that are shown."""
 NOTICED = (1, 2)
 """Exit codes of pytest: a test failed, or a file could not be collected."""
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["torch", "transformers", "lightning.pytorch", "tensorboard.summary"])
-"""Processes that begin with what takes long to import, and with nothing of the package."""
 
 
 Key = tuple[str, str, str, str]
@@ -264,23 +255,45 @@ def _imports(test: Path, parts: tuple[str, ...]) -> bool:
 # ---------------------------------------------------------------- running them
 
 
-def copies(n: int) -> Iterator[Path]:
-    """Copies of the checkout to make mistakes in."""
-    for _ in range(n):
-        folder = Path(tempfile.mkdtemp(prefix="mutants-")) / "checkout"
+class Copy:
+    """A copy of the checkout to make mistakes in, and a process that runs its tests."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="mutants-")) / "checkout"
         left_out = shutil.ignore_patterns(".git", ".venv", "runs_*", "__pycache__", "node_modules")
-        shutil.copytree(ROOT, folder, ignore=left_out)
-        yield folder
+        shutil.copytree(ROOT, self.folder, ignore=left_out)
+        self.noted = self.folder.parent / "noticed.txt"
+        command, pipe = [sys.executable, "-m", "tests.warm"], subprocess.PIPE
+        self.warm = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+
+    def run(self, tests: Sequence[str]) -> int | None:
+        """The exit code of pytest; None if time is up."""
+        print(
+            json.dumps([str(self.folder), list(tests), PATIENCE, str(self.noted)]),
+            file=self.warm.stdin,
+            flush=True,
+        )
+        code: int | None = json.loads(self.warm.stdout.readline())
+        return code
+
+    def close(self) -> None:
+        """Refuse tests that failed for another reason: now, without any mistake, all must pass."""
+        failed = self.noted.read_text().splitlines() if self.noted.exists() else []
+        if failed and self.run(list(dict.fromkeys(failed))) != 0:
+            raise SystemExit(f"in {self.folder} a test of {self.noted} fails without any mistake")
+        self.warm.stdin.close()
+        self.warm.wait()
+        shutil.rmtree(self.folder.parent)
 
 
-def survives(mutant: Mutant, folder: Path, stamp: int) -> bool:
+def survives(mutant: Mutant, copy: Copy, stamp: int) -> bool:
     """Whether all tests pass in a copy that has the mistake; the copy is mended afterwards."""
-    path = folder / "circuitprune" / mutant.path
+    path = copy.folder / "circuitprune" / mutant.path
     before = path.read_text()
     path.write_text(mutant.text)
     os.utime(path, (stamp, stamp))  # compiled files are told apart by whole seconds
     try:
-        code = _pytest(folder, mutant.tests or those_for(mutant.path, folder))
+        code = copy.run(mutant.tests or those_for(mutant.path, copy.folder))
     finally:
         path.write_text(before)
         os.utime(path, (stamp + 1, stamp + 1))
@@ -289,80 +302,29 @@ def survives(mutant: Mutant, folder: Path, stamp: int) -> bool:
     return code not in NOTICED
 
 
-def _pytest(folder: Path, tests: Sequence[str]) -> int | None:
-    """The exit code; None if time is up."""
-    run = SERVER.Process(target=_child, args=(folder, tests))
-    run.start()
-    run.join(PATIENCE)
-    if run.exitcode is None:
-        os.killpg(run.pid, signal.SIGKILL)
-        run.join()
-        return None
-    return run.exitcode
-
-
-class _Noted:
-    """Writes down which test failed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def pytest_runtest_logreport(self, report: object) -> None:
-        if report.failed:
-            with self.path.open("a") as file:
-                file.write(f"{report.nodeid}\n")
-
-
-def _child(folder: Path, tests: Sequence[str]) -> None:
-    """One run of pytest, in a process that has the libraries already."""
-    os.setsid()
-    os.chdir(folder)
-    sys.path[:] = [str(folder), *(one for one in sys.path if one not in ("", str(ROOT)))]
-    os.environ |= {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(nothing, stream)
-    import pytest  # which must not look at this file
-
-    code: int = ELSE
-    try:
-        code = pytest.main([*OPTIONS, *tests], plugins=[_Noted(folder.parent / NOTED)])
-    finally:
-        os._exit(code)
-
-
 def run_all(mutants: Sequence[Mutant], jobs: int) -> list[Mutant]:
     """Try each mutant and say what became of it; returns the survivors."""
-    free: Queue[Path] = Queue()
-    for folder in copies(jobs):
-        if _pytest(folder, CONTROL) != 0:
-            raise SystemExit(f"without any mistake {' '.join(CONTROL)} fail in {folder}")
-        free.put(folder)
+    free: Queue[Copy] = Queue()
+    for copy in [Copy() for _ in range(jobs)]:
+        if copy.run(CONTROL) != 0:
+            raise SystemExit(f"without any mistake {' '.join(CONTROL)} fail in {copy.folder}")
+        free.put(copy)
 
     def one(numbered: tuple[int, Mutant]) -> Mutant | None:
         number, mutant = numbered
-        folder = free.get()
+        copy = free.get()
         try:
-            alive = survives(mutant, folder, 1_000_000_000 + 2 * number)
+            alive = survives(mutant, copy, 1_000_000_000 + 2 * number)
         finally:
-            free.put(folder)
+            free.put(copy)
         print(f"{number + 1:3}  {'SURVIVED' if alive else 'noticed '}  {mutant}", flush=True)
         return mutant if alive else None
 
     with ThreadPoolExecutor(jobs) as pool:
         found = [one for one in pool.map(one, enumerate(mutants)) if one is not None]
-    _check(list(free.queue))
+    for copy in free.queue:
+        copy.close()
     return found
-
-
-def _check(folders: Sequence[Path]) -> None:
-    """Refuse tests that failed for another reason: now, without any mistake, all must pass."""
-    for folder in folders:
-        noted = folder.parent / NOTED
-        failed = list(dict.fromkeys(noted.read_text().splitlines())) if noted.exists() else []
-        if failed and _pytest(folder, failed) != 0:
-            raise SystemExit(f"in {folder} a test of {noted} fails without any mistake too")
-        shutil.rmtree(folder.parent)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,13 +3,7 @@
 Tests of a file take its constants from it and would go along with any value.
 """
 
-import ast
-from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
-
-PACKAGE = Path(__file__).parents[1] / "circuitprune"
-FOLDERS = ("attribution", "engine", "evidence", "lens", "patching", "training")
 
 DECIDE = {
     "attribution.ugs": dict(SAMPLES=20, LEARNING_RATE=0.15, PENALTY=1.0, WIDTH=1.0),
@@ -32,42 +26,9 @@ DECIDE = {
     "training.gates": dict(LEFT=-0.1, RIGHT=1.1, HARD_CONCRETE_TEMPERATURE=2 / 3),
 }
 """A change of any belongs under Numerics in CHANGELOG.md, and into the document that states it."""
-FREE = {
-    "engine.selfcheck": {"FORWARDS"},
-    "evidence.idle_edges": {"AT_ONCE"},
-    "patching.acdc": {"LONGEST_CHAIN"},
-    "patching.candidates": {"BUDGET"},
-    "patching.recorded": {"LOGITS_PER_PASS"},
-    "patching.replay": {"TOKENS_PER_PASS"},
-}
-"""How much is done at once, or told: it changes time and memory alone."""
-
-
-def is_number(node: ast.expr) -> bool:
-    """A number, a calculation with numbers, or several."""
-    names = [one for one in ast.walk(node) if isinstance(one, ast.Name | ast.Call | ast.Subscript)]
-    constants = [one.value for one in ast.walk(node) if isinstance(one, ast.Constant)]
-    return bool(constants) and not names and all(type(one) in (int, float) for one in constants)
-
-
-def constants() -> Iterator[tuple[str, str]]:
-    """Module and name of each number at the top of a file."""
-    for path in (path for folder in FOLDERS for path in sorted((PACKAGE / folder).rglob("*.py"))):
-        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.Assign) and is_number(node.value):
-                targets = (one for target in node.targets for one in ast.walk(target))
-                yield from ((module, one.id) for one in targets if isinstance(one, ast.Name))
 
 
 def test_numbers_that_decide_results_are_what_they_were():
     for module, values in DECIDE.items():
         found = vars(import_module(f"circuitprune.{module}"))
         assert {name: found[name] for name in values} == values, module
-
-
-def test_every_number_is_known_to_decide_or_not_to():
-    known = {
-        (module, name) for table in (DECIDE, FREE) for module in table for name in table[module]
-    }
-    assert set(constants()) == known
