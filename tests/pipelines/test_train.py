@@ -901,7 +901,7 @@ def test_budgets_that_no_step_can_keep_are_refused_before_anything_is_made(gpt2_
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("folder", ["/proc/x/y", "{tmp}/file/run", "{tmp}/" + "x" * 300])
+@pytest.mark.parametrize("folder", ["/proc/x/y", "{tmp}/file/run"])
 def test_a_folder_that_cannot_be_made_is_refused(gpt2_home, tmp_path, folder):
     (tmp_path / "file").write_text("a file")
     folder = folder.replace("{tmp}", str(tmp_path))
