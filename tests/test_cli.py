@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from pipelines.test_train import contents
 from tiny import pair_rows, save_model, save_pairs, settings, tokenizer
-from transformers import BertConfig, BertModel, OPTConfig, OPTForCausalLM
+from transformers import BertConfig, BertLMHeadModel, BertModel
 
 from circuitprune.cli import attribute_main, compare_main, main, script_main, train_main
 from circuitprune.pipelines import scoring
@@ -124,17 +124,11 @@ def test_unknown_shipped_model(command, tmp_path):
 
 
 def test_undeclared_family(command, tmp_path):
-    config = OPTConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        ffn_dim=16,
-        vocab_size=40,
-        word_embed_proj_dim=16,
-    )
-    OPTForCausalLM(config).save_pretrained(tmp_path / "opt")
-    tokenizer().save_pretrained(tmp_path / "opt")
-    assert_refused(command(f"model.name={tmp_path / 'opt'}"), MODEL, "'opt'", "gpt2", "llama")
+    sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    model = BertLMHeadModel(BertConfig(vocab_size=40, is_decoder=True, **sizes))
+    model.save_pretrained(tmp_path / "lm")
+    tokenizer().save_pretrained(tmp_path / "lm")
+    assert_refused(command(f"model.name={tmp_path / 'lm'}"), MODEL, "'bert'", "gpt2", "llama")
     assert not (tmp_path / "run").exists()
 
 

@@ -28,6 +28,7 @@ RETIRED = {
     "evidence.case.Progress",
     "evidence.case.silent",
     "evidence.examples.full_examples",
+    "gradients.pass_over",
     "folder.complete",
     "references.Prompts",
     "evidence.examples.per_example",
