@@ -4,6 +4,8 @@ Both look at the answer positions alone, of an untouched run. They read the stre
 unembedding's own terms, which is a reading and not a cause: docs/evidence.md says when it misleads.
 """
 
+from contextlib import ExitStack
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -13,7 +15,6 @@ from circuitprune.engine.gated import GatedModel
 from circuitprune.errors import MetricError, ModelError
 from circuitprune.metrics import distinct
 from circuitprune.models.norms import known_norm, norm_scale
-from circuitprune.patching.recorded import RecordedRun
 
 
 @torch.no_grad()
@@ -31,16 +32,27 @@ def residual_streams(
         batch: The pairs.
         prompts: `clean` or `corrupt`.
     """
-    run = RecordedRun(gated, getattr(batch, f"{prompts}_prompts"))
-    rows = torch.arange(len(batch), device=batch.last.device)
-    found = {}
-    for layer in range(gated.graph.n_layers):
-        stream = run.streams[layer][rows, batch.last]
-        heads = run.heads[layer][rows, batch.last]
-        found[f"a{layer}"] = stream
-        added = 0 if gated.graph.parallel else run.post_norms.of(layer, heads)
-        found[f"m{layer}"] = stream + added
-    return {**found, "logits": run.streams[gated.graph.n_layers].squeeze(1)}
+    ports, rows = gated.ports, torch.arange(len(batch), device=batch.last.device)
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str, values: Tensor) -> None:
+        found[name] = values[rows, batch.last].clone()
+
+    def add_heads(layer: int, values: Tensor) -> None:
+        heads = ports.layers[layer].scaled(values[rows, batch.last])
+        added = 0 if gated.graph.parallel else ports.post_norms.of(layer, heads)
+        found[f"m{layer}"] = found[f"a{layer}"] + added
+
+    with ExitStack() as hooks:
+        for i, (block, layer) in enumerate(zip(ports.blocks, ports.layers, strict=True)):
+            at_block = block.register_forward_pre_hook(lambda _, x, i=i: keep(f"a{i}", x[0]))
+            hooks.enter_context(at_block)
+            written = layer.output.register_forward_hook(lambda _, __, y, i=i: add_heads(i, y))
+            hooks.enter_context(written)
+        final = ports.final_norm.register_forward_pre_hook(lambda _, x: keep("logits", x[0]))
+        hooks.enter_context(final)
+        gated.plain(getattr(batch, prompts), batch.mask, batch.last)
+    return found
 
 
 @torch.no_grad()

@@ -71,7 +71,7 @@ class ClosedNorm:
 
     def __init__(self, module: nn.Module, width: int) -> None:
         self.module, self.width = module, width
-        self.states_itself = type(module).forward is nn.LayerNorm.forward
+        self.states_itself = self.is_known = type(module).forward is nn.LayerNorm.forward
         self.gain: Tensor | None
         self.shift: Tensor | None
         if isinstance(module, nn.LayerNorm) and self.states_itself:
@@ -80,13 +80,16 @@ class ClosedNorm:
             return
         signs = self._vector(width).fill_(1.0)
         signs[1::2] = -1.0
-        up, down = module(1e4 * signs), module(-1e4 * signs)
+        up, down = module(torch.stack([1e4 * signs, -1e4 * signs]))
         weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
         self.gain = _stated((up - down) / 2 * signs, weight, 1.0)
         self.shift = _stated((up + down) / 2, bias, 0.0)
         self.epsilon = _epsilon(module)
         self.centred = False
-        self.centred = not self.is_true()  # and `closed_form` asks again
+        self.is_known = self.is_true()
+        if not self.is_known:
+            self.centred = True
+            self.is_known = self.is_true()
 
     def _vector(self, width: int) -> Tensor:
         weight = getattr(self.module, "weight", None)
@@ -145,7 +148,7 @@ def closed_form(module: nn.Module) -> ClosedNorm | None:
     if width is None or len(width) != 1 or not _epsilon(module):
         return None
     norm = ClosedNorm(module, width[0])
-    return norm if norm.states_itself or norm.is_true() else None
+    return norm if norm.is_known else None
 
 
 def project(
