@@ -18,7 +18,7 @@ from circuitprune.errors import DataError
 from circuitprune.files.text import show
 from circuitprune.runs.settings import load_config
 from circuitprune.runs.stopping import stoppable
-from circuitprune.views.arguments import COUNT, FRACTION, INCHES, Parser
+from circuitprune.views.arguments import COUNT, FRACTION, INCHES, Parser, file_first
 from circuitprune.views.failure import installed_version, told
 from circuitprune.views.settings import HOW_TO_COMPLETE, completion, settings_text
 
@@ -68,7 +68,8 @@ def add_attribute(parser: argparse.ArgumentParser) -> None:
 
 def add_check(parser: argparse.ArgumentParser) -> None:
     """The arguments of `check`."""
-    parser.add_argument("pairs", help="a .jsonl or .csv file of pairs, see docs/data.md")
+    about = "a .jsonl or .csv file of pairs, see docs/data.md"
+    parser.add_argument("pairs", type=file_first, help=about)
     parser.add_argument("model", nargs="?", help="whose tokenizer it is for (zoo/small)")
     about = "such as task.n_train=0.5; half to train on and half held out without"
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=about)

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from math import isfinite
+from pathlib import Path
 from typing import NoReturn
 
 from circuitprune.files.text import plain
@@ -38,6 +39,13 @@ def number(least: float, most: float, whole: bool = False) -> Callable[[str], fl
         return value
 
     return read
+
+
+def file_first(text: str) -> str:
+    """The `type` of a file that stands in front of settings: a setting in its place is told."""
+    if "=" in text and not Path(text).exists():
+        raise argparse.ArgumentTypeError(f"the file comes first, then settings; got {text!r}")
+    return text
 
 
 FRACTION = number(0.0, 1.0)

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from circuitprune.views.arguments import COUNT, FRACTION
+from circuitprune.views.arguments import COUNT, FRACTION, file_first
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,12 @@ def test_what_counts_nothing_is_refused(text):
 
 def test_the_ends_are_taken():
     assert (FRACTION("1"), FRACTION("1e-9"), COUNT("0"), COUNT("1000000")) == (1, 1e-9, 0, 10**6)
+
+
+def test_a_setting_in_place_of_a_file_is_told_from_one(tmp_path):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"file comes first.*'task.name=jsonl'"):
+        file_first("task.name=jsonl")
+    odd = tmp_path / "a=b.jsonl"
+    odd.touch()
+    assert file_first(str(odd)) == str(odd)
+    assert file_first("nowhere.jsonl") == "nowhere.jsonl"
