@@ -61,7 +61,7 @@ class TaskConfig:
     """Which pairs, how many, and how they are split."""
 
     name: str = "ioi"
-    """`ioi`, `greater_than`, `sva`, `pronoun`, `jsonl` for your own pairs, or FILE.py:YourTask."""
+    """`ioi` or another task of docs/data.md, `jsonl` for your own pairs, or FILE.py:YourTask."""
     path: str | None = None
     """JSONL or CSV file of `jsonl`, relative to where the command runs or to the config file."""
     n_train: int | float | Literal["auto"] = 256
@@ -82,8 +82,8 @@ class TaskConfig:
     bos: Literal["auto", "always", "never"] = "auto"
     """BOS token in front: what the tokenizer does, always (as MIB), or never."""
     metric: str = "auto"
-    """`logit_diff`, `prob_diff`, `answer_prob`, FILE.py:your_metric, or `auto`: prob_diff for tasks
-    with answer sets, else logit_diff."""
+    """`logit_diff`, `prob_diff`, `answer_prob`, FILE.py:your_metric, or `auto`: the task's own,
+    else prob_diff for tasks with answer sets, else logit_diff."""
     min_accuracy: float = 0.6
     """Least accuracy of the full model on the training pairs, in [0, 1], to go on."""
 

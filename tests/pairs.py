@@ -1,7 +1,7 @@
 """Pairs, examples and a tokenizer made by hand, for the tests of everything between them."""
 
-from tokenizers import Tokenizer, pre_tokenizers, processors
-from tokenizers.models import WordLevel
+from tokenizers import Regex, Tokenizer, pre_tokenizers, processors
+from tokenizers.models import BPE, WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from circuitprune.data.pairs import Example
@@ -24,6 +24,30 @@ def make_tokenizer(bos=True, own_bos=False, own_eos=False):
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", **names
     )
+
+
+def make_bpe(whole, digits=None):
+    """As GPT-2's, but of few words: `whole` are one token each, all else falls to pieces.
+
+    Args:
+        whole: Texts, mostly of a space and a word.
+        digits: Most digits that can be in one token; None cuts them like letters.
+    """
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary, merges = {letter: i for i, letter in enumerate(letters)}, []
+    for text in whole:
+        piece, *rest = text.replace(" ", "Ġ")
+        for letter in rest:
+            if piece + letter not in vocabulary:
+                vocabulary[piece + letter] = len(vocabulary)
+                merges.append((piece, letter))
+            piece += letter
+    tokenizer = Tokenizer(BPE(vocabulary, merges))
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    runs = [] if digits is None else [Regex(rf"\p{{N}}{{1,{digits}}}")]
+    splits = [pre_tokenizers.Split(run, "isolated") for run in runs]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
 
 
 TOKENIZER = make_tokenizer()

@@ -156,8 +156,10 @@ class Encoder:
         prompts = (*self.prefix, *clean), (*self.prefix, *corrupt)
         if prompts in self._seen:
             return "the pair repeats an earlier one"
-        answers = self._continuations(pair.clean, clean, pair.answers)
-        wrong = self._continuations(pair.clean, clean, pair.wrong)
+        answers, wrong = (
+            tuple(dict.fromkeys(self._continuations(pair.clean, clean, texts).values()))
+            for texts in (pair.answers, pair.wrong)
+        )
         if not answers:
             return NO_ANSWER
         if not wrong:
@@ -166,13 +168,21 @@ class Encoder:
             return SHARED
         return Example(pair, *prompts, answers, wrong)
 
+    def one_token(self, prompt: str, texts: Sequence[str]) -> list[str]:
+        """Those of the texts that add exactly one known token to the prompt and change none."""
+        (tokens,) = self._tokens([prompt])
+        return list(self._continuations(prompt, tokens, texts))
+
     def _continuations(
-        self, prompt: str, tokens: list[int], answers: Sequence[str]
-    ) -> tuple[int, ...]:
-        """Ids of the answers that add exactly one token to the prompt and change none of it."""
-        whole = self._tokens([prompt + answer for answer in answers])
-        ids = [ids[-1] for ids in whole if ids[:-1] == tokens and ids[-1] not in self._special_ids]
-        return tuple(dict.fromkeys(ids))
+        self, prompt: str, tokens: list[int], texts: Sequence[str]
+    ) -> dict[str, int]:
+        """Ids of the texts that add exactly one token to the prompt and change none of it."""
+        whole = zip(texts, self._tokens([prompt + text for text in texts]), strict=True)
+        return {
+            text: ids[-1]
+            for text, ids in whole
+            if ids[:-1] == tokens and ids[-1] not in self._special_ids
+        }
 
     @cached_property
     def _special_ids(self) -> set[int | None]:

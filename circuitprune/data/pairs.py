@@ -24,7 +24,7 @@ from circuitprune.data.encoding import (
     refuse_beyond,
 )
 from circuitprune.data.splits import SPLITS, Size, counts, is_count, sizes, split
-from circuitprune.data.tasks.pair import Task, pairs_of
+from circuitprune.data.tasks.pair import Task, fitted, pairs_of
 from circuitprune.errors import DataError
 
 __all__ = [
@@ -217,6 +217,7 @@ def prepare(
             pair that was dropped; or they cannot be split as asked.
     """
     wanted = [n_train, n_val, n_test]
+    task = fitted(task, Encoder(tokenizer, (), None).one_token)
 
     def encoded(needed: int) -> Encoder:
         return encode_until(pairs_of(task, seed, corruption), tokenizer, needed, bos, max_length)

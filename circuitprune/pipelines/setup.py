@@ -13,8 +13,9 @@ from circuitprune.attribution.methods import Method
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.config import ModelConfig, RunConfig
 from circuitprune.data.batches import few_pairs
+from circuitprune.data.checks import unknown
 from circuitprune.data.pairs import SPLITS, Batch, PairData
-from circuitprune.data.tasks import Task
+from circuitprune.data.tasks import Task, get_task
 from circuitprune.engine.ablation import make_ablation
 from circuitprune.engine.evaluation import evaluate_full
 from circuitprune.engine.gated import GatedModel
@@ -23,7 +24,7 @@ from circuitprune.engine.references import References
 from circuitprune.engine.selfcheck import self_check
 from circuitprune.errors import ConfigError, DataError
 from circuitprune.lens.predictions import ExamplePairs, TokenPair, predictions
-from circuitprune.metrics import Evidence, Metric
+from circuitprune.metrics import TASK_METRICS, Evidence, Metric
 from circuitprune.models import load_model
 from circuitprune.pipelines.memory import forecast_told
 from circuitprune.pipelines.own import check_own, method_of, metric_of
@@ -123,8 +124,9 @@ def make_setup(
         gated = GatedModel(model, config.model.kv_readers)
         refused.callback(gated.release)  # a model that is not used is given back as it was
         self_check(gated, progress=watch("self-check", "checks"))
+        task = task or get_task(config.task.name, config.task.path)
         data = make_pairs(config, model, tokenizer, task)
-        metric_name, task_metric = metric or _task_metric(config.task.metric, data)
+        metric_name, task_metric = metric or _task_metric(config.task.metric, task, data)
         batches = data.batches("train", config.verify.batch_size)
         with forecast_told(gated, config, data.splits):
             references = _references(gated, data, config, watch)
@@ -182,9 +184,17 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _task_metric(name: str, data: PairData) -> tuple[str, Metric]:
-    """`auto` is the probability difference for answer sets, the logit difference for one answer."""
+def _task_metric(name: str, task: Task, data: PairData) -> tuple[str, Metric]:
+    """`auto` is the task's own, or the probability difference for answer sets, else of logits.
+
+    Raises:
+        DataError: the task's own is none that there is.
+    """
     examples = data.splits["train"]
+    if name == "auto":
+        name = getattr(task, "metric", name)
+        if name not in ("auto", *TASK_METRICS):
+            raise DataError(f"the metric of task {task.name!r}: {unknown(name, [*TASK_METRICS])}")
     if name == "auto" and any(not example.wrong for example in examples):
         name = "answer_prob"
     if name == "auto":

@@ -7,6 +7,7 @@ import pytest
 from pairs import TOKENIZER, WORDS, ids, make_tokenizer, pair
 
 from circuitprune.data.encoding import (
+    Encoder,
     bos_tokens,
     encode,
     encode_until,
@@ -82,6 +83,13 @@ def test_a_dropped_pair_shows_the_tokens_of_what_does_not_fit(bad, lines):
     (shown,) = encode_until([bad], TOKENIZER, 1, "auto", None).shown.values()
     assert all(line in shown[0] for line in lines), shown
     assert ("corrupt" in shown[0]) == ("corrupt" in "".join(lines))
+
+
+def test_what_is_one_token_behind_a_prompt_is_told_to_tasks():
+    one_token = Encoder(TOKENIZER, (), None).one_token
+    texts = [" she", " she her", " zz", "she", " </s>", " her"]
+    assert one_token("a Mary", texts) == [" she", " her"]
+    assert one_token("a ", ["she", " her"]) == ["she", " her"]
 
 
 def test_max_length_counts_the_bos_token():

@@ -9,14 +9,18 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from pairs import TOKENIZER, make_bpe
+from pairs import pair as made
 
+from circuitprune.data.pairs import prepare
 from circuitprune.data.tasks import TASKS, JsonlTask, get_task, lexicon
 from circuitprune.data.tasks.greater_than import GreaterThan
 from circuitprune.data.tasks.ioi import TEMPLATES as IOI_TEMPLATES
 from circuitprune.data.tasks.ioi import Ioi
 from circuitprune.data.tasks.pronoun import TEMPLATES as PRONOUN_TEMPLATES
+from circuitprune.data.tasks.sentiment import ADJECTIVES, CONCLUSIONS, VERBS
 from circuitprune.data.tasks.sva import TEMPLATES as SVA_TEMPLATES
-from circuitprune.errors import DataError
+from circuitprune.errors import ConfigError, DataError
 from circuitprune.files.limits import LIMITS
 
 KINDS = [(name, kind) for name, task in TASKS.items() for kind in task.corruptions]
@@ -52,11 +56,16 @@ def test_pairs_are_well_formed(name, kind):
             assert "{" not in text and text[0].isupper()
 
 
+CHANGED = {"sentiment": 2}
+"""Words that a corruption changes, where it is not one."""
+
+
 @pytest.mark.parametrize(("name", "kind"), KINDS)
-def test_one_word_changes(name, kind):
+def test_few_words_change(name, kind):
     for pair in take(name, corruption=kind):
         clean, corrupt = words(pair.clean), words(pair.corrupt)
-        assert sum(a != b for a, b in zip(clean, corrupt, strict=True)) == 1
+        changed = sum(a != b for a, b in zip(clean, corrupt, strict=True))
+        assert changed == CHANGED.get(name, 1)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -122,7 +131,7 @@ def test_ioi_needs_three_names():
         Ioi(names=("Mary", "John", "Mary"))
 
 
-# -------------------------------------------------------------------- the other three
+# -------------------------------------------------------------------- greater-than, sva, pronoun
 
 
 def test_greater_than_sets_part_the_years_at_the_start_year():
@@ -175,6 +184,97 @@ def test_pronoun_follows_the_gender_and_is_balanced():
     assert len({pair.group for pair in pairs}) == len(PRONOUN_TEMPLATES)
 
 
+# -------------------------------------------------------------------- sentiment
+
+REVIEW = re.compile(
+    r"I thought this movie was (\w+), I (\w+) it\. \nConclusion: This movie is", re.ASCII
+)
+
+
+def sentiments(prompt):
+    """The sentiment of its adjective and of its verb: 0 is positive, 1 is negative."""
+    adjective, verb = REVIEW.fullmatch(prompt).groups()
+    sides = (0, 1)
+    (of_adjective,) = (side for side in sides if adjective in ADJECTIVES[side])
+    (of_verb,) = (side for side in sides if verb in VERBS[side])
+    return of_adjective, of_verb
+
+
+def test_a_review_has_one_sentiment_and_its_partner_the_other():
+    seen = Counter()
+    for pair in take("sentiment"):
+        side = ("positive", "negative").index(pair.meta["sentiment"])
+        assert sentiments(pair.clean) == (side, side)
+        assert sentiments(pair.corrupt) == (1 - side, 1 - side)
+        assert pair.answers == tuple(f" {ends[side]}" for ends in CONCLUSIONS)
+        assert pair.wrong == tuple(f" {ends[1 - side]}" for ends in CONCLUSIONS)
+        assert f"was {pair.group}, I {pair.meta['verb']} it" in pair.clean
+        seen[side] += 1
+    assert seen == {0: 200, 1: 200}
+    assert {pair.group for pair in take("sentiment")} == {*ADJECTIVES[0], *ADJECTIVES[1]}
+
+
+def test_the_published_lists_have_no_word_twice():
+    assert list(map(len, (*ADJECTIVES, *VERBS))) == [20, 13, 23, 18]
+    for sides in (ADJECTIVES, VERBS):
+        assert len({*sides[0], *sides[1]}) == len(sides[0]) + len(sides[1])
+
+
+WHOLE = words("great awful bad good loved hated enjoyed amazing terrible horrible")
+"""What a tokenizer of these tests keeps whole; not " perfect" and " disgusting" for instance."""
+
+
+def test_reviews_take_the_words_that_a_tokenizer_keeps_whole_and_so_align():
+    tokenizer = make_bpe([f" {word}" for word in WHOLE])
+    data = prepare(TASKS["sentiment"], tokenizer, n_train=40, n_val=0, n_test=0, seed=0)
+    assert data.report.dropped.keys() <= {"the pair repeats an earlier one"}
+    for example in data.splits["train"]:
+        assert {example.pair.group, example.pair.meta["verb"]} <= {*WHOLE}
+        changed = [a != b for a, b in zip(example.clean, example.corrupt, strict=True)]
+        spelled = tokenizer.convert_ids_to_tokens(example.clean)
+        there = [spelled[i][1:] for i, other in enumerate(changed) if other]
+        assert there == [example.pair.group, example.pair.meta["verb"]]
+        ends = tokenizer.convert_ids_to_tokens([*example.answers, *example.wrong])
+        good, bad = ["Ġgreat", "Ġamazing", "Ġgood"], ["Ġterrible", "Ġawful", "Ġhorrible"]
+        assert ends == (good + bad if example.pair.meta["sentiment"] == "positive" else bad + good)
+
+
+def test_reviews_of_which_no_verb_is_one_token_are_refused():
+    with pytest.raises(DataError, match="sentiment has no negative verb; it uses words that the"):
+        prepare(
+            TASKS["sentiment"],
+            make_bpe([f" {word}" for word in WHOLE if word != "hated"]),
+            n_train=1,
+            n_val=0,
+            n_test=0,
+            seed=0,
+        )
+
+
+def test_a_task_of_the_users_own_may_fit_itself_to_the_tokenizer_and_must_stay_a_task():
+    class Own:
+        name, corruptions = "own", ("any",)
+        kept: tuple[str, ...] = ()
+
+        def pairs(self, rng, corruption=""):
+            return (made(clean=f"a {word}", corrupt="a b") for word in self.kept)
+
+        def fitted(self, one_token):
+            self.kept = tuple(word for word in ("John", "nobody") if one_token("a", [f" {word}"]))
+            return self
+
+    data = prepare(Own(), TOKENIZER, n_train=1, n_val=0, n_test=0, seed=0)
+    assert [one.pair.clean for one in data.splits["train"]] == [
+        "a John"
+    ] and not data.report.dropped
+    Own.fitted = lambda self, one_token: self.kept
+    with pytest.raises(DataError, match=r"`fitted` of task 'own' must give a task, it gave \(\)"):
+        prepare(Own(), TOKENIZER, n_train=1, n_val=0, n_test=0, seed=0)
+    Own.fitted = lambda self, one_token: 1 / 0
+    with pytest.raises(ConfigError, match=r"task 'own' fails at line .* ZeroDivisionError"):
+        prepare(Own(), TOKENIZER, n_train=1, n_val=0, n_test=0, seed=0)
+
+
 # -------------------------------------------------------------------- by name
 
 
@@ -186,7 +286,11 @@ def test_get_task_finds_generated_tasks_and_files(tmp_path):
 @pytest.mark.parametrize(
     ("name", "path", "message"),
     [
-        ("greater-than", None, "Did you mean 'greater_than'.*ioi, greater_than, sva, pronoun"),
+        (
+            "greater-than",
+            None,
+            "Did you mean 'greater_than'.*ioi, greater_than, .*, sentiment",
+        ),
         ("zzz", None, "no task 'zzz'. Known tasks: ioi"),
         ("jsonl", None, "give its path"),
         ("ioi", "pairs.jsonl", "takes no file, got pairs.jsonl"),
@@ -307,7 +411,8 @@ MANUAL = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="ut
 @pytest.mark.parametrize(("name", "kind"), KINDS)
 def test_the_manual_shows_a_true_pair(name, kind):
     (pair,) = take(name, 1, corruption=kind)
-    assert f"| `{name}` | `{kind}` | {pair.clean}<br>{pair.corrupt} | `{pair.answers[0]}`" in MANUAL
+    prompts = f"{pair.clean}<br>{pair.corrupt}".replace("\n", "\\n")
+    assert f"| `{name}` | `{kind}` | {prompts} | `{pair.answers[0]}`" in MANUAL
 
 
 def test_the_table_in_the_manual_can_be_read(tmp_path):

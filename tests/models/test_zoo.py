@@ -18,6 +18,7 @@ from circuitprune.errors import ModelError
 from circuitprune.models.zoo import ZOO, zoo_path
 from circuitprune.models.zoo.card import measure
 from circuitprune.models.zoo.corpus import (
+    ALL,
     FEMALE,
     HELD_OUT,
     MALE,
@@ -99,7 +100,7 @@ def test_nothing_is_put_around_a_text_and_unknown_words_are_unk(tokenizer):
 
 @pytest.mark.parametrize(
     ("name", "corruption"),
-    [(name, kind) for name, task in TASKS.items() for kind in task.corruptions],
+    [(name, kind) for name, task in ALL.items() for kind in task.corruptions],
 )
 def test_the_tasks_fit_the_tokenizer(name, corruption, tokenizer):
     pairs = TASKS[name].pairs(Random(5), corruption)
@@ -129,8 +130,8 @@ def test_the_example_in_the_manual_prints_what_it_says(capsys):
 
 
 @pytest.mark.parametrize("seed", [11, 12])
-@pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("tasks", [HELD_OUT, TASKS], ids=["held out", "all"])
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("tasks", [HELD_OUT, ALL], ids=["held out", "all"])
 def test_the_model_does_the_tasks(tasks, name, seed, model, tokenizer):
     measured = measure(model, tokenizer, tasks[name], 300, seed)
     assert measured["right"] >= LEAST_RIGHT
@@ -160,7 +161,7 @@ def test_the_card_gives_the_accuracies():
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\w+) \| (held out|all) \| ([\d.]+)% \| ([\d.]+)% \|", card, re.M)
     assert {(name, kind) for name, kind, *_ in rows} == {
-        (name, kind) for name in TASKS for kind in ("held out", "all")
+        (name, kind) for name in ALL for kind in ("held out", "all")
     }
     assert all(float(right) >= 100 * LEAST_RIGHT for _, _, right, _ in rows)
 
@@ -176,7 +177,7 @@ HELD_OUT_WORDS = {
 }
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ALL)
 def test_training_prompts_never_mention_what_is_held_out(name):
     for pair in islice(SEEN[name].pairs(Random(0)), 2000):
         words = set(re.findall(r"[A-Za-z]+", pair.clean + " " + pair.corrupt))

@@ -10,9 +10,10 @@ from tiny import quick_config, save_model, save_pairs
 from circuitprune.attribution import eap
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.cli import attribute_main, main
-from circuitprune.errors import ConfigError, MetricError, RunError
+from circuitprune.data.tasks import JsonlTask
+from circuitprune.errors import ConfigError, DataError, MetricError, RunError
 from circuitprune.files.whole import read_tensors
-from circuitprune.metrics import logit_diff
+from circuitprune.metrics import answer_prob, logit_diff
 from circuitprune.pipelines.attribute import attribute
 from circuitprune.pipelines.own import method_of, metric_of, own_hashes, own_method, own_metric
 from circuitprune.pipelines.setup import make_setup
@@ -96,6 +97,19 @@ def test_a_run_with_own_metric_and_method_is_a_run_and_records_them(home, tmp_pa
     assert about["metric_sha256"] == about["init_sha256"] == sha256 and "task_sha256" not in about
     circuit = Circuit.load(tmp_path / "run" / found.file_of(found.chosen()))
     assert circuit.provenance["metric_sha256"] == sha256
+
+
+def test_auto_takes_the_metric_that_a_task_was_published_with(home, tmp_path):
+    task = JsonlTask(home / "pairs.jsonl")
+    assert make_setup(config_of(home, tmp_path), task=task).metric_name == "logit_diff"
+    task.metric = "answer_prob"
+    found = make_setup(config_of(home, tmp_path), task=task)
+    assert (found.metric_name, found.task_metric) == ("answer_prob", answer_prob)
+    asked = config_of(home, tmp_path, "task.metric=prob_diff")
+    assert make_setup(asked, task=task).metric_name == "prob_diff"
+    task.metric = "answer_probability"
+    with pytest.raises(DataError, match=r"metric of task 'jsonl': .* mean 'answer_prob'"):
+        make_setup(config_of(home, tmp_path), task=task)
 
 
 def test_what_is_ours_has_no_hash_of_a_file(home, tmp_path):

@@ -9,6 +9,7 @@ from circuitprune.data.tasks.ioi import Ioi
 from circuitprune.data.tasks.jsonl import JsonlTask
 from circuitprune.data.tasks.pair import Pair, Task
 from circuitprune.data.tasks.pronoun import Pronoun
+from circuitprune.data.tasks.sentiment import Sentiment
 from circuitprune.data.tasks.sva import SubjectVerbAgreement
 from circuitprune.errors import ConfigError, DataError
 
@@ -19,6 +20,7 @@ TASKS: dict[str, Task] = {
     "greater_than": GreaterThan(),
     "sva": SubjectVerbAgreement(),
     "pronoun": Pronoun(),
+    "sentiment": Sentiment(),
 }
 
 

@@ -1,6 +1,6 @@
 """The unit of data: a prompt, its minimally changed partner, and what each answer should be."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol, runtime_checkable
@@ -31,7 +31,11 @@ class Pair:
 
 @runtime_checkable
 class Task(Protocol):
-    """A source of pairs. Generated tasks are endless; files end."""
+    """A source of pairs. Generated tasks are endless; files end.
+
+    A task may also have a `metric`, the one of `metrics.TASK_METRICS` that it was published with:
+    what `task.metric=auto` takes.
+    """
 
     @property
     def name(self) -> str:
@@ -46,6 +50,35 @@ class Task(Protocol):
     def pairs(self, rng: Random, corruption: str = "") -> Iterator[Pair]:
         """Yield pairs in an order that depends on `rng` alone; `""` is the default corruption."""
         ...
+
+
+OneToken = Callable[[str, Sequence[str]], Collection[str]]
+"""`one_token(prompt, texts)`: those of the texts that are one token of a tokenizer there."""
+
+
+@runtime_checkable
+class Fitting(Task, Protocol):
+    """A task whose pairs depend on how the tokenizer cuts words or numbers."""
+
+    def fitted(self, one_token: OneToken) -> Task:
+        """The task for the tokenizer behind `one_token`."""
+        ...
+
+
+def fitted(task: Task, one_token: OneToken) -> Task:
+    """The task as it is for a tokenizer: itself, unless that makes a difference to it.
+
+    Raises:
+        DataError: the tokenizer leaves it no words, or it gives something that is no task.
+        ConfigError: the user's own code fails.
+    """
+    if not isinstance(task, Fitting):
+        return task
+    with blamed(f"task {task.name!r}"):
+        found = task.fitted(one_token)
+    if not isinstance(found, Task):
+        raise DataError(f"`fitted` of task {task.name!r} must give a task, it gave {found!r}")
+    return found
 
 
 def pairs_of(task: Task, seed: int, corruption: str) -> Iterator[Pair]:

@@ -8,9 +8,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from circuitprune.data.pairs import collate, encode, pad_token
-from circuitprune.data.tasks import TASKS, Task
+from circuitprune.data.tasks import Task
 from circuitprune.files.text import table
 from circuitprune.models.zoo.corpus import (
+    ALL,
     HELD_OUT,
     HELD_OUT_CENTURIES,
     HELD_OUT_EVENTS,
@@ -65,7 +66,7 @@ def measure_all(
     """Each task on entities held out of its training prompts, and on all its entities."""
     return {
         kind: {name: measure(model, tokenizer, task, number, seed) for name, task in tasks.items()}
-        for kind, tasks in (("held out", HELD_OUT), ("all", TASKS))
+        for kind, tasks in (("held out", HELD_OUT), ("all", ALL))
     }
 
 

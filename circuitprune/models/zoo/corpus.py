@@ -11,7 +11,7 @@ from itertools import islice
 from random import Random
 from typing import TypeVar
 
-from circuitprune.data.tasks import Pair, Task, lexicon
+from circuitprune.data.tasks import TASKS, Pair, Task, lexicon
 from circuitprune.data.tasks.greater_than import GreaterThan
 from circuitprune.data.tasks.ioi import Ioi
 from circuitprune.data.tasks.pronoun import Pronoun
@@ -72,6 +72,9 @@ HELD_OUT: dict[str, Task] = {
     "pronoun": Pronoun(female=HELD_OUT_FEMALE, male=HELD_OUT_MALE),
 }
 """The four tasks on entities that their training prompts never mention."""
+
+ALL: dict[str, Task] = {name: TASKS[name] for name in HELD_OUT}
+"""The four tasks on all their entities; of others, such as sentiment, it knows not the words."""
 
 SEEN: dict[str, Task] = {
     "ioi": Ioi(names=_without(FEMALE + MALE, HELD_OUT_IOI)),
