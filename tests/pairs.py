@@ -42,7 +42,7 @@ def make_bpe(whole, digits=None):
                 vocabulary[piece + letter] = len(vocabulary)
                 merges.append((piece, letter))
             piece += letter
-    tokenizer = Tokenizer(BPE(vocabulary, merges))
+    tokenizer = Tokenizer(BPE(vocabulary, merges, ignore_merges=True))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
     runs = [] if digits is None else [Regex(rf"\p{{N}}{{1,{digits}}}")]
     splits = [pre_tokenizers.Split(run, "isolated") for run in runs]

@@ -14,7 +14,7 @@ from pairs import pair as made
 
 from circuitprune.data.pairs import prepare
 from circuitprune.data.tasks import TASKS, JsonlTask, get_task, lexicon
-from circuitprune.data.tasks.greater_than import GreaterThan
+from circuitprune.data.tasks.greater_than import CUTS, Cut, GreaterThan
 from circuitprune.data.tasks.ioi import TEMPLATES as IOI_TEMPLATES
 from circuitprune.data.tasks.ioi import Ioi
 from circuitprune.data.tasks.pronoun import TEMPLATES as PRONOUN_TEMPLATES
@@ -148,6 +148,53 @@ def test_greater_than_sets_part_the_years_at_the_start_year():
 def test_greater_than_refuses_years_without_a_later_or_earlier_one():
     with pytest.raises(DataError, match="02 to 98, got 01, 99"):
         GreaterThan(years=("01", "50", "99"))
+
+
+def test_greater_than_needs_a_year_with_both_answers():
+    with pytest.raises(DataError, match=r"got 05, 95, cut as Cut\(given=0, asked=1\)"):
+        GreaterThan(years=("05", "95"), cut=Cut(0, 1))
+
+
+@pytest.mark.parametrize("cut", CUTS, ids=str)
+def test_an_answer_is_right_if_all_years_that_begin_so_are_later_and_wrong_if_none_is(cut):
+    task = GreaterThan(cut=cut, centuries=("17",))
+    pairs = {pair.meta["year"]: pair for pair in islice(task.pairs(Random(0)), 2000)}
+    for year, pair in pairs.items():
+        (shown,) = re.findall(r"\d+$", pair.clean)
+        assert shown == f"17{year}"[: 2 + cut.given] and pair.corrupt.endswith(shown)
+        for answer in [f"{number:0{cut.asked}}" for number in range(10**cut.asked)]:
+            ends = [end for end in range(1700, 1800) if str(end).startswith(shown + answer)]
+            later = {end > int(f"17{year}") for end in ends}
+            assert (answer in pair.answers) == (later == {True})
+            assert (answer in pair.wrong) == (later == {False})
+    drawn = {Cut(0, 2): ("02", "98"), Cut(0, 1): ("09", "89"), Cut(1, 1): ("02", "98")}
+    assert (min(pairs), max(pairs)) == drawn[cut]
+
+
+DIGITS = [str(number) for number in range(10)]
+TWO_DIGITS = [f"{number:02}" for number in range(100)]
+THREE_DIGITS = [f"{number:03}" for number in range(1000)]
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "cut"),
+    [
+        (make_bpe([*(f" {XX}" for XX in lexicon.CENTURIES), *TWO_DIGITS]), Cut(0, 2)),
+        (make_bpe([], digits=1), Cut(0, 1)),
+        (make_bpe([*TWO_DIGITS, *THREE_DIGITS], digits=3), Cut(1, 1)),
+    ],
+    ids=["as GPT-2", "digit by digit", "as Llama 3"],
+)
+def test_greater_than_asks_for_the_next_token_of_a_year(tokenizer, cut):
+    sizes = dict(n_train=60, n_val=0, n_test=20, seed=0)
+    data = prepare(TASKS["greater_than"], tokenizer, **sizes)
+    assert data.report.dropped.keys() <= {"the pair repeats an earlier one"}
+    ours = {pair.clean for pair in islice(GreaterThan(cut=cut).pairs(Random(0)), 100)}
+    for example in [*data.splits["train"], *data.splits["test"]]:
+        assert example.pair.clean in ours
+        for part in ("answers", "wrong"):
+            spelled = tokenizer.convert_ids_to_tokens(getattr(example, part))
+            assert tuple(spelled) == getattr(example.pair, part)
 
 
 def test_agreement_is_balanced_and_the_nearer_noun_is_no_help():

@@ -50,6 +50,8 @@ EVENTS = words(
 
 CENTURIES = tuple(str(century) for century in range(11, 19))
 
+DIGITS = tuple("0123456789")
+
 TWO_DIGITS = tuple(f"{year:02d}" for year in range(100))
 
 NOUNS = (
