@@ -409,6 +409,15 @@ def test_configs_are_shipped_for_every_task_and_model():
         assert load_config(f"{SHIPPED[0].parent}/{task}_gpt2.yaml").model.name == "gpt2"
         assert load_config(f"{SHIPPED[0].parent}/{task}.yaml").task.name == task
     assert "stories260k_pronoun" in names
+    real = {
+        "smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "ioi sva greater_than sentiment"),
+        "gemma3": ("google/gemma-3-270m", "ioi sva sentiment"),
+    }
+    for prefix, (hub, tasks) in real.items():
+        for task in tasks.split():
+            config = load_config(f"{prefix}_{task}")
+            assert (config.model.name, config.task.name) == (hub, task)
+            assert load_config(f"{prefix}_{task}", ["model.name=models/x"]).model.name == "models/x"
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
