@@ -289,6 +289,7 @@ ROWS = [
     ),
     Row("ablation", "zero", lambda m: m.setup.references.ablation.kind, "zero"),
     Row("ablation", "mean", lambda m: m.setup.references.ablation.kind, "mean"),
+    Row("cache.prefixes", "false", lambda m: not m.setup.references.leaves_out_prefixes, True),
     Row("cache.max_gb", "0.5", lambda m: 0.49e9 < m.setup.references.budget <= 0.5e9, True),
     Row(
         "train.device",

@@ -30,11 +30,12 @@ def clean_corrupted(
 
     def score(batch: Batch) -> Float[Tensor, " edge"]:
         corrupt = references.ablated(batch)[:]
-        clean = gated.record(batch.clean, batch.mask)
+        tokens, mask, _, prefix = batch.clean_prompts
+        clean = gated.record(tokens, mask, prefix)
         ends = (
             edge_scores_at(gated, batch, metric, corrupt - clean, run[0])
             for run in (clean, corrupt)
         )
         return sum(ends, start=clean.new_zeros(gated.graph.n_edges)) / 2
 
-    return mean_over_batches(batches, score)
+    return mean_over_batches(references.rests(batches), score)

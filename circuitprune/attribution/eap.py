@@ -28,4 +28,4 @@ def eap(
     def score(batch: Batch) -> Float[Tensor, " edge"]:
         return edge_scores(gated, batch, metric, references.ablated_copy(batch))
 
-    return mean_over_batches(batches, score)
+    return mean_over_batches(references.rests(batches), score)

@@ -59,7 +59,7 @@ def eap_ig_activations(
         total += _UpstreamRun(gated, difference, recorded, batch).backward_from(upstream)
         return total / (steps * (2 * gated.graph.n_layers + 1))
 
-    return mean_over_batches(batches, score)
+    return mean_over_batches(references.rests(batches), score)
 
 
 class _GroupRun(TappedRun):

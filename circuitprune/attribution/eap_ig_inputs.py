@@ -48,7 +48,8 @@ def eap_ig_inputs(
     def score(batch: Batch) -> Float[Tensor, " edge"]:
         difference = references.ablated_copy(batch)
         ablated = difference[0].clone()
-        gated.subtract(difference, batch.clean, batch.mask)
+        tokens, mask, _, prefix = batch.clean_prompts
+        gated.subtract(difference, tokens, mask, prefix)
         precise = torch.promote_types(gated.dtype, torch.float32)
         total = difference.new_zeros(gated.graph.n_edges, dtype=precise)
         for k in range(steps):
@@ -56,7 +57,7 @@ def eap_ig_inputs(
             total += edge_scores_at(gated, batch, metric, difference, embeddings)
         return total / steps
 
-    return mean_over_batches(batches, score)
+    return mean_over_batches(references.rests(batches), score)
 
 
 def eap_ig_inputs_right(

@@ -8,7 +8,7 @@ from random import Random
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitprune.data.encoding import Example
@@ -26,6 +26,27 @@ class Prompts(NamedTuple):
     """True on real tokens."""
     last: Int[Tensor, " batch"]
     """Answer position of each."""
+    prefix: "Prefix | None" = None
+    """What stands in front of the tokens and has been run already."""
+
+    def repeat(self, n: int) -> "Prompts":
+        """Copies, one after the other; they share the prefix."""
+        tokens, mask, last, prefix = self
+        return Prompts(tokens.repeat(n, 1), mask.repeat(n, 1), last.repeat(n), prefix)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What the prompts of a batch begin with, as the attention of whatever follows sees it."""
+
+    lengths: Int[Tensor, " batch"]
+    """Tokens of each."""
+    keys_values: Float[Tensor, "two_per_layer batch kv_head prefix d_head"]
+    """Keys and values of each layer in turn, padded on the left: all end where the rest begins."""
+
+    def to(self, device: torch.device | str) -> "Prefix":
+        """The same on a device."""
+        return Prefix(self.lengths.to(device), self.keys_values.to(device))
 
 
 @dataclass(frozen=True)
@@ -55,12 +76,63 @@ class Batch:
         """The corrupt ones."""
         return Prompts(self.corrupt, self.mask, self.last)
 
+    @property
+    def whole(self) -> "Batch":
+        """The batch with whatever its prompts begin with."""
+        return self
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
-        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def shared(self) -> Int[Tensor, " batch"]:
+        """How many tokens the clean and the corrupt prompt of each begin with alike.
+
+        The answer position is never among them.
+        """
+        same = (self.clean == self.corrupt).long().cumprod(dim=1).sum(dim=1)
+        return torch.minimum(same, self.last)
+
+    def behind(self, prefix: Prefix) -> "Rest":
+        """What follows the prefix, padded on the right to the longest rest."""
+        lengths = prefix.lengths
+        last = self.last - lengths
+        here = torch.arange(int(last.max()) + 1, device=last.device)
+        at = (lengths[:, None] + here).clamp(max=self.clean.shape[1] - 1)
+        clean, corrupt = self.clean.gather(1, at), self.corrupt.gather(1, at)
+        mask = here <= last[:, None]
+        return Rest(self.index, clean, corrupt, mask, last, self.answers, self.wrong, prefix, self)
+
+
+@dataclass(frozen=True)
+class Rest(Batch):
+    """Examples without the tokens that their two prompts begin with alike.
+
+    Everything at those positions is the same in the clean and the corrupt run, whatever the gates,
+    so under `patch` no edge carries anything there, and no gradient.
+    """
+
+    prefix: Prefix
+    of: Batch
+    """The same examples whole."""
+
+    @property
+    def clean_prompts(self) -> Prompts:
+        """The clean ones behind the prefix."""
+        return super().clean_prompts._replace(prefix=self.prefix)
+
+    @property
+    def corrupt_prompts(self) -> Prompts:
+        """The corrupt ones behind the prefix."""
+        return super().corrupt_prompts._replace(prefix=self.prefix)
+
+    @property
+    def whole(self) -> Batch:
+        """The same examples whole."""
+        return self.of
 
 
 def collate(examples: Sequence[Example], indices: Sequence[int], pad_id: int) -> Batch:

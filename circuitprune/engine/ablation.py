@@ -78,7 +78,8 @@ class Patch:
 
     def __call__(self, batch: Batch) -> Float[Tensor, "writer batch pos d_model"]:
         """What each writer wrote on the corrupt prompts."""
-        return record_writers(self.ports, batch.corrupt, batch.mask)
+        tokens, mask, _, prefix = batch.corrupt_prompts
+        return record_writers(self.ports, tokens, mask, prefix)
 
 
 class Constant:

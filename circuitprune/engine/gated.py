@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from circuitprune.data.batches import Prefix
 from circuitprune.engine.ablation import Ablated
 from circuitprune.engine.gated_run import GatedRun
 from circuitprune.engine.gated_stream import GatedStream
@@ -76,6 +77,7 @@ class GatedModel:
         mask: Bool[Tensor, "batch pos"],
         ablated: Ablated,
         last: Int[Tensor, " batch"] | None = None,
+        prefix: Prefix | None = None,
     ) -> Float[Tensor, "batch *pos vocab"]:
         """Logits with every edge between its own value (gate 1) and its ablated value (gate 0).
 
@@ -87,13 +89,14 @@ class GatedModel:
             mask: True on real tokens.
             ablated: What each writer carries when ablated, as `record` returns it.
             last: Compute only these positions; the result is then `[batch, vocab]`.
+            prefix: What stands in front of the tokens; nothing of it is under gates.
 
         Raises:
             GraphError: `gates` or `ablated` do not fit the graph.
         """
         self._check(gates, ablated)
         stream = GatedStream(self.ports, gates, ablated, last, self.workspace)
-        return GatedRun(stream).logits(tokens, mask)
+        return GatedRun(stream).logits(tokens, mask, prefix)
 
     @torch.no_grad()
     def plain(
@@ -101,26 +104,31 @@ class GatedModel:
         tokens: Int[Tensor, "batch pos"],
         mask: Bool[Tensor, "batch pos"],
         last: Int[Tensor, " batch"] | None = None,
+        prefix: Prefix | None = None,
     ) -> Float[Tensor, "batch *pos vocab"]:
         """Logits of the untouched model, at all positions or only at `last`."""
         norm = self.ports.final_norm
         with self.ports.intercept([(norm, "forward", narrow(norm.forward, last))]):
-            return self.ports.run(tokens, mask, last)
+            return self.ports.run(tokens, mask, last, prefix)
 
     def record(
-        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"],
+        prefix: Prefix | None = None,
     ) -> Float[Tensor, "writer batch pos d_model"]:
         """What each writer wrote on a plain run."""
-        return record_writers(self.ports, tokens, mask)
+        return record_writers(self.ports, tokens, mask, prefix)
 
     def subtract(
         self,
         from_: Float[Tensor, "writer batch pos d_model"],
         tokens: Int[Tensor, "batch pos"],
         mask: Bool[Tensor, "batch pos"],
+        prefix: Prefix | None = None,
     ) -> None:
         """Takes what each writer wrote on a plain run off a tensor, in place."""
-        record_writers(self.ports, tokens, mask, subtract_from=from_)
+        record_writers(self.ports, tokens, mask, prefix, subtract_from=from_)
 
     def _check(self, gates: Tensor, ablated: Ablated) -> None:
         if gates.shape != (self.graph.n_edges,):

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuitprune.data.batches import Prefix
 from circuitprune.engine.gated_layer import GatedLayer
 from circuitprune.engine.gated_stream import GatedStream
 from circuitprune.models.changes import Branch, Change, Forward, Output
@@ -17,12 +18,15 @@ class GatedRun:
         self.layers = [GatedLayer(stream, layer) for layer in range(stream.graph.n_layers)]
 
     def logits(
-        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"],
+        prefix: Prefix | None,
     ) -> Float[Tensor, "batch *pos vocab"]:
         """Run once."""
         try:
             with self.ports.intercept(self.changes()):
-                logits = self.ports.run(tokens, mask, self.last)
+                logits = self.ports.run(tokens, mask, self.last, prefix)
         finally:
             self.stream.close()
         if logits.requires_grad:

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuitprune.data.batches import Prefix
 from circuitprune.models.changes import Branch, Change, Forward, Output, narrow
 from circuitprune.models.layer_ports import LayerPorts
 from circuitprune.models.ports import Ports
@@ -14,6 +15,7 @@ def record_writers(
     ports: Ports,
     tokens: Int[Tensor, "batch pos"],
     mask: Bool[Tensor, "batch pos"],
+    prefix: Prefix | None = None,
     subtract_from: Float[Tensor, "writer batch pos d_model"] | None = None,
 ) -> Float[Tensor, "writer batch pos d_model"]:
     """What each writer adds to the residual stream on a plain run, in the order of the graph.
@@ -26,7 +28,7 @@ def record_writers(
     written = empty_writers(ports, tokens) if subtract_from is None else subtract_from
     no_logits = (norm, "forward", narrow(norm.forward, last))
     with ports.intercept([*recorders(ports, written, subtract_from is not None), no_logits]):
-        ports.run(tokens, mask, last)
+        ports.run(tokens, mask, last, prefix)
     return written
 
 

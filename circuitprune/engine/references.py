@@ -9,15 +9,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitprune.data.pairs import Batch
+from circuitprune.data.batches import Batch, Prefix, Rest
 from circuitprune.engine.ablation import Ablated, Ablation, StackedWriters, make_ablation
 from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.prefixes import KeysValues, padded_left, run_prefixes
 from circuitprune.engine.progress import Progress, silent, told
 from circuitprune.errors import ConfigError
 
+Computed = TypeVar("Computed")
 Joined = TypeVar("Joined")
-Key = tuple[tuple[int, ...], tuple[int, ...]]
-"""Clean and corrupt tokens up to the answer position: all that both runs depend on."""
+Key = tuple[tuple[int, ...], tuple[int, ...], int]
+"""Clean and corrupt tokens up to the answer position, all that both runs depend on, and how many of
+the first are left out."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Run:
     batch: Batch
     """On the model's device."""
     ablated: Ablated
-    """What each writer carries where an edge is cut."""
+    """What each writer carries where an edge is cut, at the positions of the batch."""
     full_logits: Callable[[Batch], Float[Tensor, "batch vocab"]]
 
     @cached_property
@@ -42,8 +45,8 @@ class Run:
         """Answer-position logits under gates, or of a circuit: kept edges live, others ablated."""
         if gates.dtype == torch.bool:
             gates = gates.to(self.gated.device, self.gated.dtype)
-        batch = self.batch
-        return self.gated(gates, batch.clean, batch.mask, self.ablated, batch.last)
+        tokens, mask, last, prefix = self.batch.clean_prompts
+        return self.gated(gates, tokens, mask, self.ablated, last, prefix)
 
 
 class References:
@@ -57,13 +60,21 @@ class References:
         gated: The model under study.
         ablation: What cut edges carry: `patch` or `zero`, or what `make_ablation` gives.
         max_gb: Budget for all cached tensors, in GB (1e9 bytes); 0 caches nothing.
+        prefixes: Whether what clean and corrupt prompts begin with alike is run once, where that
+            changes nothing; see `rest`.
 
     Raises:
         ConfigError: no such ablation.
         DataError: a mean by its name alone, which says nothing of the pairs to average over.
     """
 
-    def __init__(self, gated: GatedModel, ablation: Ablation | str, max_gb: float = 2.0) -> None:
+    def __init__(
+        self,
+        gated: GatedModel,
+        ablation: Ablation | str,
+        max_gb: float = 2.0,
+        prefixes: bool = True,
+    ) -> None:
         if isinstance(ablation, str):
             ablation = make_ablation(ablation, gated.ports)
         if not isinstance(ablation, Ablation):
@@ -72,8 +83,12 @@ class References:
             )
         self.gated, self.ablation = gated, ablation
         self.budget = int(max_gb * 1e9)
+        self.leaves_out_prefixes = (
+            prefixes and ablation.kind == "patch" and gated.ports.family.caches
+        )
         self._written: dict[Key, Float[Tensor, "writer pos d_model"]] = {}
         self._logits: dict[Key, Float[Tensor, " vocab"]] = {}
+        self._prefixes: dict[Key, KeysValues] = {}
 
     def fill(self, batches: Iterable[Batch], progress: Progress = silent) -> None:
         """Cache the runs of these batches, the logits first, until the budget is spent.
@@ -82,19 +97,46 @@ class References:
         a resumed run, which skips the attribution, sees the bytes of an uninterrupted one.
         """
         batches = list(batches)
-        work = [(run, batch) for run in (self.full_logits, self.ablated) for batch in batches]
+        work = [(run, batch) for run in (self.full_logits, self.run) for batch in batches]
         for run, batch in told(work, progress):
             if self.budget > 0:
                 run(batch.to(self.gated.device))
 
     def run(self, batch: Batch) -> Run:
-        """The model on one batch, under any gates."""
-        batch = batch.to(self.gated.device)
+        """The model on one batch, under any gates; the run's own batch is the `rest` of it."""
+        batch = self.rest(batch)
         return Run(self.gated, batch, self.ablated(batch), self.full_logits)
 
     def runs(self, batches: Iterable[Batch]) -> Iterator[Run]:
         """`run` of each batch in turn; only one is held."""
         return map(self.run, batches)
+
+    def rest(self, batch: Batch) -> Batch:
+        """A batch, on the model's device, without what its two prompts begin with alike.
+
+        Where cut edges carry the corrupt run, nothing at those positions depends on the gates, so
+        scores, effects and logits at the answers are the same up to rounding. Where they carry
+        something else, or the family's attention has no cache of Hugging Face's usual kind, it is
+        the batch itself.
+        """
+        batch = batch.to(self.gated.device)
+        if not self.leaves_out_prefixes or isinstance(batch, Rest):
+            return batch
+        lengths = batch.shared()
+        if not bool(lengths.any()):
+            return batch
+        keys_values = self._cached(
+            self._prefixes,
+            batch,
+            compute=lambda b: run_prefixes(self.gated.ports, b, lengths),
+            take=lambda examples, row: examples[row],
+            join=list,
+        )
+        return batch.behind(Prefix(lengths, padded_left(keys_values)))
+
+    def rests(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """`rest` of each batch in turn."""
+        return map(self.rest, batches)
 
     def ablated(self, batch: Batch) -> Ablated:
         """What each writer carries on this batch when ablated."""
@@ -117,10 +159,10 @@ class References:
         return ablated if self.ablation.kind == "patch" else ablated.clone()
 
     def full_logits(self, batch: Batch) -> Float[Tensor, "batch vocab"]:
-        """The untouched model's logits at the answer positions of the clean prompts."""
+        """The untouched model's logits at the answer positions of the whole clean prompts."""
         return self._cached(
             self._logits,
-            batch,
+            batch.whole,
             compute=lambda b: self.gated.plain(b.clean, b.mask, b.last),
             take=lambda logits, row: logits[row].clone(),
             join=torch.stack,
@@ -130,10 +172,10 @@ class References:
         self,
         store: dict[Key, Tensor],
         batch: Batch,
-        compute: Callable[[Batch], Tensor],
-        take: Callable[[Tensor, int], Tensor],
+        compute: Callable[[Batch], Computed],
+        take: Callable[[Computed, int], Tensor],
         join: Callable[[list[Tensor]], Joined],
-    ) -> Tensor | Joined:
+    ) -> Computed | Joined:
         keys = _prompts(batch)
         if all(key in store for key in keys):
             return join([store[key] for key in keys])
@@ -152,5 +194,8 @@ class References:
 
 def _prompts(batch: Batch) -> list[Key]:
     """Not the pairs' indices: every data set counts from 0."""
-    rows = zip(batch.clean.tolist(), batch.corrupt.tolist(), batch.last.tolist(), strict=True)
-    return [(tuple(c[: last + 1]), tuple(k[: last + 1])) for c, k, last in rows]
+    whole = batch.whole
+    left_out = (whole.last - batch.last).tolist()
+    parts = (whole.clean.tolist(), whole.corrupt.tolist(), whole.last.tolist(), left_out)
+    rows = zip(*parts, strict=True)
+    return [(tuple(c[: last + 1]), tuple(k[: last + 1]), out) for c, k, last, out in rows]

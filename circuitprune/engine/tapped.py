@@ -105,7 +105,7 @@ class TappedRun:
     def forward(self) -> Float[Tensor, "batch vocab"]:
         """Answer-position logits with the taps in place."""
         with self.ports.intercept(self.changes()):
-            return self.ports.run(self.batch.clean, self.batch.mask, self.batch.last)
+            return self.ports.run(*self.batch.clean_prompts)
 
     @torch.enable_grad()
     def backward(

@@ -147,7 +147,7 @@ def removals(
     """
     graph, edges = references.gated.graph, mask.nonzero().flatten()
     kl, metric, base, done, total = [], [], [], 0, len(edges) * len(batches)
-    for batch in batches:
+    for batch in references.rests(batches):
         full, ablated = references.full_logits(batch).cpu(), references.ablated(batch)
         runs = CandidateRuns(references.gated, batch, ablated, mask.double(), 0)
         values = partial(_kl_and_metric, full=full, batch=batch, task_metric=task_metric)

@@ -78,7 +78,7 @@ def predictions(
     """
     found = []
     for run in references.runs(batches):
-        batch = run.batch
+        batch = run.batch.whole
         logits = {
             "model": run.full,
             "model_corrupt": run.gated.plain(batch.corrupt, batch.mask, batch.last),

@@ -200,7 +200,7 @@ FAMILIES: dict[str, Declared] = {
     "hunyuan_v1_moe": LLAMA,
     "jais2": LLAMA,
     "llama": LLAMA,
-    "llama4_text": replace(LLAMA, mlp="feed_forward"),
+    "llama4_text": replace(LLAMA, mlp="feed_forward", caches=False),  # scales queries by count
     "mellum": LLAMA,
     "minimax_m2": replace(LLAMA, coupled=True, ungroup=()),
     "ministral": LLAMA,

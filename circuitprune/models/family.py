@@ -48,6 +48,8 @@ class Family:
     """What attention and MLP outputs are multiplied by when they join the stream."""
     coupled: bool = False
     """Whether one norm spans the queries (keys) of all heads: then each of them moves all heads."""
+    caches: bool = True
+    """Whether attention can go on behind keys and values in Hugging Face's usual cache."""
     sinks: bool = False
     """Whether attention has a place to go beside the positions, so that the first one chooses."""
     ungroup: tuple[str, ...] = ("num_key_value_groups",)

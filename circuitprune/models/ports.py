@@ -3,22 +3,25 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from inspect import signature
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers.activations import NewGELUActivation
 
 from circuitprune.circuits.graph import Graph
+from circuitprune.data.batches import Prefix
 from circuitprune.errors import ModelError
 from circuitprune.models.changes import Change, Output
 from circuitprune.models.families import family_of
 from circuitprune.models.layer_ports import bias_of, find, in_out, layer_ports
 from circuitprune.models.layouts import layout
 from circuitprune.models.norms import Projection
+from circuitprune.models.past import behind, with_cache
 from circuitprune.models.post_norms import PostNorms
 from circuitprune.models.span import Span
 
@@ -77,6 +80,8 @@ class Ports:
         )
         self.clips = getattr(config, "clip_qkv", None) is not None
         """Whether attention clamps its projections' outputs, in place in some families."""
+        self.accepted = signature(model.forward).parameters
+        """Arguments of the model's forward."""
         self.n_batch = 0
         """Examples of the latest run."""
         self.post_norms = PostNorms(self.graph, [p.attention_post_norm for p in self.layers])
@@ -192,11 +197,22 @@ class Ports:
 
     # ---------------------------------------------------------------- calls
 
-    def run(self, tokens: Tensor, mask: Tensor, last: Tensor | None) -> Tensor:
+    def run(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        last: Tensor | None,
+        prefix: Prefix | None = None,
+        cache: DynamicCache | None = None,
+    ) -> Tensor:
         """Logits of HF's own forward, at all positions or only at `last`.
 
         The unembedding is the largest product of a small model, so with `last` the final norm's
         output is narrowed to those positions before it.
+
+        Args:
+            tokens, mask, last, prefix: See `Prompts`.
+            cache: Takes up the run's keys and values.
 
         Raises:
             ModelError: the model is in training mode.
@@ -206,9 +222,13 @@ class Ports:
                 "the model was put in training mode while it is under gates: its dropout, or what "
                 "is run again for gradient checkpointing, would change numbers; call model.eval()"
             )
-        padded = None if bool(mask.all()) else mask.long()
         self.n_batch = len(tokens)
-        call = dict(input_ids=tokens, attention_mask=padded, use_cache=False)
+        padded = None if bool(mask.all()) else mask.long()
+        call: dict[str, object] = dict(input_ids=tokens, attention_mask=padded, use_cache=False)
+        if cache is not None:
+            call |= with_cache(cache, self.accepted)
+        if prefix is not None:
+            call |= behind(prefix, tokens, self.accepted)
         with self.fused_activations():
             if last is None:
                 logits: Tensor = self.model(**call).logits

@@ -164,10 +164,11 @@ class _Judge:
     ) -> None:
         gated = references.gated
         self.references, self.worsening = references, worsening
-        self.batches = [batch.to(gated.device) for batch in batches]
-        if not self.batches:
+        batches = list(batches)
+        if not batches:
             raise DataError("ACDC needs pairs, but was given no batches")
-        references.fill(self.batches)  # a resumed search then sees the same bits
+        references.fill(batches)  # a resumed search then sees the same bits
+        self.batches = list(references.rests(batches))
         self.n_pairs = sum(map(len, self.batches))
         self.whole = [
             CandidateRuns(

@@ -58,9 +58,8 @@ class Calls:
             changes.append((modules.attention, "forward", attention))
             changes.append((modules.attention_norm, "forward", norm))
             changes.append((block, "forward", self._until_attention(block.forward)))
-        tokens, mask, last = (part.repeat(n, *[1] * (part.ndim - 1)) for part in self.prompts)
         with self.ports.intercept(changes):
-            self.ports.run(tokens, mask, last)
+            self.ports.run(*self.prompts.repeat(n))
         return calls
 
     def _until_attention(self, forward: Callable[..., object]) -> Branch:

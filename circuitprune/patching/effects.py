@@ -122,6 +122,7 @@ def replay_of(
         ConfigError: as `edge_effects`.
     """
     gated, kind = references.gated, references.ablation.kind
+    batch = references.rest(batch)
     if direction not in DIRECTIONS:
         raise ConfigError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
     if direction == "noising":
@@ -132,7 +133,8 @@ def replay_of(
             "direction=denoising and exact_denoising restore clean values in the corrupt run, so "
             f"they are for ablation 'patch', not for {kind!r}; set ablation=patch or use noising"
         )
-    written = gated.record(batch.clean, batch.mask)
+    tokens, mask, _, prefix = batch.clean_prompts
+    written = gated.record(tokens, mask, prefix)
     return Replay(gated, batch.corrupt_prompts, written, tokens_per_pass)
 
 

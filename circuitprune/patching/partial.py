@@ -129,9 +129,8 @@ class PartialRun:
             keep: Put the queries, keys and values of this pass into `kept`.
         """
         self.keep = keep
-        tokens, mask = self.batch.clean.repeat(self.n, 1), self.batch.mask.repeat(self.n, 1)
         with self.ports.intercept(self._changes()):
-            return self.ports.run(tokens, mask, self.batch.last.repeat(self.n))
+            return self.ports.run(*self.batch.clean_prompts.repeat(self.n))
 
     # ---------------------------------------------------------------- interception
 

@@ -50,17 +50,16 @@ class RecordedRun:
     ) -> None:
         self.ports, self.graph = gated.ports, gated.graph
         self.post_norms = gated.ports.post_norms
-        tokens, mask, last = prompts
-        self.tokens, self.last = tokens, last
-        self.n_batch, self.n_pos = tokens.shape
-        self.rows = torch.arange(self.n_batch, device=tokens.device)
+        self.tokens, self.last = prompts.tokens, prompts.last
+        self.n_batch, self.n_pos = self.tokens.shape
+        self.rows = torch.arange(self.n_batch, device=self.tokens.device)
         self.streams: dict[int, Float[Tensor, "batch pos d_model"]] = {}
         self.heads: dict[int, Float[Tensor, "batch pos d_model"]] = {}
         self.calls = Calls(self.ports, prompts)
-        self.written = empty_writers(self.ports, tokens)
+        self.written = empty_writers(self.ports, self.tokens)
         recording = self.ports.intercept(recorders(self.ports, self.written))
         with recording, self._listening():
-            self.logits = self.ports.run(tokens, mask, last)
+            self.logits = self.ports.run(*prompts)
 
     # ---------------------------------------------------------------- recording
 

@@ -45,8 +45,25 @@ def describe(setup: Setup) -> str:
         *(f"pairs     {one.strip()}" for one in setup.data.report.summary().splitlines()),
         f"full      accuracy {setup.full.accuracy:.1%}, {setup.metric_name} "
         f"{setup.full.metric:.3f} on {setup.full.n} training pairs",
+        f"prefixes  {prefixes_text(setup)}",
     ]
     return "\n".join(lines)
+
+
+def prefixes_text(setup: Setup) -> str:
+    """How much of the prompts is run once, or why nothing is."""
+    config, family = setup.config, setup.gated.model.config.get_text_config().model_type
+    if not config.cache.prefixes:
+        return "run each time (cache.prefixes=false)"
+    if config.ablation != "patch":
+        return f"run each time: with ablation={config.ablation}, cut edges carry something there"
+    if not setup.references.leaves_out_prefixes:
+        return f"run each time: attention of family {family} cannot go on behind a cache"
+    batches = setup.data.batches("train")
+    shared = sum(int(batch.shared().sum()) for batch in batches)
+    whole = sum(int(batch.mask.sum()) for batch in batches)
+    n = len(setup.data.splits["train"])
+    return f"{shared / n:.1f} of a pair's {whole / n:.1f} tokens come before its first difference"
 
 
 def pairs_text(setup: Setup, n: int) -> str:

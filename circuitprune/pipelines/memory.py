@@ -27,7 +27,8 @@ def forecast_told(
 def forecast(gated: GatedModel, config: RunConfig, splits: Mapping[str, Sequence[Example]]) -> str:
     """An upper estimate of what one training step holds, and what ACDC does while it searches."""
     graph, size = gated.graph, torch.finfo(gated.dtype).bits // 8
-    longest = max(len(example.clean) for example in splits["train"])
+    whole = config.ablation != "patch" or not (config.cache.prefixes and gated.ports.family.caches)
+    longest = max(len(one.clean) if whole else _rest(one) for one in splits["train"])
     vector = longest * graph.d_model * size
     weights = sum(p.numel() for p in gated.model.parameters()) * size
     n_pairs = sum(map(len, splits.values()))
@@ -43,6 +44,13 @@ def forecast(gated: GatedModel, config: RunConfig, splits: Mapping[str, Sequence
     parts += [f"a training step {_bytes(step)}"]
     parts += [f"ACDC's search up to {_bytes(search)}"] if search else []
     return f"about {_bytes(weights + cached + max(step, search))}: {', '.join(parts)}"
+
+
+def _rest(example: Example) -> int:
+    """Tokens from the first in which the two prompts differ."""
+    pairs = enumerate(zip(example.clean, example.corrupt, strict=True))
+    first = next((i for i, (clean, corrupt) in pairs if clean != corrupt), len(example.clean) - 1)
+    return len(example.clean) - first
 
 
 def _searched(gated: GatedModel, vectors: int) -> int:

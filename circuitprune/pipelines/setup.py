@@ -171,7 +171,7 @@ def _references(gated: GatedModel, data: PairData, config: RunConfig, watch: Wat
     if ablation.kind != "patch":
         for batch in (*val, *test):
             ablation(batch)  # a view: costs nothing, and refuses prompts that are too long
-    references = References(gated, ablation, config.cache.max_gb)
+    references = References(gated, ablation, config.cache.max_gb, config.cache.prefixes)
     references.fill([*train, *val], watch("reference runs", "runs"))
     return references
 

@@ -5,13 +5,12 @@ one test of a family, over a few edges of each kind, on a padded batch of four p
 models have heads, so that nothing can tell the two axes apart by their length).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from functools import cache, cached_property
 from itertools import product
 from typing import TypeVar
 
-import jaxtyping
 import pytest
 import reference
 import torch
@@ -111,14 +110,6 @@ class Case:
 @cache
 def case_of(name: str, kv_readers: str = "kv_head") -> Case:
     return Case(build(name), TOLERANCE[name], kv_readers)
-
-
-@pytest.fixture
-def untyped() -> Iterator[None]:
-    """Shapes unchecked in laws that make the same calls as others do, many times."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 often = pytest.mark.usefixtures("untyped")
