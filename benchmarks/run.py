@@ -88,8 +88,7 @@ def work(row: str, references: References, batch: Batch) -> Callable[[], object]
 
         @torch.no_grad()
         def evaluate() -> Tensor:
-            ablated, full = references.ablated(batch), references.full_logits(batch)
-            return kl_divergence(full, gated(mask, batch.clean, batch.mask, ablated, batch.last))
+            return kl_divergence(references.full_logits(batch), references.run(batch)(mask))
 
         return evaluate
     learner = TopK(torch.randn(n_edges))
@@ -97,12 +96,9 @@ def work(row: str, references: References, batch: Batch) -> Callable[[], object]
     steps_done = iter(range(10**9))
 
     def step() -> None:
-        gates, full = learner.sample(0, next(steps_done)), references.full_logits(batch)
-        ablated = references.ablated(batch)
-        logits = gated(gates, batch.clean, batch.mask, ablated, batch.last)
-        del ablated  # as at the end of a LightningModule's training_step
+        logits = references.run(batch)(learner.sample(0, next(steps_done)))
         optimizer.zero_grad()
-        kl_divergence(full, logits).mean().backward()
+        kl_divergence(references.full_logits(batch), logits).mean().backward()
         optimizer.step()
 
     return step
@@ -141,17 +137,22 @@ def seconds_per_exact_edge(references: References, batch: Batch) -> float:
 
 
 def measure(row: str, n_batch: int, repeats: int, n_layers: int) -> dict[str, float | str]:
-    """Median seconds of the work and of plain forwards between them, their ratio, and peak RSS."""
+    """`timed` on random prompts and the GPT-2-small shape with so many layers."""
     torch.set_num_threads(2)
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(n_layer=n_layers)).eval()
-    gated = GatedModel(model)
-    batch = random_batch(n_batch, model.config.vocab_size)
+    gated = GatedModel(GPT2LMHeadModel(GPT2Config(n_layer=n_layers)).eval())
+    batch = random_batch(n_batch, gated.model.config.vocab_size)
+    return {"batch": n_batch, "layers": n_layers, **timed(row, gated, batch, repeats)}
+
+
+def timed(row: str, gated: GatedModel, batch: Batch, repeats: int) -> dict[str, float | str]:
+    """Median seconds of the work and of plain forwards between them, their ratio, and peak RSS."""
     references = References(gated, Patch(gated.ports), max_gb=4)
+    mask = None if bool(batch.mask.all()) else batch.mask.long()
 
     @torch.no_grad()
     def plain() -> None:
-        model(batch.clean)
+        gated.model(batch.clean, attention_mask=mask, use_cache=False)
 
     plain()
     plain_times, times = [_seconds(plain) for _ in range(3)], []
@@ -168,8 +169,6 @@ def measure(row: str, n_batch: int, repeats: int, n_layers: int) -> dict[str, fl
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return {
         "row": row,
-        "batch": n_batch,
-        "layers": n_layers,
         "plain_s": statistics.median(plain_times),
         "ratio": ratio,
         "best_ratio": min(times) / min(plain_times),

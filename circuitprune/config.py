@@ -284,8 +284,7 @@ class CacheConfig:
     max_gb: float = 2.0
     """Budget in GB (1e9 bytes); what does not fit is computed again."""
     prefixes: bool = True
-    """Under ablation=patch, run what clean and corrupt prompts begin with alike once, not each
-    time; results are the same up to rounding."""
+    """Under ablation=patch, run what clean and corrupt prompts begin with alike once."""
 
     def __post_init__(self) -> None:
         refuse(misfits(self, "cache.", max_gb=NOT_NEGATIVE))

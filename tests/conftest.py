@@ -1,11 +1,12 @@
 """Tiny random models of every family, built from configs, and small batches of prompt pairs."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import family_configs
+import jaxtyping
 import pytest
 import torch
 from family_configs import TOLERANCE, VOCAB, build, randomise
@@ -96,3 +97,11 @@ def real_model_folder() -> Callable[[str], Path]:
         return found
 
     return folder
+
+
+@pytest.fixture
+def untyped() -> Iterator[None]:
+    """Shapes unchecked in laws that make the same calls as others do, many times."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

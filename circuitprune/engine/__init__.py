@@ -1,14 +1,15 @@
 """The model under gates, what cut edges carry, and what a gated run is compared with.
 
 Every method only chooses gates or reads their gradient. Imports `metrics`, `data`, `circuits`,
-`models`. There are four ways to run the model:
+`models`. There are five ways to run the model:
 
 | class | what it is for | what it costs |
 |---|---|---|
 | `GatedModel` | any gates, differentiable | one forward and the mixing |
 | `TappedRun` | plain run, its gradient by reader (EAP) | one forward, one backward |
+| `CircuitRuns` | hard gates, small circuits | what the circuit reaches |
 | `RecordedRun`, `Replay` | one change in the full model (exact patching) | what it reaches |
-| `PartialRun`, `CandidateRuns` | a reader's gates in a circuit (ACDC) | what the reader reaches |
+| `CandidateRuns` | a reader's gates in a circuit (ACDC) | what the reader reaches |
 
 The last two stand in `patching`.
 """

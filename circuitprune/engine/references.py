@@ -11,6 +11,7 @@ from torch import Tensor
 
 from circuitprune.data.batches import Batch, Prefix, Rest
 from circuitprune.engine.ablation import Ablated, Ablation, StackedWriters, make_ablation
+from circuitprune.engine.circuit_run import CircuitRuns
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.prefixes import KeysValues, padded_left, run_prefixes
 from circuitprune.engine.progress import Progress, silent, told
@@ -33,18 +34,33 @@ class Run:
     ablated: Ablated
     """What each writer carries where an edge is cut, at the positions of the batch."""
     full_logits: Callable[[Batch], Float[Tensor, "batch vocab"]]
+    from_a_run: bool = False
+    """Whether cut edges carry what this very model wrote in one run: then whatever no open edge
+    reaches writes what it carries when cut. Under means it does not: it is run on their sum."""
 
     @cached_property
     def full(self) -> Float[Tensor, "batch vocab"]:
         """Answer-position logits of the model that circuits are compared with."""
         return self.full_logits(self.batch)
 
+    @cached_property
+    def circuits(self) -> CircuitRuns:
+        """Circuits on this batch; made when one is first asked for."""
+        return CircuitRuns(self.gated.ports, self.batch, self.ablated)
+
     def __call__(
         self, gates: Float[Tensor, " edge"] | Bool[Tensor, " edge"]
     ) -> Float[Tensor, "batch vocab"]:
-        """Answer-position logits under gates, or of a circuit: kept edges live, others ablated."""
+        """Answer-position logits under gates, or of a circuit: kept edges live, others ablated.
+
+        A small circuit is computed only where it differs from the empty one.
+        """
         if gates.dtype == torch.bool:
-            gates = gates.to(self.gated.device, self.gated.dtype)
+            mask = gates.to(self.gated.device)
+            reach = self.circuits.reach(mask) if self.from_a_run else None
+            if reach is not None:
+                return self.circuits.logits(mask, reach)
+            gates = mask.to(self.gated.dtype)
         tokens, mask, last, prefix = self.batch.clean_prompts
         return self.gated(gates, tokens, mask, self.ablated, last, prefix)
 
@@ -105,7 +121,13 @@ class References:
     def run(self, batch: Batch) -> Run:
         """The model on one batch, under any gates; the run's own batch is the `rest` of it."""
         batch = self.rest(batch)
-        return Run(self.gated, batch, self.ablated(batch), self.full_logits)
+        return Run(
+            self.gated,
+            batch,
+            self.ablated(batch),
+            self.full_logits,
+            self.ablation.kind == "patch",
+        )
 
     def runs(self, batches: Iterable[Batch]) -> Iterator[Run]:
         """`run` of each batch in turn; only one is held."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Change = tuple[object, str, object]
 """(module, attribute, replacement), such as a module's `forward` while a run lasts."""
@@ -27,6 +27,19 @@ def output_of(result: Output) -> Tensor:
 def with_output(result: Output, output: Tensor) -> Output:
     """What a branch returned, with another output in it."""
     return output if isinstance(result, Tensor) else (output, *result[1:])
+
+
+def counted(branch: nn.Module, found: dict[nn.Module, int]) -> Branch:
+    """A branch's forward that notes how many things it returns behind its output, if a tuple."""
+    own: Branch = branch.forward
+
+    def forward(*args: object, **kwargs: object) -> Output:
+        result = own(*args, **kwargs)
+        if isinstance(result, tuple):
+            found[branch] = len(result) - 1
+        return result
+
+    return forward
 
 
 def narrow(forward: Forward, last: Tensor | None) -> Forward:

@@ -2,21 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from inspect import signature
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.activations import NewGELUActivation
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.data.batches import Prefix
 from circuitprune.errors import ModelError
-from circuitprune.models.changes import Change, Output
+from circuitprune.models.changes import Change, Output, counted
 from circuitprune.models.families import family_of
 from circuitprune.models.layer_ports import bias_of, find, in_out, layer_ports
 from circuitprune.models.layouts import layout
@@ -254,6 +254,25 @@ class Ports:
     def pass_over(self, hidden: Tensor, *_: object, **__: object) -> Output:
         """A layer's forward that does nothing."""
         return (hidden, None) if self.family.returns_tuple else hidden
+
+    @cached_property
+    def more_returned(self) -> dict[nn.Module, int]:
+        """How many things each attention and MLP returns behind its output, where it is a tuple.
+
+        Asked of the model by a run of one token, as it differs between families and versions.
+        """
+        found: dict[nn.Module, int] = {}
+        branches = [part for layer in self.layers for part in (layer.attention, layer.mlp)]
+        changes: list[Change] = [(m, "forward", counted(m, found)) for m in branches]
+        token = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
+        with torch.no_grad(), self.intercept(changes):
+            self.run(token, torch.ones_like(token, dtype=torch.bool), None)
+        return found
+
+    def returned(self, branch: nn.Module, output: Tensor) -> Output:
+        """An output in the form in which an attention or MLP returns it, with None for the rest."""
+        n = self.more_returned.get(branch)
+        return output if n is None else (output, *[None] * n)
 
     def writable(self, output: Tensor) -> Tensor:
         """An output whose elements may share memory, for a layer that may add into it."""

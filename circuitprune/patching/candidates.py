@@ -11,6 +11,7 @@ Nothing is approximated: the logits are those of `GatedModel` under the same gat
 """
 
 from copy import copy
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,11 +19,11 @@ from torch import Tensor
 
 from circuitprune.circuits.graph import Block, Graph
 from circuitprune.data.pairs import Batch
+from circuitprune.engine.ablated_streams import AblatedStreams, added
 from circuitprune.engine.ablation import Ablated
 from circuitprune.engine.gated import GatedModel
-from circuitprune.errors import GraphError
-from circuitprune.patching.partial import (
-    Kept,
+from circuitprune.engine.partial import (
+    Heads,
     PartialRun,
     Reach,
     at_answers,
@@ -30,6 +31,7 @@ from circuitprune.patching.partial import (
     looks_at_answers,
     reach_of,
 )
+from circuitprune.errors import GraphError
 
 BUDGET = 1 << 25
 """Values in the largest tensors of one stacked run; more candidates than fit run in turns."""
@@ -65,9 +67,9 @@ class CandidateRuns:
         self.post_norms = gated.ports.post_norms
         self._set(gates, reader)
         self.ablated = ablated[:].flatten(1, 2)
-        self.bases, self.head_sums = self._ablated_streams(self.ablated)
+        self.streams = AblatedStreams(self.ports, self.ablated)
         self.delta = self.ablated.new_empty(self.ablated.shape)
-        self.kept = Kept()
+        self.kept: Heads = {}
         self.logits = self._keep(everything(self.graph, gated.device))
 
     @torch.no_grad()
@@ -75,7 +77,7 @@ class CandidateRuns:
         """The same for another circuit and reader, on the same batch; only what differs is run."""
         new = copy(self)
         new._set(gates, reader)
-        new.delta, new.kept = self.delta.clone(), self.kept.copy()
+        new.delta, new.kept = self.delta.clone(), dict(self.kept)
         new.logits = new._keep(new._difference(self))
         return new
 
@@ -170,16 +172,9 @@ class CandidateRuns:
         self, block: Block, gates: Float[Tensor, "row writer"]
     ) -> Float[Tensor, "row _ d_model"]:
         """Inputs under these gates of readers in a block, from the kept run's writers."""
-        delta = self.at(block, self.delta[: block.n_writers])
-        linear = self.post_norms.linear(gates)
-        base = self.at(block, self.bases[self.graph.blocks.index(block)])
-        stream = torch.addmm(base.reshape(1, -1), linear, delta.flatten(1))
-        stream = stream.view(len(gates), -1, self.graph.d_model)
-        for layer, heads in self.post_norms.upstream(block.n_writers):
-            ablated = self.at(block, self.head_sums[layer])
-            own = _add(ablated, gates[:, heads], delta[heads])
-            stream += self.post_norms.change(layer, own, ablated)
-        return stream
+        look = partial(self.at, block)
+        delta = look(self.delta[: block.n_writers])
+        return self.streams.mixed(block, gates, delta, look)
 
     def shifted(
         self, block: Block, shift: Float[Tensor, "writer _ d_model"], n: int
@@ -198,9 +193,9 @@ class CandidateRuns:
             of_layer = (writers >= heads.start) & (writers < heads.stop)
             if not bool(of_layer.any()):
                 continue
-            ablated = self.at(block, self.head_sums[layer])
-            kept = _add(ablated, gates[:, heads], self.at(block, self.delta[heads]))
-            now = _add(kept.repeat(1, n, 1), shares[:, of_layer], moved[of_layer])
+            ablated = self.at(block, self.streams.head_sums[layer])
+            kept = added(ablated, gates[:, heads], self.at(block, self.delta[heads]))
+            now = added(kept.repeat(1, n, 1), shares[:, of_layer], moved[of_layer])
             stream += self.post_norms.of(layer, now)
             stream -= self.post_norms.of(layer, kept).repeat(1, n, 1)
         return stream
@@ -210,27 +205,6 @@ class CandidateRuns:
         if not looks_at_answers(self.graph, block):
             return chunks
         return at_answers(chunks, self.batch.last.repeat(n))
-
-    def _ablated_streams(self, ablated: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The ablated stream in front of each block, and each layer's ablated head sum."""
-        bases, head_sums, stream = [], [], ablated[0]
-        for layer in range(self.graph.n_layers):
-            bias = self.ports.attention_bias(layer)
-            heads = ablated[self.graph.heads(layer)].sum(dim=0)
-            head_sums.append(heads if bias is None else heads + bias)
-            attended = stream + self.post_norms.of(layer, head_sums[-1])
-            bases += [stream, stream if self.graph.parallel else attended]
-            stream = attended + ablated[self.graph.mlp_writer(layer)]
-        return [*bases, stream], head_sums
-
-
-def _add(
-    base: Float[Tensor, "*row token d_model"],
-    gates: Float[Tensor, "row writer"],
-    delta: Float[Tensor, "writer token d_model"],
-) -> Float[Tensor, "row token d_model"]:
-    """`base + gates @ delta`."""
-    return base + (gates @ delta.flatten(1)).view(len(gates), *delta.shape[1:])
 
 
 def _check(graph: Graph, gates: Tensor, reader: int) -> None:

@@ -60,7 +60,7 @@ MOVED = {
     "objectives": "training.objectives",
     "overlap": "circuits.overlap",
     "pages": "views.pages.studies",
-    "partial_run": "patching.partial",
+    "partial_run": "engine.partial",
     "paths": "patching.paths",
     "predictions": "lens.predictions",
     "preparation": "pipelines.setup pipelines.describe",

@@ -67,8 +67,10 @@ def assert_right(refs: References, batch: Batch, gated: GatedModel) -> None:
     ablated = refs.ablated(batch)[:]
     assert ablated.shape == (N_WRITERS, *batch.clean.shape, D_MODEL)
     assert_close(ablated[:, batch.mask], fresh.ablated(batch)[:][:, batch.mask])
-    assert_close(ablated[:, batch.mask], gated.record(batch.corrupt, batch.mask)[:, batch.mask])
-    full = gated.plain(batch.clean, batch.mask)[torch.arange(len(batch)), batch.last]
+    tokens, mask, _, prefix = batch.corrupt_prompts
+    assert_close(ablated[:, mask], gated.record(tokens, mask, prefix)[:, mask])
+    whole = batch.whole
+    full = gated.plain(whole.clean, whole.mask)[torch.arange(len(batch)), whole.last]
     assert_close(refs.full_logits(batch), full)
 
 
@@ -197,9 +199,9 @@ def asked_last(gated, counts, max_gb) -> list[tuple]:
         refs = references(gated, counts, max_gb)
         refs.fill([batch_of([0, 1, 2, 3]), batch_of([4, 5])])
         for rows in others:
-            refs.ablated(batch_of(rows))[:]
+            refs.run(batch_of(rows))
             refs.full_logits(batch_of(rows))
-        asked = batch_of([2, 5, 0])
+        asked = refs.rest(batch_of([2, 5, 0]))
         seen.append((refs.ablated(asked)[:], refs.full_logits(asked), set(refs._written)))
     return seen
 
@@ -207,9 +209,8 @@ def asked_last(gated, counts, max_gb) -> list[tuple]:
 @pytest.mark.parametrize("examples", [0.0, 0.5, 1.5, 2.7, 3.2, 100.0])
 def test_after_filling_no_byte_depends_on_who_asked_first(gated, counts, examples):
     first, second = asked_last(gated, counts, examples * bytes_of(0) / 1e9)
-    assert torch.equal(
-        first[0][:, batch_of([2, 5, 0]).mask], second[0][:, batch_of([2, 5, 0]).mask]
-    )
+    mask = references(gated).rest(batch_of([2, 5, 0])).mask
+    assert torch.equal(first[0][:, mask], second[0][:, mask])
     assert torch.equal(first[1], second[1]) and first[2] == second[2]
 
 
@@ -220,7 +221,7 @@ def test_filling_leaves_nothing_to_compute(gated, counts):
     refs.fill(batches, lambda *told: calls.append(told))
     assert calls == [(done, 4) for done in range(5)]  # the logits and the writers of each
     for rows in ([0, 4], [5, 1, 2, 3]):
-        assert_right(refs, batch_of(rows), gated)
+        assert_right(refs, refs.rest(batch_of(rows)), gated)
     assert counts["patch"] == [[0, 1, 2], [3, 4, 5]]
 
 

@@ -10,9 +10,9 @@ import circuitprune.patching.candidates
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.ablation import StackedWriters
 from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.partial import reach_of
 from circuitprune.errors import GraphError
 from circuitprune.patching.candidates import CandidateRuns
-from circuitprune.patching.partial import reach_of
 
 every_graph = pytest.mark.parametrize(("family", "kv_readers"), reference.GRAPHS)
 VISIBLE = 1e-4

@@ -5,7 +5,7 @@ pass. With everything reached, this is that whole pass.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -60,18 +60,8 @@ def reach_of(
     return Reach(rows, touched.nonzero().flatten())
 
 
-@dataclass
-class Kept:
-    """What a pass leaves for the partial ones after it."""
-
-    heads: dict[int, Float[Tensor, "reader token d_head"]] = field(default_factory=dict)
-    """Queries, keys and values of each layer."""
-    rest: dict[nn.Module, tuple[None, ...]] = field(default_factory=dict)
-    """What a branch returns behind its output, such as attention weights: None for each."""
-
-    def copy(self) -> "Kept":
-        """One that can be changed by itself."""
-        return Kept(dict(self.heads), dict(self.rest))
+Heads = dict[int, Float[Tensor, "reader token d_head"]]
+"""Queries, keys and values of layers: of a pass before, for what is not reached in another."""
 
 
 def looks_at_answers(graph: Graph, block: Block) -> bool:
@@ -101,7 +91,7 @@ class PartialRun:
         values: What some writers are compared with, `[writer, token, d_model]`.
         shift: Filled with what each reached writer writes minus its value.
         slots: Where in `shift` each reached writer has its place.
-        kept: Of an earlier pass, for what is not reached.
+        kept: Of an earlier pass, for what is not reached; `logits` can add to it.
     """
 
     def __init__(
@@ -114,7 +104,7 @@ class PartialRun:
         values: Callable[[list[int]], Float[Tensor, "writer token d_model"]],
         shift: Float[Tensor, "reached stacked d_model"],
         slots: dict[int, int],
-        kept: Kept,
+        kept: Heads,
     ) -> None:
         self.ports, self.graph, self.batch, self.reach = ports, ports.graph, batch, reach
         self.n, self.read, self.values, self.shift, self.slots = n, read, values, shift, slots
@@ -129,6 +119,7 @@ class PartialRun:
             keep: Put the queries, keys and values of this pass into `kept`.
         """
         self.keep = keep
+        _ = self.ports.more_returned  # asked of the model while it is untouched
         with self.ports.intercept(self._changes()):
             return self.ports.run(*self.batch.clean_prompts.repeat(self.n))
 
@@ -148,17 +139,22 @@ class PartialRun:
             changes += self._mlp(layer) if mlp else self._skip(ports.mlp)
             for norm in (ports.attention_norm, ports.mlp_norm):
                 changes.append((norm, "forward", _pass_on))
-        first, final = self.ports.first_layer, self.ports.final_norm
+        final = self.ports.final_norm
         if 0 in self.slots:
-            changes.append((first, "forward", self._enter(first.forward)))
+            changes.append(self._entrance(changes))
         return [*changes, (final, "forward", self._leave(final.forward))]
 
-    def _enter(self, forward: Branch) -> Branch:
+    def _entrance(self, changes: Changes) -> Change:
+        """The first layer, which may pass its input on already, with its input stored."""
+        first = self.ports.first_layer
+        replaced = any(module is first for module, _, _ in changes)
+        forward: Branch = self.ports.pass_over if replaced else first.forward
+
         def first_layer(hidden: Tensor, *args: object, **kwargs: object) -> Output:
             torch.sub(hidden.flatten(0, 1), self.values([0])[0], out=self.shift[0])
             return forward(hidden, *args, **kwargs)
 
-        return first_layer
+        return first, "forward", first_layer
 
     def _leave(self, forward: Forward) -> Forward:
         def final_norm(hidden: Tensor) -> Tensor:
@@ -177,9 +173,7 @@ class PartialRun:
 
     def _nothing(self, module: nn.Module) -> Output:
         """A branch's result whose output is zeros, in the form in which the module returned it."""
-        zeros = self._zeros()
-        rest = self.kept.rest.get(module)
-        return zeros if rest is None else (zeros, *rest)
+        return self.ports.returned(module, self._zeros())
 
     def _zeros(self) -> Float[Tensor, "stacked pos d_model"]:
         zeros = self.shift.new_zeros(()).expand(self.n_batch, self.n_pos, self.graph.d_model)
@@ -191,21 +185,10 @@ class PartialRun:
         ports = self.ports.layers[layer]
         norm = ports.attention_norm.forward
         projections = [(m, "forward", self._projection(layer, m, norm)) for m in ports.projections]
-        attend = self._remember(ports.attention, ports.attention.forward)
         return [
             *projections,
-            (ports.attention, "forward", attend),
             (ports.output, "forward", self._output(layer)),
         ]
-
-    def _remember(self, module: nn.Module, forward: Branch) -> Branch:
-        def branch(*args: object, **kwargs: object) -> Output:
-            result = forward(*args, **kwargs)
-            if isinstance(result, tuple):
-                self.kept.rest[module] = (None,) * (len(result) - 1)
-            return result
-
-        return branch
 
     def _projection(self, layer: int, module: nn.Module, norm: Forward) -> Forward:
         def projection(_hidden: Tensor) -> Tensor:
@@ -221,12 +204,12 @@ class PartialRun:
         """q, k and v of every reader of a layer: the kept ones, and new ones where reached."""
         block = self.graph.attention_block(layer)
         rows, inputs = self.reach.rows[block], norm(self.read(block))
-        if layer in self.kept.heads:
-            heads = self.kept.heads[layer].repeat(1, self.n, 1)
+        if layer in self.kept:
+            heads = self.kept[layer].repeat(1, self.n, 1)
         else:
             heads = inputs.new_empty(block.n_readers, inputs.shape[1], self.ports.d_head)
         if self.keep:
-            self.kept.heads[layer] = heads
+            self.kept[layer] = heads
         first = 0
         for projection in self.ports.readers[layer]:
             here = (rows >= first) & (rows < first + len(projection.weight))
@@ -267,8 +250,6 @@ class PartialRun:
         def mlp(_hidden: Tensor) -> Output:
             (inputs,) = self.read(block)
             result = forward(norm(inputs).view(self.n_batch, -1, self.graph.d_model))
-            if isinstance(result, tuple):
-                self.kept.rest[ports.mlp] = (None,) * (len(result) - 1)
             written = ports.mlp_writes(result, self.n_batch)
             self._write(block, writer, written.flatten(0, 1))
             return self._nothing(ports.mlp)
