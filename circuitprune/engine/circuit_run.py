@@ -1,9 +1,9 @@
 """Circuits on a batch, computed only where they differ from the model with every edge cut.
 
-Where cut edges carry one run of the same model, as under `patch`, a reader without an open edge from
-anything that differs sees that run's stream, so what it feeds writes what it carries when ablated;
-and what feeds nobody need not be known. A circuit of few edges costs the few heads and MLPs in it
-instead of the model.
+Where cut edges carry one run of the same model, as under `patch`, a reader without an open edge
+from anything that differs sees that run's stream, so what it feeds writes what it carries when
+ablated; and what feeds nobody need not be known. A circuit of few edges costs the few heads and
+MLPs in it instead of the model.
 """
 
 from functools import partial

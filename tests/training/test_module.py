@@ -169,7 +169,9 @@ def test_one_step_is_the_step_done_by_hand(home, learner, tmp_path):
     batch = next(iter(twin.data.train_dataloader()))
     gates = by_hand.learner.sample(config.train.seed, 0)
     references = twin.references
-    logits = twin.gated(gates, batch.clean, batch.mask, references.ablated(batch), batch.last)
+    tokens, mask, last, prefix = references.rest(batch).clean_prompts
+    ablated = references.ablated(references.rest(batch))
+    logits = twin.gated(gates, tokens, mask, ablated, last, prefix)
     loss = kl_divergence(references.full_logits(batch), logits).mean()
     groups = [{"params": parameters, "lr": by_hand.lr}]
     if isinstance(by_hand.learner, HardConcrete):
