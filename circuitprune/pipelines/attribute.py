@@ -65,12 +65,12 @@ def attribute(config: RunConfig, say: Print = show, command: str = "") -> Fronti
 
 def dry_run_attribute(config: RunConfig) -> str:
     """Everything that can be said before: the model, the pairs, accuracy, memory and the cost."""
-    setup = _prepare(config)
+    setup = _prepare(config, fill=False)
     about = [describe(setup), "", pairs_text(setup, 3), "", memory_text(setup)]
     return "\n".join([*about, check_text(), cost_text(setup)])
 
 
-def _prepare(config: RunConfig) -> Setup:
+def _prepare(config: RunConfig, fill: bool = True) -> Setup:
     """Everything that can be refused, checked; nothing is written."""
     folder, method = Path(config.output_dir), config.attribution.method
     if method == "none":
@@ -88,7 +88,7 @@ def _prepare(config: RunConfig) -> Setup:
             claim(folder, None)
     except OSError as error:
         raise unusable(folder, error) from None
-    setup = Study.from_config(config).setup
+    setup = Study.from_config(config, fill).setup
     chosen_edges(setup)
     reference_edges(setup)
     if goes_on and (folder / "versions.json").exists():

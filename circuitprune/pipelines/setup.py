@@ -103,6 +103,7 @@ def make_setup(
     loaded: Loaded | None = None,
     task: Task | None = None,
     metric: tuple[str, Metric] | None = None,
+    fill: bool = True,
 ) -> Setup:
     """Load, check and split everything that a run needs; nothing is written.
 
@@ -112,6 +113,7 @@ def make_setup(
             stays where it is.
         task: A source of pairs, in place of the one that `config.task` names.
         metric: A task metric and its name, in place of the one that `config.task` names.
+        fill: Whether the reference runs that training visits are made now.
 
     Raises:
         ModelError, DataError: the model or the pairs cannot be used, or the model cannot do the
@@ -130,6 +132,9 @@ def make_setup(
         batches = data.batches("train", config.verify.batch_size)
         with forecast_told(gated, config, data.splits):
             references = _references(gated, data, config, watch)
+            if fill:
+                visited = [one for side in ("train", "val") for one in _sides(data, config)[side]]
+                references.fill(visited, watch("reference runs", "runs"))
             full = evaluate_full(references, batches, task_metric)
         _refuse_failing(full, config.task.min_accuracy)
         refused.pop_all()
@@ -164,16 +169,21 @@ def _loaded(config: RunConfig, watch: Watch) -> Loaded:
 
 
 def _references(gated: GatedModel, data: PairData, config: RunConfig, watch: Watch) -> References:
-    """References with the pairs that training visits in them, held-out prompts checked to fit."""
-    train, val, test = (data.batches(name, config.verify.batch_size) for name in SPLITS)
-    on_device = told([batch.to(gated.device) for batch in train], watch("means", "batches"))
+    """References with nothing in them yet, held-out prompts checked to fit."""
+    sides = _sides(data, config)
+    on_device = told(
+        [batch.to(gated.device) for batch in sides["train"]], watch("means", "batches")
+    )
     ablation = make_ablation(config.ablation, gated.ports, on_device)
     if ablation.kind != "patch":
-        for batch in (*val, *test):
+        for batch in (*sides["val"], *sides["test"]):
             ablation(batch)  # a view: costs nothing, and refuses prompts that are too long
-    references = References(gated, ablation, config.cache.max_gb, config.cache.prefixes)
-    references.fill([*train, *val], watch("reference runs", "runs"))
-    return references
+    return References(gated, ablation, config.cache.max_gb, config.cache.prefixes)
+
+
+def _sides(data: PairData, config: RunConfig) -> dict[str, list[Batch]]:
+    """The batches of each side, as verification runs them."""
+    return {name: data.batches(name, config.verify.batch_size) for name in SPLITS}
 
 
 def _device(name: str) -> torch.device:

@@ -126,10 +126,10 @@ class Study:
         self.setup = make_setup(config, loaded, source, own)
 
     @classmethod
-    def from_config(cls, config: RunConfig) -> "Study":
-        """The study that a config describes, as every command builds it."""
+    def from_config(cls, config: RunConfig, fill: bool = True) -> "Study":
+        """The study that a config describes, as every command builds it; `fill` as `make_setup`."""
         study = cls.__new__(cls)
-        study.setup = make_setup(config)
+        study.setup = make_setup(config, fill=fill)
         return study
 
     # ---------------------------------------------------------------- what it is of

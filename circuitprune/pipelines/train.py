@@ -94,13 +94,13 @@ def _run(
 
 def dry_run(config: RunConfig) -> str:
     """Everything that can be said before training: the model, the pairs, accuracy and memory."""
-    setup, _, _ = _prepare(config)
+    setup, _, _ = _prepare(config, fill=False)
     return "\n".join(
         [describe(setup), "", pairs_text(setup, 3), "", memory_text(setup), check_text()]
     )
 
 
-def _prepare(config: RunConfig) -> tuple[Setup, Trainer, TensorBoardLogger]:
+def _prepare(config: RunConfig, fill: bool = True) -> tuple[Setup, Trainer, TensorBoardLogger]:
     """Everything that can be refused, made and checked; nothing is written."""
     folder = Path(config.output_dir)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -112,7 +112,7 @@ def _prepare(config: RunConfig) -> tuple[Setup, Trainer, TensorBoardLogger]:
     resume = last_checkpoint(folder, config.train.resume)
     checkpoint = None if resume is None else read_checkpoint(Path(resume))
     config = replace(config, train=replace(config.train, resume=resume))
-    setup = Study.from_config(config).setup
+    setup = Study.from_config(config, fill).setup
     if config.gates.learner == "topk":
         n_edges = setup.gated.graph.n_edges
         check_budgets(config.gates.k_min, config.gates.k_max * n_edges, n_edges)
