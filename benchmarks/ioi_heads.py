@@ -19,12 +19,13 @@ from torch import Tensor
 
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.data.batches import Batch
+from circuitprune.engine.gated import GatedModel
 from circuitprune.lens.heads import attention_patterns, probe_heads
 from circuitprune.lens.logits import direct_logit_attribution
 from circuitprune.metrics import logit_diff
 from circuitprune.patching.effects import node_effects
 from circuitprune.patching.paths import set_effect
-from circuitprune.pipelines.setup import Setup, make_setup
+from circuitprune.pipelines.setup import make_setup
 from circuitprune.runs.settings import load_config
 
 MOVERS = 0.3
@@ -42,20 +43,23 @@ def positions(batch: Batch) -> Tensor:
     return torch.tensor(rows)
 
 
-def attention(setup: Setup, batches: list[Batch]) -> dict[str, Tensor]:
+def attention(gated: GatedModel, batches: list[Batch]) -> dict[str, Tensor]:
     """Mean attention `[layer, head]` between the places that the task names."""
     sums: dict[str, Tensor] = {}
     count = 0
     for batch in batches:
         places, rows = positions(batch), torch.arange(len(batch))
         receiver, subject, again, last = places.T
-        clean = attention_patterns(setup.gated, batch.clean, batch.mask)
-        corrupt = attention_patterns(setup.gated, batch.corrupt, batch.mask)
+        clean = attention_patterns(gated, batch.clean, batch.mask)
+        corrupt = attention_patterns(gated, batch.corrupt, batch.mask)
         found = {
             "END to IO": clean[:, rows, :, last, receiver],
             "END to S1": clean[:, rows, :, last, subject],
             "END to S2": clean[:, rows, :, last, again],
             "S2 to S1": clean[:, rows, :, again, subject],
+            "S2 to S1+1": clean[:, rows, :, again, subject + 1],
+            "S2 to S2": clean[:, rows, :, again, again],
+            "END to END": clean[:, rows, :, last, last],
             "abc: END to IO": corrupt[:, rows, :, last, receiver],
             "abc: END to S1": corrupt[:, rows, :, last, subject],
         }
@@ -88,7 +92,7 @@ def main() -> None:
     gated, graph = setup.gated, setup.gated.graph
     circuit = Circuit.load(options.run / "circuits" / f"{options.edges}.json", graph)
     batches = [batch.to(gated.device) for batch in setup.data.batches("test", 16)]
-    heads, seen = list(heads_of(circuit)), attention(setup, batches)
+    heads, seen = list(heads_of(circuit)), attention(gated, batches)
     writers = torch.tensor([graph.head_writer(*head) for head in heads])
     effects = node_effects(setup.references, batches, logit_diff, writers)
     shares = [direct_logit_attribution(gated, batch)[0] for batch in batches]
@@ -96,8 +100,12 @@ def main() -> None:
     names = torch.tensor(sorted({int(t) for b in batches for t in b.answers.flatten()}))
     probes = probe_heads(gated, names, torch.Generator().manual_seed(0))
     movers = [head for head in heads if seen["END to IO"][head] >= MOVERS]
-    print("| head | " + " | ".join(seen) + " | copying | direct | ablated | into movers' queries |")
-    print("|---" * (len(seen) + 5) + "|")
+    print(
+        "| head | "
+        + " | ".join(seen)
+        + " | copying | anticopying | direct | ablated | into movers' queries |"
+    )
+    print("|---" * (len(seen) + 6) + "|")
     for (layer, head), writer, effect in zip(heads, writers.tolist(), effects, strict=True):
         into = [
             graph.edge_index(f"a{layer}.h{head}->a{later}.h{mover}<q>")
@@ -106,8 +114,8 @@ def main() -> None:
         ]
         moved = set_effect(setup.references, batches, logit_diff, torch.tensor(into)) if into else 0
         cells = [f"{values[layer, head]:.2f}" for values in seen.values()]
-        cells += [f"{probes.copying[layer, head]:.2f}", f"{direct[writer]:.2f}"]
-        cells += [f"{effect:.2f}", f"{moved:.2f}"]
+        found = (probes.copying[layer, head], probes.anticopying[layer, head])
+        cells += [f"{value:.2f}" for value in (*found, direct[writer], effect, moved)]
         print(f"| {layer}.{head} | " + " | ".join(cells) + " |", flush=True)
     print("\nmovers: " + ", ".join(f"{layer}.{head}" for layer, head in movers))
 
