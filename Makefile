@@ -3,11 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo real test check docs bench clean
 
 demo: $(VENV)/.installed  ## find, verify and export a circuit of the shipped model
 	rm -rf runs/demo
 	$(BIN)/python scripts/train_mask.py configs/ioi.yaml output_dir=runs/demo
+
+real: $(VENV)/.installed-gguf  ## the same of a pretrained model, SmolLM2-135M or MODEL=FOLDER, with evidence
+	rm -rf runs/real
+	model=$${MODEL:-$$($(BIN)/python scripts/get_real_model.py)} && \
+	$(BIN)/python scripts/train_mask.py configs/smollm2_ioi.yaml model.name=$$model train.steps=300 output_dir=runs/real
+	$(BIN)/python scripts/verify.py runs/real
 
 test: $(VENV)/.installed-dev  ## the whole test suite
 	$(BIN)/python -m pytest -n 2
@@ -28,6 +34,10 @@ bench: $(VENV)/.installed  ## ratios to a plain forward, GPT-2-small shape; see 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-gguf: $(VENV)/.installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[gguf]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

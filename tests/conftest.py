@@ -83,20 +83,23 @@ def batch(request: pytest.FixtureRequest) -> Batch:
 
 
 @pytest.fixture(scope="session")
-def real_model_folder() -> Callable[[str], Path]:
-    """`real_model_folder(name)`: a model of the hub as a folder; the test skips without it.
+def real_model() -> Callable[[str], Path]:
+    """`real_model(name)`: a pretrained model's folder or GGUF file; the test skips without it.
 
-    Such tests are marked `real`. `CIRCUITPRUNE_MODELS` names the folder that holds such folders.
+    Such tests are marked `real`. `CIRCUITPRUNE_MODELS` names the folder that holds such models.
     """
+    models = os.environ.get("CIRCUITPRUNE_MODELS")
+    if models and not Path(models).is_dir():
+        pytest.fail(f"CIRCUITPRUNE_MODELS names {models!r}, which is no folder")
 
-    def folder(name: str) -> Path:
-        models = os.environ.get("CIRCUITPRUNE_MODELS")
-        found = None if models is None else Path(models) / name
-        if found is None or not (found / "config.json").is_file():
+    def model(name: str) -> Path:
+        found = [Path(models) / name, Path(models) / f"{name}.gguf"] if models else []
+        whole = [path for path in found if path.is_file() or (path / "config.json").is_file()]
+        if not whole:
             pytest.skip(f"set CIRCUITPRUNE_MODELS to a folder that holds the model {name}")
-        return found
+        return whole[0]
 
-    return folder
+    return model
 
 
 @pytest.fixture

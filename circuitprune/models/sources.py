@@ -74,7 +74,7 @@ def find_source(name: str, revision: str | None = None) -> Source:
         return Source(name, str(_gguf_file(name, path)), {})
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"no folder {name!r}; {_TAKES}")
-    return Source(name, name, local | {"local_files_only": not _hub_reachable()})
+    return Source(name, name, local | {"local_files_only": not hub_reachable()})
 
 
 def _folder(name: str, path: Path, local: HubOptions) -> Source:
@@ -155,7 +155,7 @@ def _explain(source: Source, error: Exception) -> str:
     )
 
 
-def _hub_reachable() -> bool:
+def hub_reachable() -> bool:
     """Whether the hub's name resolves: without this, each file is retried for half a minute."""
     if _offline():
         return False

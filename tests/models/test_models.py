@@ -377,9 +377,9 @@ def test_offline_by_choice_is_said(offline, monkeypatch):
 def test_offline_that_is_switched_off_is_not_offline(offline, monkeypatch, value):
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: [])
-    assert sources._hub_reachable()
+    assert sources.hub_reachable()
     monkeypatch.setenv("HF_HUB_OFFLINE", "true")
-    assert not sources._hub_reachable()
+    assert not sources.hub_reachable()
 
 
 def test_a_folder_that_is_not_here_is_thought_of_before_the_hub(offline, tmp_path, monkeypatch):

@@ -273,10 +273,10 @@ def test_case_11_one_pair_is_no_evidence(typed, home, tmp_path):
 
 @pytest.mark.real
 @torch.no_grad()
-def test_case_12_a_real_model_in_bfloat16_passes_the_self_check(real_model_folder):
+def test_case_12_a_real_model_in_bfloat16_passes_the_self_check(real_model):
     """Its logits are off by a quarter of their spread, as the plain model's are from float32."""
-    folder = str(real_model_folder("smollm2-135m"))
-    exact, (model, _) = load_model(folder)[0], load_model(folder, "bfloat16")
+    name = str(real_model("smollm2-135m"))
+    exact, (model, _) = load_model(name)[0], load_model(name, "bfloat16")
     gated = GatedModel(model)
     self_check(gated)
     clean, corrupt, mask = prompts(model.config.vocab_size)
