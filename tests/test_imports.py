@@ -285,9 +285,13 @@ def test_signatures_are_annotated(path):
         assert node.returns is not None, f"{name} does not say what it returns"
 
 
+FETCHES = "get_real_model.py"
+"""The one script with work of its own: the package itself downloads nothing."""
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=named)
 def test_scripts_are_thin(path):
-    assert len(path.read_text().splitlines()) <= 40
+    assert len(path.read_text().splitlines()) <= (100 if path.name == FETCHES else 40)
 
 
 def test_the_public_names_are_few_and_exist():
