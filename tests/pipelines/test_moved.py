@@ -22,6 +22,7 @@ NAMES = {
 pytestmark = pytest.mark.filterwarnings("ignore:circuitprune:DeprecationWarning")
 
 RETIRED = {
+    "partial_run.Kept",
     "answers.Answers",
     "compare.LARGEST",
     "compare.Pair",
