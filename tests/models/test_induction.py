@@ -69,6 +69,7 @@ def task_metric(logits, batch):
     return logit_diff(logits, batch)
 
 
+@cache
 def scores(method: str, metric=task_metric, **kwargs):
     return METHODS[method].score(references(**kwargs), data().batches("train"), metric)
 
@@ -262,10 +263,10 @@ def is_found(ranking, truth):
 @pytest.mark.slow
 @pytest.mark.parametrize("learner", ["topk", "hard_concrete"])
 def test_default_settings_find_the_circuit_at_its_size(saved, tmp_path, learner, monkeypatch):
-    """At one sharpness; `benchmarks/recovery.py` tries the others."""
+    """At one sharpness, in fewer steps; `benchmarks/recovery.py` takes all and tries the others."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # twice as fast; others check
-    model, out = saved(20.0), tmp_path / "run"
-    assert is_found(learned_ranking(model, out, f"gates.learner={learner}"), true_circuit())
+    settings = (f"gates.learner={learner}", "train.steps=250")
+    assert is_found(learned_ranking(saved(20.0), tmp_path / "run", *settings), true_circuit())
 
 
 @pytest.mark.parametrize(
