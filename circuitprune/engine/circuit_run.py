@@ -6,8 +6,6 @@ ablated; and what feeds nobody need not be known. A circuit of few edges costs t
 MLPs in it instead of the model.
 """
 
-from functools import partial
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -68,13 +66,12 @@ class CircuitRuns:
             if 0 < len(rows) < self.graph.attention_block(layer).n_readers:
                 self._know(layer)
 
-        def read(block: Block) -> Tensor:
-            writers = reach.writers[reach.writers < block.n_writers]
-            gates = self.graph.block_view(mask, block)[reach.rows[block]][:, writers]
-            look = partial(self._at, block)
-            moved = look(delta[: len(writers)])
-            return self.streams.mixed(block, gates.to(delta.dtype), moved, look, writers)
-
+        gates = {
+            block: self.graph.block_view(mask, block)[rows][:, reach.in_front_of(block)]
+            for block, rows in reach.rows.items()
+        }
+        gates = {block: own.to(delta.dtype) for block, own in gates.items()}
+        read = self.streams.reading(gates, delta, self._at, reach.writers)
         was, heads = self.ablated.__getitem__, dict(self.heads)
         run = PartialRun(self.ports, self.batch, reach, 1, read, was, delta, slots, heads)
         return run.logits()

@@ -1,16 +1,15 @@
 """One layer of a gated run: what its modules are replaced by, in the order in which they run."""
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from circuitprune.circuits.graph import Block
 from circuitprune.engine.gated_stream import GatedStream
-from circuitprune.engine.positions import Positions
+from circuitprune.engine.mixer import Mixer
 from circuitprune.engine.projecting import norm_project
-from circuitprune.engine.stream import mixed
 from circuitprune.models.changes import Branch, Change, Forward, Output, with_output
+from circuitprune.models.norms import Projection
 
 
 class GatedLayer:
@@ -22,19 +21,18 @@ class GatedLayer:
 
     Attributes:
         pending: Outputs of the projections that have not been called yet.
-        mlp_input: The MLP's input as far as it was read with the attention's: lives until the MLP.
+        mlp_input: What the MLP reads of the writers in front of the layer: lives until the MLP.
         heads: The layer's ablated head sum: lives from the output projection to the MLP. In a
             parallel layer it joins the base only then, as the MLP reads nothing of its own layer.
     """
 
     def __init__(self, stream: GatedStream, layer: int) -> None:
         self.stream, self.layer, self.graph = stream, layer, stream.graph
-        self.parts, self.gates = stream.parts, stream.gates
+        self.parts = stream.parts
         self.modules, self.projections = stream.ports.layers[layer], stream.ports.readers[layer]
-        self.is_last = layer == self.graph.n_layers - 1
-        self.written_at = self.parts.answers if self.is_last else self.parts.everywhere
+        is_last = layer == self.graph.n_layers - 1
+        self.written_at = self.parts.answers if is_last else self.parts.everywhere
         """Where what this layer writes is read: behind the last one by the logits alone."""
-        self.attention = self.graph.attention_block(layer)
         self.mlp = self.graph.mlp_block(layer)
         self.pending: dict[nn.Module, Tensor] = {}
         self.mlp_input: Tensor | None = None
@@ -76,9 +74,10 @@ class GatedLayer:
             written = self.modules.mlp_writes(result, len(hidden))
             writer = self.graph.mlp_writer(self.layer)
             ablated = self.stream.ablated(slice(writer, writer + 1))[0]
-            if self.graph.parallel and self.heads is not None:
+            if self.graph.parallel:
+                assert self.heads is not None
                 self.stream.add_heads(self.layer, self.heads)
-            self.parts.base += ablated
+            self.parts.add_to_base(writer, ablated)
             self.parts.write(written, writer, self.written_at, ablated)
             self.mlp_input = self.heads = None
             return with_output(result, self.stream.nothing())
@@ -89,88 +88,45 @@ class GatedLayer:
 
     def _read_attention(self) -> list[Tensor]:
         """What each projection module returns: q, k, v of every reader's own input."""
-        stream = self.stream
-        if self.is_last and stream.last is not None and not stream.post_norms:
-            heads = self._read_last_attention(stream.last)
-        else:
-            heads = self._read_whole_attention()
-        shape = stream.n_batch, stream.n_pos
-        return [part.unflatten(0, shape) for part in stream.ports.join(heads)]
+        heads: list[Tensor] = []
+        # the answers' readers last, so that their gradients come first, with those of the logits
+        for mixer in self.stream.mixers_of(self.layer):
+            for block, readers in self.parts.read(mixer, self.layer).items():
+                if block.kind == "mlp":
+                    self.mlp_input = readers
+                else:
+                    heads.insert(0, self._projected(mixer, block, readers))
+        shape = self.stream.n_batch, self.stream.n_pos
+        whole = heads[0] if len(heads) == 1 else torch.cat(heads)
+        return [part.unflatten(0, shape) for part in self.stream.ports.join(whole)]
 
-    def _read_whole_attention(self) -> Float[Tensor, "reader token d_head"]:
-        """q, k and v of a layer at all positions."""
-        parts, n_readers, keep = self.parts, self.attention.n_readers, self._worth_keeping()
-        into = parts.room_for_readers(n_readers + 1) if keep else parts.scratch
-        readers = self._read_with_mlp(slice(0, n_readers), parts.everywhere, into)
-        again = None if keep else self._mixer()
-        return norm_project(readers, parts, self.modules.attention_norm, self.projections, again)
-
-    def _read_last_attention(self, last: Tensor) -> Float[Tensor, "reader token d_head"]:
-        """q, k and v of the last layer; a query matters only where an answer is, elsewhere it is 0.
-
-        What other positions attend to is read by nobody: the logits see the answer positions alone.
-        """
-        block, n_heads, parts = self.attention, self.graph.n_heads, self.parts
-        norm, (q, k, v) = self.modules.attention_norm, self.projections
-        into = parts.room_for_readers(block.n_readers - n_heads)
-        gates, writers = self.gates[block][n_heads:], slice(0, block.n_writers)
-        readers = parts.mix(gates, writers, parts.everywhere, into=into)
-        keys_values = norm_project(readers, parts, norm, (k, v), None)
-        # behind the keys and values, so that its gradients come first: with those of the logits
-        answers = self._read_with_mlp(slice(0, n_heads), parts.answers, None)
-        answers = norm_project(answers, parts, norm, (q,), None)
-        n_batch, n_pos = self.stream.n_batch, self.stream.n_pos
-        rows = torch.arange(n_batch, device=last.device) * n_pos + last
-        queries = answers.new_zeros(n_heads, n_batch * n_pos, answers.shape[-1])
-        return torch.cat([queries.index_copy(1, rows, answers), keys_values])
-
-    def _read_with_mlp(
-        self, rows: slice, where: Positions, into: Tensor | None
-    ) -> Float[Tensor, "reader token d_model"]:
-        """Inputs of some of the attention's readers, and what the MLP reads of the same writers.
-
-        One row more of a product that reads every writer costs far less than reading them again.
-        """
-        gates = self.gates[self.attention][rows]
+    def _projected(
+        self, mixer: Mixer, block: Block, readers: Float[Tensor, "reader _ d_model"]
+    ) -> Float[Tensor, "reader token d_head"]:
+        """q, k or v of some readers at all positions: 0 where nothing reads them."""
+        norm, where = self.modules.attention_norm, mixer.where
+        projections = self._projections(mixer.rows_of(block))
         if self.stream.post_norms:
-            return self.stream.read(gates, where)
-        n_writers = self.attention.n_writers
-        both = torch.cat([gates, self.gates[self.mlp][:, :n_writers]])
-        readers, self.mlp_input = self.parts.mix_two(
-            both, slice(0, n_writers), where, None, into, len(gates)
-        )
-        return readers
+            readers = self.stream.normed(readers, block, where)
+            return norm_project(readers, norm, projections, None)
+        heads = norm_project(readers, norm, projections, lambda: mixer.again(block))
+        return where.among_all(heads)
 
-    def _read_mlp(self) -> Float[Tensor, "1 token d_model"]:
+    def _projections(self, rows: range) -> tuple[Projection, ...]:
+        """Those of some rows of the attention's readers."""
+        chosen, first = [], 0
+        for projection in self.projections:
+            if first in rows:
+                chosen.append(projection)
+            first += len(projection.weight)
+        return tuple(chosen)
+
+    def _read_mlp(self) -> Float[Tensor, "1 _ d_model"]:
         """The MLP's input: the share that was read with the attention, and its own heads."""
-        gates, where, shared = self.gates[self.mlp], self.written_at, self.mlp_input
-        if shared is None:
-            return self.stream.read(gates, where)
-        if self.graph.parallel:
-            return shared.clone()  # the buffer it lies in is used again, and the norm keeps it
-        assert self.heads is not None
-        heads = self.graph.heads(self.layer)
-        return self.parts.mix(gates[:, heads], heads, where, shared + where.of(self.heads))
-
-    def _worth_keeping(self) -> bool:
-        """Whether the backward pass should find the reader inputs instead of mixing again.
-
-        They are the largest tensors of a step. Mixing few writers again costs less time than
-        keeping the result costs memory; behind post-norms it would cost those norms again.
-        """
-        if not self.stream.differentiable:
-            return False
-        block = self.attention
-        return bool(self.stream.post_norms) or block.n_writers > 2.4 * block.n_readers
-
-    def _mixer(self) -> Callable[[], Tensor]:
-        """A function that mixes the attention's reader inputs once more, into the scratch."""
-        gates, parts = self.gates[self.attention].detach(), self.parts
-        base = parts.base.clone() if self.stream.differentiable else parts.base
-        writers = slice(0, self.attention.n_writers)
-
-        def mix() -> Tensor:
-            parts.base.copy_(base)  # the run is over: nothing else reads it
-            return mixed(gates, writers, parts.everywhere, None, parts.scratch)
-
-        return mix
+        where, shared = self.written_at, self.mlp_input
+        assert shared is not None and self.heads is not None
+        if not self.graph.parallel:
+            shared = shared + where.of(self.heads)
+        if self.graph.parallel or self.stream.post_norms:
+            return self.stream.normed(shared, self.mlp, where)
+        return self.parts.mix(self.mlp, self.graph.heads(self.layer), where, shared)

@@ -28,6 +28,10 @@ class Reach:
     writers: Int[Tensor, " writer"]
     """In forward order."""
 
+    def in_front_of(self, block: Block) -> Int[Tensor, " writer"]:
+        """The writers that a block's readers can see."""
+        return self.writers[self.writers < block.n_writers]
+
 
 def everything(graph: Graph, device: torch.device) -> Reach:
     """All readers and writers."""

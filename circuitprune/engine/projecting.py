@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-from circuitprune.engine.stream import Stream
 from circuitprune.models.norms import (
     ClosedNorm,
     Projection,
@@ -22,7 +21,6 @@ from circuitprune.models.norms import (
 
 def norm_project(
     readers: Float[Tensor, "reader token d_model"],
-    stream: Stream,
     norm: nn.Module,
     projections: tuple[Projection, ...],
     again: Callable[[], Tensor] | None,
@@ -31,12 +29,12 @@ def norm_project(
 
     Args:
         readers: Their residual inputs.
-        stream: Lends the buffer for their gradient.
         norm: In front of the projections.
         projections: q, k and v, in the order of the readers.
-        again: Makes `readers` once more for the backward pass; without it they are kept.
+        again: Gives `readers` once more for the backward pass, where their gradients may take
+            their place; without it they are kept.
     """
-    heads: Tensor = _NormProject.apply(readers, stream, norm, projections, again)  # type: ignore[no-untyped-call]
+    heads: Tensor = _NormProject.apply(readers, norm, projections, again)  # type: ignore[no-untyped-call]
     return heads
 
 
@@ -46,10 +44,10 @@ if TYPE_CHECKING:
         """What a forward leaves for its backward."""
 
         saved_tensors: tuple[Tensor, ...]
-        stream: Stream
         norm: nn.Module
         projections: tuple[Projection, ...]
-        inputs: Callable[[], Tensor]
+        again: Callable[[], Tensor] | None
+        readers: Tensor
         closed: ClosedNorm | None
         statistics: list[Statistics]
 
@@ -69,13 +67,13 @@ class _NormProject(Function):
     def forward(
         ctx: _Context,
         readers: Tensor,
-        stream: Stream,
         norm: nn.Module,
         projections: tuple[Projection, ...],
         again: Callable[[], Tensor] | None,
     ) -> Tensor:
-        ctx.stream, ctx.norm, ctx.projections = stream, norm, projections
-        ctx.inputs = again or (lambda: readers)
+        ctx.norm, ctx.projections, ctx.again = norm, projections, again
+        if again is None:
+            ctx.readers = readers.detach()
         closed = ctx.closed = closed_form(norm)
         ctx.statistics = []
         heads = readers.new_empty(*readers.shape[:2], projections[0].weight.shape[2])
@@ -89,10 +87,10 @@ class _NormProject(Function):
 
     @staticmethod
     def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        readers, scratch = ctx.inputs().detach(), ctx.stream.scratch
         (heads,) = ctx.saved_tensors
-        fits = scratch.shape[1:] == readers.shape[1:]
-        into = scratch[: len(readers)] if fits else torch.empty_like(readers)
+        readers = into = ctx.readers if ctx.again is None else ctx.again()
+        if ctx.again is None:
+            into = torch.empty_like(readers)
         for i, (slots, projection) in enumerate(_rows(ctx.projections)):
             if ctx.closed is not None:
                 parts = (heads[slots], readers[slots], ctx.statistics[i], grad[slots])
@@ -103,7 +101,7 @@ class _NormProject(Function):
                 part = readers[slots].detach().requires_grad_()
                 (part_grad,) = torch.autograd.grad(ctx.norm(part), part, through)
             into[slots] = part_grad  # which may be where they are read: nothing else needs them
-        return into, None, None, None, None
+        return into, None, None, None
 
 
 def _project(norm: nn.Module, projection: Projection, readers: Tensor, out: Tensor) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitprune.data.batches import Batch, Prefix, Rest
-from circuitprune.engine.ablation import Ablated, Ablation, StackedWriters, make_ablation
+from circuitprune.engine.ablation import PER_PAIR, Ablated, Ablation, StackedWriters
 from circuitprune.engine.circuit_run import CircuitRuns
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.prefixes import KeysValues, padded_left, run_prefixes
@@ -61,8 +61,7 @@ class Run:
             if reach is not None:
                 return self.circuits.logits(mask, reach)
             gates = mask.to(self.gated.dtype)
-        tokens, mask, last, prefix = self.batch.clean_prompts
-        return self.gated(gates, tokens, mask, self.ablated, last, prefix)
+        return self.gated.on(self.batch, gates, self.ablated)
 
 
 class References:
@@ -92,7 +91,7 @@ class References:
         prefixes: bool = True,
     ) -> None:
         if isinstance(ablation, str):
-            ablation = make_ablation(ablation, gated.ports)
+            ablation = gated.ablation(ablation)
         if not isinstance(ablation, Ablation):
             raise ConfigError(
                 f"an ablation is 'patch', 'zero' or what make_ablation gives, got {ablation!r:.60}"
@@ -104,6 +103,7 @@ class References:
         )
         self._written: dict[Key, Float[Tensor, "writer pos d_model"]] = {}
         self._logits: dict[Key, Float[Tensor, " vocab"]] = {}
+        self._empty: dict[Key, Float[Tensor, " vocab"]] = {}
         self._prefixes: dict[Key, KeysValues] = {}
 
     def fill(self, batches: Iterable[Batch], progress: Progress = silent) -> None:
@@ -126,7 +126,7 @@ class References:
             batch,
             self.ablated(batch),
             self.full_logits,
-            self.ablation.kind == "patch",
+            self.ablation.kind == "patch" and self.gated.by_reach,
         )
 
     def runs(self, batches: Iterable[Batch]) -> Iterator[Run]:
@@ -162,7 +162,7 @@ class References:
 
     def ablated(self, batch: Batch) -> Ablated:
         """What each writer carries on this batch when ablated."""
-        if self.ablation.kind != "patch":
+        if self.ablation.kind not in PER_PAIR:
             return self.ablation(batch)  # already one value for all examples
         length = batch.clean.shape[1]
         return self._cached(
@@ -178,7 +178,7 @@ class References:
         ablated = self.ablated(batch)
         if isinstance(ablated, StackedWriters):
             return ablated[:]
-        return ablated if self.ablation.kind == "patch" else ablated.clone()
+        return ablated if self.ablation.kind in PER_PAIR else ablated.clone()
 
     def full_logits(self, batch: Batch) -> Float[Tensor, "batch vocab"]:
         """The untouched model's logits at the answer positions of the whole clean prompts."""
@@ -189,6 +189,17 @@ class References:
             take=lambda logits, row: logits[row].clone(),
             join=torch.stack,
         )
+
+    def empty_logits(self, batch: Batch) -> Float[Tensor, "batch vocab"]:
+        """Logits of the circuit without edges at the answer positions: all that cut edges carry."""
+        with torch.no_grad():
+            return self._cached(
+                self._empty,
+                batch.whole,
+                compute=lambda b: self.run(b)(self.gated.graph.no_edges()),
+                take=lambda logits, row: logits[row].clone(),
+                join=torch.stack,
+            )
 
     def _cached(
         self,

@@ -1,93 +1,120 @@
 """The residual stream of one gated run, in parts: what was written, and how it is mixed and read.
 
-All parts lie in one buffer, so the inputs of a block's readers are one matrix product, and the
-backward pass adds into one gradient buffer. The autograd functions here are ordered by a token, a
-scalar that each takes and returns: every reader of a writer has added to the gradient before that
-writer takes it.
+All parts lie in one buffer, so the inputs of a panel's readers are one matrix product, and the
+backward pass adds into one gradient buffer and into one gradient of the gates. The autograd
+functions here are ordered by a token, a scalar that each takes and returns and that begins with the
+gates: every reader of a writer has added to the gradient before that writer takes it, and all
+have added to the gates' before these take theirs.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
+from circuitprune.circuits.graph import Block, Graph
+from circuitprune.engine.dealing import mix, pull, slopes, views_of
+from circuitprune.engine.layout import Layout
+from circuitprune.engine.mixer import Mixer
+from circuitprune.engine.panels import Panel
 from circuitprune.engine.positions import AtAnswers, Everywhere, Positions
 from circuitprune.engine.workspace import Workspace
 
 
 class Stream:
-    """Deltas of all writers behind their ablated base, and the gradients of the deltas.
+    """Deltas of all writers behind their ablated bases, and the gradients of the deltas.
 
     Args:
-        shape: `(writer, batch, pos, d_model)`.
+        graph: Of the model.
+        gates: One float per edge at each span, in the graph's flat order and the stream's type.
+        shape: `(batch, pos, d_model)`.
         last: Position of each example's answer, or None if all positions are asked for.
+        dealt: The span of each token, or None if there is one.
+        starts: The first writer of each run of layers, where a base begins.
         n_dense: Writers that something reads at other positions than the answers'.
-        widest: Readers of the largest block.
-        like: A tensor of the stream's dtype and device.
         workspace: Lends the large buffers for as long as the stream, or its graph, is alive.
 
     Attributes:
         everywhere: All positions.
         answers: The positions that are asked for.
+        gates: By block, `[span, reader, writer]`, without their history.
     """
 
     def __init__(
         self,
+        graph: Graph,
+        gates: Float[Tensor, "span edge"],
         shape: tuple[int, ...],
         last: Tensor | None,
+        dealt: Int[Tensor, "batch pos"] | None,
+        starts: Sequence[int],
         n_dense: int,
-        widest: int,
-        like: Tensor,
         workspace: Workspace,
     ) -> None:
-        n_writers, n_batch, n_pos, d_model = shape
-        token_shape = (n_batch * n_pos, d_model)
-        self.loan = loan = workspace.lend(self)
-        buffer = loan.take(n_writers + 1, *token_shape, like=like)
-        self.base, self.delta = buffer[0], buffer[1:]
-        self.scratch = loan.take(widest + 1, *token_shape, like=like)  # readers, and their MLP's
-        grid = buffer.unflatten(1, (n_batch, n_pos))
-        at_answers = None if last is None else AtAnswers(grid, last)
-        self.everywhere = Everywhere(buffer, at_answers, n_dense, loan)
+        n_batch, n_pos, d_model = shape
+        self.graph, self.token_shape = graph, (n_batch * n_pos, d_model)
+        self.differentiable = gates.requires_grad and torch.is_grad_enabled()
+        self.gates = {b: views_of(gates.detach(), b) for b in graph.blocks}
+        self.layout = layout = Layout(graph.n_writers, starts)
+        self.loan = workspace.lend(self)
+        self.parts = self.loan.take(layout.n_rows, *self.token_shape, like=gates)
+        for start in layout.starts:
+            self.parts[layout.base(start)] = 0
+        grid = self.parts.unflatten(1, (n_batch, n_pos))
+        base = layout.base(graph.n_writers - 1)
+        at_answers = None if last is None else AtAnswers(grid, last, base, dealt)
+        dense = layout.up_to(n_dense)
+        self.everywhere = Everywhere(self.parts, at_answers, dense, self.loan, dealt)
         self.answers: Positions = at_answers or self.everywhere
-        self.token = like.detach().new_zeros(())
+        self.slopes, self.n_spans = gates.new_empty(0), len(gates)
+        self.mixers: list[Mixer] = []
+        self.token: Tensor = _Begin.apply(gates, self)  # type: ignore[no-untyped-call]
 
-    def begin_backward(self, _: Tensor) -> None:
+    def begin_backward(self, _: Tensor | None) -> None:
         """Start a backward pass with empty gradients; a graph may be walked more than once."""
+        if len(self.slopes):
+            for mixer in self.mixers:  # gradients of the pass before lie where inputs were
+                mixer.seat.holder = None
+        self.slopes = self.parts.new_zeros(self.n_spans, self.graph.n_edges)
         self.everywhere.begin_backward()
 
-    def room_for_readers(self, n_readers: int) -> Float[Tensor, "reader token d_model"]:
-        """A buffer for reader inputs that the backward pass will find again."""
-        return self.loan.take(n_readers, *self.scratch.shape[1:], like=self.scratch)
+    def add_to_base(self, writer: int, ablated: Float[Tensor, "token d_model"]) -> None:
+        """Put what a writer, or a layer's heads together, carry when ablated into the stream."""
+        self.parts[self.layout.base(writer)] += ablated
+
+    def deltas(self, writers: slice) -> Float[Tensor, "writer token d_model"]:
+        """Where some writers of one layer are stored."""
+        return self.parts[self.layout.rows(writers)]
+
+    # ---------------------------------------------------------------- reading
+
+    def read(self, mixer: Mixer, layer: int) -> dict[Block, Float[Tensor, "reader _ d_model"]]:
+        """Inputs of a layer's readers of a panel; those of a later layer may take their place."""
+        panel = mixer.panel
+        if mixer not in self.mixers:
+            self.mixers.append(mixer)
+            self.token = _Fill.apply(self.token, self, mixer)  # type: ignore[no-untyped-call]
+        *inputs, self.token = _Read.apply(self.token, mixer, layer)  # type: ignore[no-untyped-call]
+        return dict(zip(blocks_of(panel, layer), inputs, strict=True))
 
     def mix(
         self,
-        gates: Float[Tensor, "reader writer"],
+        block: Block,
         writers: slice,
         where: Positions,
-        base: Float[Tensor, "#reader token d_model"] | None = None,
-        into: Tensor | None = None,
+        base: Float[Tensor, "#reader _ d_model"],
     ) -> Float[Tensor, "reader _ d_model"]:
-        """`base + gates @ delta[writers]` somewhere; see `mixed`."""
-        return self.mix_two(gates, writers, where, base, into, len(gates))[0]
+        """`base + gates @ delta` of a block's readers and the heads of one layer."""
+        task = (block, writers, where)
+        mixed: Tensor
+        mixed, self.token = _Mix.apply(self.token, base, self, task)  # type: ignore[no-untyped-call]
+        return mixed
 
-    def mix_two(
-        self,
-        gates: Float[Tensor, "reader writer"],
-        writers: slice,
-        where: Positions,
-        base: Float[Tensor, "#reader token d_model"] | None,
-        into: Tensor | None,
-        first: int,
-    ) -> tuple[Float[Tensor, "first _ d_model"], Float[Tensor, "rest _ d_model"]]:
-        """As `mix`, the first readers and the rest apart: one product, but two gradients."""
-        task = _MixTask(self, writers, where, into, first)
-        one, rest, self.token = _Mix.apply(self.token, gates, base, task)  # type: ignore[no-untyped-call]
-        return one, rest
+    # ---------------------------------------------------------------- writing
 
     def write_heads(
         self,
@@ -98,7 +125,8 @@ class Stream:
         ablated: Float[Tensor, "head token d_model"],
     ) -> None:
         """Store what each head of a layer adds, minus its ablated value."""
-        self.token = _WriteHeads.apply(self.token, values, writers, where, weight, ablated)  # type: ignore[no-untyped-call]
+        rows = self.layout.rows(writers)
+        self.token = _WriteHeads.apply(self.token, values, rows, where, weight, ablated)  # type: ignore[no-untyped-call]
 
     def write(
         self,
@@ -108,45 +136,20 @@ class Stream:
         ablated: Float[Tensor, "token d_model"],
     ) -> None:
         """Store what one writer adds, minus its ablated value."""
-        self.token = _Write.apply(self.token, written, writer, where, ablated)  # type: ignore[no-untyped-call]
-
-    def join(self, grad: Tensor, rest: Tensor | None, n_rows: int) -> Tensor:
-        """The gradients of two parts of one mix, one behind the other; zeros for a missing one."""
-        if len(grad) == n_rows:
-            return grad
-        if grad.data_ptr() == self.scratch.data_ptr():  # the next rows are free
-            whole = self.scratch[:n_rows]
-        else:
-            whole = grad.new_empty(n_rows, *grad.shape[1:])
-            whole[: len(grad)] = grad
-        whole[len(grad) :] = 0 if rest is None else rest
-        return whole
+        row = self.layout.row(writer)
+        self.token = _Write.apply(self.token, written, row, where, ablated)  # type: ignore[no-untyped-call]
 
 
-def mixed(
-    gates: Float[Tensor, "reader writer"],
-    writers: slice,
-    where: Positions,
-    base: Tensor | None,
-    into: Tensor | None,
-) -> Float[Tensor, "reader _ d_model"]:
-    """`base + gates @ delta[writers]`, in a fresh tensor or in `into`.
-
-    Without a `base` of its own the mix takes the stream's, which lies in front of the deltas in the
-    same buffer, so that a column of ones makes it part of the one matrix product.
-    """
-    out = None if into is None else into[: len(gates)].flatten(1)
-    parts = where.up_to(writers.stop)
-    if base is None:
-        gates = torch.cat([torch.ones_like(gates[:, :1]), gates], dim=1)
-        result = torch.mm(gates, parts.flatten(1), out=out)
-    else:
-        result = torch.addmm(base.flatten(1), gates, parts[writers.start + 1 :].flatten(1), out=out)
-    return result.view(len(gates), -1, parts.shape[-1])
+def blocks_of(panel: Panel, layer: int) -> list[Block]:
+    """The blocks of a layer that have readers in a panel."""
+    return [block for block in panel.rows if block.layer == layer]
 
 
 # ---------------------------------------------------------------- autograd
 
+
+MixTask = tuple[Block, slice, Positions]
+"""Whose readers, heads of one layer, and where they are read."""
 
 if TYPE_CHECKING:
 
@@ -155,8 +158,11 @@ if TYPE_CHECKING:
 
         saved_tensors: tuple[Tensor, ...]
         needs_input_grad: tuple[bool, ...]
-        task: "_MixTask"
-        writers: slice
+        stream: Stream
+        mixer: Mixer
+        layer: int
+        task: MixTask
+        rows: slice
         where: Positions
         shape: torch.Size
 
@@ -164,47 +170,81 @@ else:  # torch makes a class of its own for each function
     _Context = FunctionCtx
 
 
-@dataclass(frozen=True)
-class _MixTask:
-    """What is mixed for whom: all but the tensors that gradients go to."""
+class _Begin(Function):
+    """The first token, whose gradient is that of the gates."""
 
-    stream: Stream
-    writers: slice
-    where: Positions
-    into: Tensor | None
-    first: int
-    """Readers whose result, and gradient, is apart from the others'."""
+    @staticmethod
+    def forward(ctx: _Context, gates: Tensor, stream: Stream) -> Tensor:
+        ctx.stream = stream
+        return gates.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: _Context, _: Tensor) -> tuple[Tensor, None]:
+        return ctx.stream.slopes, None
+
+
+class _Fill(Function):
+    """What stands in front of a panel, whose backward comes when all its readers have theirs."""
+
+    @staticmethod
+    def forward(ctx: _Context, token: Tensor, stream: Stream, mixer: Mixer) -> Tensor:
+        ctx.stream, ctx.mixer = stream, mixer
+        mixer.fill()
+        return token.clone()
+
+    @staticmethod
+    def backward(ctx: _Context, grad_token: Tensor) -> tuple[Tensor, None, None]:
+        ctx.mixer.finish(ctx.stream.slopes)
+        return grad_token, None, None
+
+
+class _Read(Function):
+    """The inputs of a layer's readers, by block; their gradients take their place."""
+
+    @staticmethod
+    def forward(ctx: _Context, token: Tensor, mixer: Mixer, layer: int) -> tuple[Tensor, ...]:
+        ctx.mixer, ctx.layer = mixer, layer
+        ctx.set_materialize_grads(False)
+        mixer.complete(layer)
+        blocks = blocks_of(mixer.panel, layer)
+        return *(mixer.inputs[mixer.panel.rows[block]] for block in blocks), token.clone()
+
+    @staticmethod
+    def backward(ctx: _Context, *grads: Tensor | None) -> tuple[Tensor, None, None]:
+        mixer, layer = ctx.mixer, ctx.layer
+        for block, grad in zip(blocks_of(mixer.panel, layer), grads[:-1], strict=True):
+            mixer.receive(block, grad)
+        mixer.spread(layer)
+        return mixer.gates.new_zeros(()), None, None
 
 
 class _Mix(Function):
-    """`mixed`, whose backward adds to the one gradient buffer."""
+    """`base + gates @ delta` of a layer's heads."""
 
     @staticmethod
     def forward(
-        ctx: _Context, token: Tensor, gates: Tensor, base: Tensor | None, task: _MixTask
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(gates)
-        ctx.task = task
+        ctx: _Context, token: Tensor, base: Tensor, stream: Stream, task: MixTask
+    ) -> tuple[Tensor, Tensor]:
+        ctx.stream, ctx.task = stream, task
         ctx.set_materialize_grads(False)
-        result = mixed(gates, task.writers, task.where, base, task.into)
-        return result[: task.first], result[task.first :], token.clone()
+        block, writers, where = task
+        gates, rows = stream.gates[block][..., writers], stream.layout.rows(writers)
+        mixed = base.expand(gates.shape[1], -1, -1).clone()
+        mix(where.pieces, gates, where.up_to(rows.stop)[rows], mixed, add=True)
+        return mixed, token.clone()
 
     @staticmethod
-    def backward(
-        ctx: _Context, grad: Tensor | None, grad_rest: Tensor | None, _: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        task, (gates,) = ctx.task, ctx.saved_tensors
-        stream, where, nothing = task.stream, task.where, gates.new_zeros(())
+    def backward(ctx: _Context, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        stream, (block, writers, where) = ctx.stream, ctx.task
+        nothing = stream.parts.new_zeros(())
         if grad is None:  # what reads these is not read itself
-            if grad_rest is None:
-                return nothing, None, None, None
-            grad = grad_rest.new_zeros(task.first, *grad_rest.shape[1:])
-        whole = stream.join(grad, grad_rest, len(gates))
-        flat = whole.flatten(1)
-        grad_gates = flat @ where.delta[task.writers].flatten(1).T
-        where.gradients()[task.writers].flatten(1).addmm_(gates.T, flat)
+            return nothing, None, None, None
+        gates, rows = stream.gates[block][..., writers], stream.layout.rows(writers)
+        into = views_of(stream.slopes, block)[..., writers]
+        into += slopes(where.pieces, grad, where.up_to(rows.stop)[rows], len(into))
+        pull(where.pieces, gates, grad, where.gradients()[rows])
         where.settle()
-        return nothing, grad_gates, whole if ctx.needs_input_grad[2] else None, None
+        return nothing, grad if ctx.needs_input_grad[1] else None, None, None
 
 
 class _WriteHeads(Function):
@@ -215,22 +255,22 @@ class _WriteHeads(Function):
         ctx: _Context,
         token: Tensor,
         values: Tensor,
-        writers: slice,
+        rows: slice,
         where: Positions,
         weight: Tensor,
         ablated: Tensor,
     ) -> Tensor:
-        ctx.writers, ctx.where, ctx.shape = writers, where, values.shape
+        ctx.rows, ctx.where, ctx.shape = rows, where, values.shape
         ctx.save_for_backward(weight)
         heads = where.of(values.flatten(0, 1))
         heads = heads.unflatten(1, (len(weight), -1)).transpose(0, 1)
-        torch.baddbmm(where.of(ablated), heads, weight, beta=-1, out=where.room(writers))
+        torch.baddbmm(where.of(ablated), heads, weight, beta=-1, out=where.room(rows))
         return token.clone()
 
     @staticmethod
     def backward(ctx: _Context, grad_token: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        grads = ctx.where.gradients()[ctx.writers]
+        grads = ctx.where.gradients()[ctx.rows]
         heads = torch.bmm(grads, weight.transpose(1, 2)).transpose(0, 1)
         return grad_token, ctx.where.spread(heads, ctx.shape), None, None, None, None
 
@@ -240,19 +280,14 @@ class _Write(Function):
 
     @staticmethod
     def forward(
-        ctx: _Context,
-        token: Tensor,
-        written: Tensor,
-        writer: int,
-        where: Positions,
-        ablated: Tensor,
+        ctx: _Context, token: Tensor, written: Tensor, row: int, where: Positions, ablated: Tensor
     ) -> Tensor:
-        ctx.writers, ctx.where, ctx.shape = slice(writer, writer + 1), where, written.shape
-        (out,) = where.room(ctx.writers)
+        ctx.rows, ctx.where, ctx.shape = slice(row, row + 1), where, written.shape
+        (out,) = where.room(ctx.rows)
         torch.sub(written.flatten(0, 1), where.of(ablated), out=out)
         return token.clone()
 
     @staticmethod
     def backward(ctx: _Context, grad_token: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = ctx.where.gradients()[ctx.writers]
+        (grad,) = ctx.where.gradients()[ctx.rows]
         return grad_token, grad.view(ctx.shape), None, None, None

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-from circuitprune.circuits.graph import Block
 from circuitprune.data.pairs import Batch
+from circuitprune.engine.contraction import Contraction
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.recording import recorders
 from circuitprune.metrics import Metric
@@ -68,7 +68,7 @@ def edge_scores_at(
 
 
 class TappedRun:
-    """A plain forward whose backward fills `scores`, block by block.
+    """A plain forward whose backward pass gives scores.
 
     Args:
         gated: The model.
@@ -86,20 +86,14 @@ class TappedRun:
         batch: Batch,
         start: int = 0,
     ) -> None:
-        self.ports, self.graph = gated.ports, gated.graph
+        self.ports, self.graph = gated.ports, gated.ports.graph
         self.post_norms = gated.ports.post_norms
         self.difference = difference.flatten(1, 2)
         self.entering, self.batch, self.start = entering, batch, start
-        precise = torch.promote_types(difference.dtype, torch.float32)
-        self.scores = difference.new_zeros(self.graph.n_edges, dtype=precise)
+        self.contraction = Contraction(gated, difference, batch.last, batch.spans)
         self.entrance = difference.new_zeros(())
-        widest = self.graph.attention_block(0).n_readers
-        loan = gated.workspace.lend(self)
-        self.inputs = loan.take(widest, *self.difference.shape[1:], like=difference)
-        self.filled = 0
         self.streams: dict[nn.Module, Tensor] = {}
         """What each norm saw; readers without one see it themselves."""
-        self.heads_of_layer: dict[int, Tensor] = {}
 
     @torch.enable_grad()
     def forward(self) -> Float[Tensor, "batch vocab"]:
@@ -113,8 +107,12 @@ class TappedRun:
     ) -> Float[Tensor, " edge"]:
         """The scores, filled by one backward pass of the summed metric."""
         metric(logits, self.batch).sum().backward(inputs=[self.entrance])
+        return self.finished()
+
+    def finished(self) -> Float[Tensor, " edge"]:
+        """The scores, after a backward pass."""
         self.streams.clear()  # they hold the graph, which holds this run
-        return self.scores
+        return self.contraction.finished()
 
     def changes(self) -> list[Change]:
         """The forwards to replace: all call Hugging Face's own and listen to its gradients."""
@@ -162,7 +160,7 @@ class TappedRun:
 
     def _keep_heads(self, layer: int, forward: Forward) -> Forward:
         def post_norm(heads: Tensor) -> Tensor:
-            self.heads_of_layer[layer] = heads.detach().flatten(0, 1)
+            self.contraction.heads[layer] = heads.detach().flatten(0, 1)
             return forward(heads)
 
         return post_norm
@@ -218,7 +216,8 @@ class TappedRun:
             )
             for part, made in parts:
                 projection = self.ports.readers[layer][part.port]
-                inputs = self.inputs[part.first : part.first + len(projection.weight)]
+                own = slice(part.first, part.first + len(projection.weight))
+                inputs = self.contraction.room(block, own)
                 if closed is None or found is None:
                     torch.bmm(part.values, projection.weight.transpose(1, 2), out=inputs)
                     inputs.copy_(vjp(norm, stream, inputs))
@@ -226,10 +225,6 @@ class TappedRun:
                     x = stream.unsqueeze(0)
                     pull_back(closed, projection, made.values, x, found, part.values, inputs)
                 total += inputs.sum(dim=0)
-                self.filled += len(projection.weight)
-            if self.filled == block.n_readers:  # q, k and v may come from one module or from three
-                self._add(block, self.inputs)
-                self.filled = 0
             return total.view(*self.batch.clean.shape, -1)
 
         return tap
@@ -239,36 +234,15 @@ class TappedRun:
         block, norm = self.graph.mlp_block(layer), self.ports.layers[layer].mlp_norm
 
         def tap(grad: Tensor) -> None:
-            inputs = grad.reshape(1, -1, self.graph.d_model)
+            grads = grad.reshape(1, -1, self.graph.d_model)
             stream = self.streams[norm].detach().view(-1, self.graph.d_model)
-            self._add(block, vjp(norm, stream, inputs))
+            self.contraction.room(block, slice(0, 1)).copy_(vjp(norm, stream, grads))
 
         return tap
 
     def _tap_logits(self, grad: Tensor) -> None:
         """The gradient at the residual stream in front of the final norm, at answer positions."""
-        self._add(self.graph.logits_block, grad.unsqueeze(0), at_last=True)
-
-    @torch.no_grad()
-    def _add(self, block: Block, grads: Tensor, at_last: bool = False) -> None:
-        """Contract the gradients at the readers of a block with its writers' differences."""
-        writers = slice(0, block.n_writers)
-        view = self.graph.block_view(self.scores, block)
-        view += grads.flatten(1) @ self._at(self.difference[writers], at_last).flatten(1).T
-        for layer, writers in self.post_norms.upstream(block.n_writers):
-            heads = self._at(self.heads_of_layer[layer], at_last)
-            through = self.post_norms.pull_back(layer, heads, grads).flatten(1)
-            delta = self._at(self.difference[writers], at_last).flatten(1)
-            view[:, writers] = through @ delta.T
-
-    def _at(self, chunks: Tensor, at_last: bool) -> Tensor:
-        """Answer positions of `[..., token, d_model]`, or all of them."""
-        if not at_last:
-            return chunks
-        n_batch, n_pos = self.batch.clean.shape
-        rows = torch.arange(n_batch, device=chunks.device)
-        found: Tensor = chunks.unflatten(-2, (n_batch, n_pos))[..., rows, self.batch.last, :]
-        return found
+        self.contraction.add_logits(grad.unsqueeze(0))
 
 
 if TYPE_CHECKING:

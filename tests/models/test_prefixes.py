@@ -11,11 +11,14 @@ import torch
 from family_configs import CONFIGS, TOLERANCE, VOCAB, build
 from torch import Tensor
 
+from circuitprune.attribution.attn_lrp import attn_lrp
 from circuitprune.attribution.clean_corrupted import clean_corrupted
 from circuitprune.attribution.eap import eap
 from circuitprune.attribution.eap_ig_activations import eap_ig_activations
 from circuitprune.attribution.eap_ig_inputs import eap_ig_inputs
+from circuitprune.attribution.eap_qk import eap_qk
 from circuitprune.attribution.gate_ig import gate_ig
+from circuitprune.attribution.gim import gim
 from circuitprune.attribution.ifr import ifr
 from circuitprune.attribution.magnitude import magnitude
 from circuitprune.attribution.per_writer_ig import per_writer_ig
@@ -113,7 +116,10 @@ def test_a_family_without_such_a_cache_runs_whole_prompts(name):
 
 
 METHODS = (
+    attn_lrp,
+    gim,
     clean_corrupted,
+    eap_qk,
     eap_ig_inputs,
     eap_ig_activations,
     gate_ig,
