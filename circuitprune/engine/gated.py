@@ -8,12 +8,15 @@ Hugging Face's own layers run; only what their projections, MLPs and final norm 
 Their residual additions see zeros and are ignored.
 """
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from circuitprune.data.batches import Prefix
-from circuitprune.engine.ablation import Ablated
+from circuitprune.data.batches import Batch, Prefix
+from circuitprune.engine.ablation import Ablated, Ablation, make_ablation
+from circuitprune.engine.dealing import WHOLE, Pieces
 from circuitprune.engine.gated_run import GatedRun
 from circuitprune.engine.gated_stream import GatedStream
 from circuitprune.engine.recording import record_writers
@@ -39,6 +42,9 @@ class GatedModel:
         ModelError: the family is not declared or does not fit the model, or the model is in no
             state to be run: quantised, with an adapter beside its weights, or not on one device.
     """
+
+    by_reach = True
+    """Whether a small circuit can be computed by what it reaches alone: see `CircuitRuns`."""
 
     def __init__(self, model: nn.Module, kv_readers: str = "kv_head") -> None:
         self._held = Held(model)
@@ -95,8 +101,16 @@ class GatedModel:
             GraphError: `gates` or `ablated` do not fit the graph.
         """
         self._check(gates, ablated)
-        stream = GatedStream(self.ports, gates, ablated, last, self.workspace)
+        rows = gates.unsqueeze(0)
+        stream = GatedStream(self.ports, rows, ablated, last, None, self.workspace)
         return GatedRun(stream).logits(tokens, mask, prefix)
+
+    def on(
+        self, batch: Batch, gates: Float[Tensor, " edge"], ablated: Ablated
+    ) -> Float[Tensor, "batch vocab"]:
+        """Answer-position logits of a batch's clean prompts: see a call."""
+        tokens, mask, last, prefix = batch.clean_prompts
+        return self(gates, tokens, mask, ablated, last, prefix)
 
     @torch.no_grad()
     def plain(
@@ -129,6 +143,21 @@ class GatedModel:
     ) -> None:
         """Takes what each writer wrote on a plain run off a tensor, in place."""
         record_writers(self.ports, tokens, mask, prefix, subtract_from=from_)
+
+    def ablation(self, kind: str, reference: Iterable[Batch] = ()) -> Ablation:
+        """What edges carry where they are cut: see `make_ablation`."""
+        return make_ablation(kind, self.ports, reference)
+
+    def pieces(
+        self, dealt: Int[Tensor, "batch pos"] | None, last: Int[Tensor, " batch"] | None
+    ) -> Pieces:
+        """Places that share their gates: here all of them.
+
+        Args:
+            dealt: The span of each token.
+            last: Position of each example's answer, of which the places are; None for all tokens.
+        """
+        return WHOLE
 
     def _check(self, gates: Tensor, ablated: Ablated) -> None:
         if gates.shape != (self.graph.n_edges,):

@@ -47,16 +47,16 @@ class GatedRun:
         def first_layer(hidden: Tensor, *args: object, **kwargs: object) -> Output:
             hidden = hidden.detach()  # of embeddings that a hook lets require gradients
             parts = self.stream.parts
-            parts.base.copy_(self.stream.ablated(slice(0, 1))[0])
-            torch.sub(hidden.flatten(0, 1), parts.base, out=parts.delta[0])
+            (ablated,) = self.stream.ablated(slice(0, 1))
+            parts.add_to_base(0, ablated)
+            torch.sub(hidden.flatten(0, 1), ablated, out=parts.deltas(slice(0, 1))[0])
             return forward(hidden, *args, **kwargs)
 
         return first_layer
 
     def _final_norm(self, forward: Forward) -> Forward:
         def final_norm(hidden: Tensor) -> Tensor:
-            gates = self.stream.gates[self.ports.graph.logits_block]
-            stream = self.stream.read(gates, self.stream.parts.answers)
+            stream = self.stream.read_logits()
             if self.last is None:
                 return forward(stream.view(hidden.shape))
             return forward(stream[0]).unsqueeze(1).expand_as(hidden)

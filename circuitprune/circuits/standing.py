@@ -1,0 +1,54 @@
+"""What a circuit's file says of what gates stand on, where that is not whole edges."""
+
+from dataclasses import asdict
+from typing import TypeVar, cast
+
+from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.part_graph import Cut, PartGraph, part_graph
+from circuitprune.circuits.span_graph import MOST_SPANS, Span, SpanGraph, span_graph
+from circuitprune.errors import GraphError, RunError
+from circuitprune.files.records import from_json
+
+PARTED = 1_000_000
+"""Things that are cut into parts, in one file: far more than a model has nodes."""
+
+Listed = TypeVar("Listed")
+"""What a file lists."""
+
+
+def said_of_gates(graph: Graph) -> dict[str, object]:
+    """What a file says of what gates stand on, where that is not whole edges."""
+    if isinstance(graph, PartGraph):
+        return {"level": graph.level, "cuts": [asdict(cut) for cut in graph.cuts]}
+    if isinstance(graph, SpanGraph):
+        return {"spans": [asdict(span) for span in graph.spans]}
+    return {}
+
+
+def has_parts(own: object) -> bool:
+    """Whether a file's own key says that gates stand on parts, or on edges at spans."""
+    said = own.get("graph") if isinstance(own, dict) else None
+    return isinstance(said, dict) and bool({"cuts", "spans"} & said.keys())
+
+
+def of_gates(graph: Graph, own: object) -> Graph:
+    """What gates stand on as a file's own key says; the graph itself if it says nothing."""
+    if not has_parts(own):
+        return graph
+    said = cast(dict[str, dict[str, object]], own)["graph"]
+    try:
+        if "spans" in said:
+            return span_graph(graph, _listed(Span, said["spans"], "a span", MOST_SPANS))
+        level, cuts = said.get("level"), _listed(Cut, said["cuts"], "a cut", PARTED)
+    except RunError as error:
+        raise GraphError(str(error)) from error
+    if not isinstance(level, str):
+        raise GraphError(f"'level' must be a name, got {level!r:.80}")
+    return part_graph(graph, level, cuts)
+
+
+def _listed(kind: type[Listed], values: object, what: str, most: int) -> tuple[Listed, ...]:
+    """Records in a list of a file."""
+    if not isinstance(values, list) or len(values) > most:
+        raise GraphError(f"{what} of the circuit must stand in a list of at most {most:,}")
+    return tuple(from_json(kind, value, f"{what} of the circuit") for value in values)
