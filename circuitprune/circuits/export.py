@@ -13,6 +13,8 @@ from torch import Tensor
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.layout import KIND_COLOURS, place, strengths
+from circuitprune.circuits.part_graph import PartGraph
+from circuitprune.circuits.span_graph import SpanGraph, spans_at
 from circuitprune.errors import GraphError
 from circuitprune.files.text import line
 from circuitprune.files.whole import write_atomic
@@ -25,8 +27,10 @@ def write_edges_csv(
 ) -> None:
     """Writes one line per edge: `writer,reader,kind,layer` and the given columns.
 
-    `kind` is the port (`q`, `k`, `v`, `mlp`, `logits`), `layer` the reader's layer (the number of
-    layers for `logits`). Booleans are 1 and 0, NaN is an empty cell.
+    Of parts, `part` comes first; all are read by way of the stream, whose end is `logits`. Of edges
+    at spans, `span` comes behind `layer`. `kind`
+    is the port (`q`, `k`, `v`, `mlp`, `logits`), `layer` the reader's layer (the number of layers
+    for `logits`). Booleans are 1 and 0, NaN is an empty cell.
 
     Args:
         path: The file, written atomically.
@@ -47,16 +51,21 @@ def write_edges_csv(
     every = torch.ones(graph.n_edges, dtype=torch.bool)
     rows = (edges_of.mask if isinstance(edges_of, Circuit) else every).nonzero().flatten()
     readers = graph.edge_reader[rows].tolist()
+    of_parts = isinstance(graph, PartGraph)
     table = [
+        *([[graph.edge_name(row) for row in rows.tolist()]] if of_parts else []),
         [graph.writers[w] for w in graph.edge_writer[rows].tolist()],
         [graph.readers[r] for r in readers],
         [graph.reader_kind[r] for r in readers],
         graph.reader_layer[readers].tolist(),
+        *([spans_at(graph, rows)] if isinstance(graph, SpanGraph) else []),
         *(values.cpu()[rows].tolist() for values in columns.values()),
     ]
     text = io.StringIO()
     sheet = csv.writer(text, lineterminator="\n")
-    sheet.writerow([_cell(name) for name in ("writer", "reader", "kind", "layer", *columns)])
+    first, at = ("part",) * of_parts, ("span",) * isinstance(graph, SpanGraph)
+    names = (*first, "writer", "reader", "kind", "layer", *at, *columns)
+    sheet.writerow([_cell(name) for name in names])
     sheet.writerows([_cell(value) for value in row] for row in zip(*table, strict=True))
     write_atomic(path, text.getvalue())
 
@@ -64,9 +73,10 @@ def write_edges_csv(
 def to_dot(circuit: Circuit) -> str:
     """The circuit as DOT text, input at the bottom, one line per edge counted by query head.
 
-    A layer's heads are one rank, its MLP the next (the same in parallel blocks). Edges have the
-    colours of their ports and, if the circuit has a ranking, the width of their strength. Render it
-    with Graphviz: `dot -Tpdf circuit.dot -o circuit.pdf`.
+    Nodes are called as in every other drawing, `1.3` for `a1.h3`. A layer's heads are one rank, its
+    MLP the next (the same in parallel blocks). Edges have the colours of their ports and, if the
+    circuit has a ranking, the width of their strength. Render it with Graphviz:
+    `dot -Tpdf circuit.dot -o circuit.pdf`.
     """
     whole = circuit.ungrouped()
     graph, kept = whole.graph, whole.mask.nonzero().flatten().tolist()
@@ -75,6 +85,8 @@ def to_dot(circuit: Circuit) -> str:
     )
     lines = ["digraph circuit {", "  rankdir=BT;", f"  label={_quoted(title)};"]
     lines += ['  node [shape=box, style=rounded, fontname="Helvetica"];']
+    places = place(graph).nodes
+    lines += [f"  {_quoted(name)} [label={_quoted(places[name].label)}];" for name in whole.nodes]
     ranks = _ranks(whole)
     for names in ranks.values():
         lines.append(f"  {{ rank=same; {' '.join(f'{_quoted(name)};' for name in names)} }}")
@@ -87,8 +99,11 @@ def to_dot(circuit: Circuit) -> str:
         writer = graph.writers[int(graph.edge_writer[edge])]
         node = graph.readers[reader].partition("<")[0]
         colour, width = KIND_COLOURS[graph.reader_kind[reader]], 0.8 + 3 * float(strength[edge])
+        at = ""
+        if isinstance(graph, SpanGraph):
+            at = f", label={_quoted('@' + graph.spans[int(graph.edge_span[edge])].name)}"
         lines.append(
-            f'  {_quoted(writer)} -> {_quoted(node)} [color="{colour}", penwidth={width:.2f}];'
+            f'  {_quoted(writer)} -> {_quoted(node)} [color="{colour}", penwidth={width:.2f}{at}];'
         )
     return "\n".join([*lines, "}", ""])
 

@@ -11,8 +11,11 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.part_graph import PartGraph
 from circuitprune.circuits.parts import Parts
 from circuitprune.circuits.reachability import kept_nodes
+from circuitprune.circuits.span_graph import SpanGraph
+from circuitprune.circuits.standing import of_gates, said_of_gates
 from circuitprune.errors import GraphError
 from circuitprune.files.limits import EDGES
 
@@ -82,7 +85,7 @@ def _edges(parts: Parts, kept_only: bool) -> dict[str, dict[str, float | bool]]:
     numbers = parts.ranking if parts.scores is None else parts.scores
     if numbers is not None and torch.isinf(numbers).any():
         raise GraphError("infinite scores cannot be written; use NaN for 'not scored'")
-    whole, order = graph.ungrouped(), _mib_order(graph.ungrouped())
+    whole, order = graph.ungrouped(), _own_order(graph.ungrouped())
     order = order[mask[order]] if kept_only else order
     shown = mask.double() if numbers is None else graph.ungroup(numbers).double()
     rows = zip(order.tolist(), shown[order].tolist(), mask[order].tolist(), strict=True)
@@ -96,7 +99,7 @@ def from_mib(value: dict[str, object]) -> Parts:
         GraphError: wrong sizes, unknown edges, flags that are not booleans, scores that are not
             finite numbers or NaN, or a `circuitprune` key of a newer version.
     """
-    whole = _graph_of(value)
+    whole = of_gates(_graph_of(value), value.get("circuitprune"))
     edges = value["edges"]
     if not isinstance(edges, dict):
         raise GraphError("'edges' must be an object of edge names")
@@ -112,6 +115,12 @@ def from_mib(value: dict[str, object]) -> Parts:
     if "circuitprune" in value:
         return _from_own_key(value["circuitprune"], whole, mask, *numbers)
     return Parts(whole, mask, None if numbers[0].isnan().all() else numbers[0], {})
+
+
+def _own_order(whole: Graph) -> Int[Tensor, " edge"]:
+    """The order in a file: EAP-IG's, or their own of parts and of edges at spans."""
+    own = isinstance(whole, PartGraph | SpanGraph)
+    return torch.arange(whole.n_edges) if own else _mib_order(whole)
 
 
 def _mib_order(whole: Graph) -> Int[Tensor, " edge"]:
@@ -130,7 +139,7 @@ def _own_key(parts: Parts, ranking: Float[Tensor, " edge"] | None) -> dict[str, 
     """What the other keys do not say; without a dtype, there are no such numbers of their own."""
     return {
         "schema": SCHEMA,
-        "graph": {"n_kv_readers": parts.graph.n_kv_readers},
+        "graph": {"n_kv_readers": parts.graph.n_kv_readers, **said_of_gates(parts.graph)},
         "n_edges": int(parts.mask.sum()),
         "method": parts.method,
         "score_dtype": _dtype_name(parts.scores),
@@ -212,6 +221,8 @@ def _dtype(name: str | None) -> torch.dtype | None:
 
 def _fold(graph: Graph, values: Shaped[Tensor, " edge_ungrouped"]) -> Shaped[Tensor, " edge"]:
     """The inverse of `graph.ungroup`."""
+    if isinstance(graph, PartGraph):
+        return values
     folded = torch.empty(graph.n_edges, dtype=values.dtype)
     folded[graph.group_of_ungrouped] = values
     back = graph.ungroup(folded)

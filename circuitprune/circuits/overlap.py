@@ -11,6 +11,7 @@ from torch import Tensor
 
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.layer_null import NullOverlap, edge_null, node_null
 from circuitprune.circuits.reachability import kept_nodes, live_edges
 from circuitprune.circuits.selection import select
 from circuitprune.errors import GraphError
@@ -74,6 +75,10 @@ class PairOverlap:
     """In [0, 1]."""
     chance_edge_jaccard: float | None
     """Index to expect of two random sets of these sizes."""
+    edges: NullOverlap | None = None
+    """Shared edges, against a null that keeps the counts of every layer."""
+    nodes: NullOverlap | None = None
+    """Shared nodes, likewise."""
 
 
 @dataclass(frozen=True)
@@ -224,8 +229,8 @@ def core_and_private(masks: Masks) -> tuple[Bool[Tensor, " edge"], Masks]:
 def overlaps(graph: Graph, masks: Mapping[str, Bool[Tensor, " edge"]]) -> tuple[PairOverlap, ...]:
     """Edges and nodes that every two circuits share.
 
-    `chance` is what uniformly drawn edge sets of these sizes would share. Two empty circuits have
-    no index: None.
+    `chance` is what uniformly drawn edge sets of these sizes would share; `edges` and `nodes` say
+    what sets with the same counts in every layer would. Two empty circuits have no index: None.
     """
     stacked = torch.stack(list(masks.values()))
     edges, nodes = plain(edge_jaccard(stacked)), plain(node_jaccard(graph, stacked))
@@ -238,6 +243,8 @@ def overlaps(graph: Graph, masks: Mapping[str, Bool[Tensor, " edge"]]) -> tuple[
             edge_jaccard=edges[i][j],
             node_jaccard=nodes[i][j],
             chance_edge_jaccard=chance_jaccard(graph.n_edges, sizes[i], sizes[j]),
+            edges=edge_null(graph, masks[a], masks[b]),
+            nodes=node_null(graph, node_mask(graph, masks[a]), node_mask(graph, masks[b])),
         )
         for (i, a), (j, b) in combinations(enumerate(masks), 2)
     )

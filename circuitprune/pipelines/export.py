@@ -9,6 +9,7 @@ from circuitprune.circuits.export import to_dot, write_edges_csv
 from circuitprune.errors import GraphError
 from circuitprune.files.whole import write_atomic
 from circuitprune.runs.finished import run_circuit
+from circuitprune.runs.results import output_file
 
 
 def _write_table(circuit: Circuit, path: Path) -> None:
@@ -44,7 +45,7 @@ def export(
         RunError, GraphError: neither is there, or the format is unknown, or would take the heads
             of the circuit for others.
     """
-    source, output = Path(source), Path(output)
+    source, output = Path(source), output_file(output)
     if format not in EXPORTS:
         raise GraphError(f"unknown format {format!r}; choose one of {', '.join(EXPORTS)}")
     circuit = run_circuit(source, size) if source.is_dir() else Circuit.load(source)

@@ -1,5 +1,6 @@
 """CPR and CMD against hand-worked numbers and a curve computed straight from MIB's definition."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -21,7 +22,7 @@ from circuitprune.engine.evaluation import (
 )
 from circuitprune.errors import GraphError
 from circuitprune.evidence.bootstrap import Bootstrap
-from circuitprune.evidence.mib import SIZES, cmd, cpr, edge_circuits, mib, node_circuits
+from circuitprune.evidence.mib import SIZES, acc_auc, cmd, cpr, edge_circuits, mib, node_circuits
 from circuitprune.pipelines.attribute import attribute
 from circuitprune.pipelines.scoring import Scoring, attribution_metric, by_method
 from circuitprune.pipelines.setup import make_setup, training_batches
@@ -49,6 +50,29 @@ def test_areas_by_hand():
     # 2 then 0 at sizes 0.5 and 1: |1 - f| is 1 at both ends, by trapezoids of the points
     cross = values(*[1.0] * 8, 2.0, 0.0)
     assert cmd(cross).item() == pytest.approx(0.3 / 2 + 0.5)
+
+
+def test_accuracy_over_the_logarithm_of_the_size_by_hand():
+    assert acc_auc(values(*[1.0] * 10)).item() == pytest.approx(1.0)
+    late = acc_auc(values(*[0.0] * 9, 1.0)).item()  # right with all edges alone
+    assert late == pytest.approx(math.log(2) / 2 / math.log(1000))
+    assert late == pytest.approx(0.0502, abs=1e-4)  # as the paper prints for a random order
+    # right at 0.01 alone: the triangle from 0.005 to 0.02
+    assert acc_auc(values(0, 0, 0, 1.0, *[0.0] * 6)).item() == pytest.approx(
+        math.log(4) / 2 / math.log(1000)
+    )
+
+
+def test_the_accuracy_of_the_section_is_that_of_its_circuits():
+    case = tiny_case()
+    found = mib(case)
+    magnitudes = case.scores.abs().tolist()
+    masks = {str(s): mask_of(case.graph, magnitudes, s) for s in MIB_SIZES}
+    each = evaluate_each(case.references, masks, case.batches, case.task_metric)
+    right = [each[str(s)].accuracy.mean().item() for s in MIB_SIZES]
+    assert found.curves["edges_absolute"].acc_auc.value == pytest.approx(
+        acc_auc(values(*right)).item()
+    )
 
 
 def test_areas_are_the_loops():
