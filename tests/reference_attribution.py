@@ -145,12 +145,29 @@ class PropagatingMlp(Module):
         return mlp.dense_4h_to_h(identity(mlp.act, mlp.dense_h_to_4h(x)))
 
 
+class HalvingMlp(Module):
+    """An MLP written out, each factor of a gated one's product with half of the gradient."""
+
+    def __init__(self, mlp: Module) -> None:
+        super().__init__()
+        self.mlp = mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        mlp = self.mlp
+        if not hasattr(mlp, "gate_proj"):
+            return mlp(x)
+        gate, up = mlp.act_fn(mlp.gate_proj(x)), mlp.up_proj(x)
+        return mlp.down_proj((gate * up.detach() + gate.detach() * up) / 2)
+
+
 def identity(activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """The activation as a multiple of its input, the factor a constant."""
     return x * (activation(x) / x).detach()
 
 
-def relp_model(model: PreTrainedModel, family: str) -> PreTrainedModel:
+def relp_model(
+    model: PreTrainedModel, family: str, mlp: type[Module] = PropagatingMlp
+) -> PreTrainedModel:
     """A copy whose norms and MLPs are replaced by modules of the same values, other gradients."""
     copy = deepcopy(model)
     for block in reference.blocks(copy, family):
@@ -158,13 +175,50 @@ def relp_model(model: PreTrainedModel, family: str) -> PreTrainedModel:
             if "norm" in name or name.startswith("ln_"):
                 setattr(block, name, FrozenNorm(module))
             if name == "mlp":
-                block.mlp = PropagatingMlp(module)
+                block.mlp = mlp(module)
     final = reference.final_norm(copy, family)
     for parent in list(copy.modules()):
         for name, module in list(parent.named_children()):
             if module is final:
                 setattr(parent, name, FrozenNorm(final))
     return copy
+
+
+class RuledSoftmax(torch.autograd.Function):
+    """The softmax, whose backward pass takes the pattern at another temperature."""
+
+    @staticmethod
+    def forward(ctx, scores, temperature):
+        ctx.pattern = torch.softmax(scores / temperature, dim=-1)
+        return torch.softmax(scores, dim=-1)
+
+    @staticmethod
+    def backward(ctx, slope):
+        warm = ctx.pattern
+        return warm * (slope - (warm * slope).sum(-1, keepdim=True)), None
+
+
+def attend_by_rules(temperature: float) -> Callable[..., Tensor]:
+    """`reference.attend` with halves for the factors of both products, and such a softmax."""
+
+    def attend(model, family, layer, head, inputs, allowed):
+        size = reference.sizes(model, family)
+        kv_head = head // (size.n_heads // size.n_kv)
+        q, k, v = [
+            reference.project(model, family, layer, port, index, value)
+            for port, index, value in zip("qkv", (head, kv_head, kv_head), inputs, strict=True)
+        ]
+        q, k = reference.rotate(model, family, q), reference.rotate(model, family, k)
+        turned = k.transpose(1, 2)
+        scores = (q @ turned.detach() + q.detach() @ turned) / 2 * size.scale
+        if size.softcap is not None:
+            scores = size.softcap * torch.tanh(scores / size.softcap)
+        scores = torch.where(allowed, scores, torch.finfo(scores.dtype).min)
+        pattern = RuledSoftmax.apply(scores, temperature)
+        z = (pattern @ v.detach() + pattern.detach() @ v) / 2
+        return z @ reference.output_matrix(model, family, layer, head)
+
+    return attend
 
 
 def gate_scores(
@@ -217,3 +271,33 @@ def flow_shares(
 def nearness(part: Tensor, whole: Tensor) -> Tensor:
     """By the L1 norm: how much of the whole the part explains."""
     return max(whole.abs().sum() - (part - whole).abs().sum(), torch.zeros_like(whole[0]))
+
+
+def conductance_by_hooks(
+    model: PreTrainedModel,
+    family: str,
+    graph: Graph,
+    clean: Tensor,
+    corrupt: Tensor,
+    mask: Tensor,
+    metric: Callable[[Tensor], Tensor],
+    steps: int,
+) -> Tensor:
+    """What each writer moves by from one point of the path to the next, times reader gradients."""
+    tokens = clean, mask
+    now = reference.writers(model, family, *tokens)["input"]
+    before = reference.writers(model, family, corrupt, mask)
+    other, scores = before["input"], torch.zeros(graph.n_edges, dtype=model.dtype)
+    for k in range(1, steps + 1):
+        entering = other + (now - other) * k / steps
+        first = reference.blocks(model, family)[0]
+        with reference.changed_input(first, lambda _, x=entering: x.clone()):
+            here = reference.writers(model, family, *tokens)
+            moves = {name: before[name] - here[name] for name in here}
+            for reader in graph.readers:
+                slope = reference.reader_gradient(model, family, *tokens, metric, reader)
+                for edge in (e for e in graph.edges if e.endswith(f"->{reader}")):
+                    score = (moves[edge.split("->")[0]] * slope).sum()
+                    scores[graph.edge_index(edge)] += score
+        before = here
+    return scores

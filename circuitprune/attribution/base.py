@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from numbers import Integral
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -80,7 +81,8 @@ def single_examples(batch: Batch) -> Iterator[Batch]:
     """Each example of a batch as a batch of its own, without its padding."""
     for row, last in enumerate(batch.last.tolist()):
         alone = {name: values[row : row + 1] for name, values in vars(batch).items()}
-        real = {name: alone[name][:, : last + 1] for name in ("clean", "corrupt", "mask")}
+        by_position = {"clean", "corrupt", "mask", "dealt"} & alone.keys()
+        real = {name: alone[name][:, : last + 1] for name in by_position}
         yield replace(batch, **alone | real)
 
 
@@ -111,10 +113,10 @@ def require_steps(steps: int, name: str) -> None:
     """Refuse to integrate over no points at all, on behalf of the method of that name.
 
     Raises:
-        ConfigError: fewer than one step.
+        ConfigError: fewer than one step, or no whole number.
     """
-    if steps < 1:
-        raise ConfigError(f"{name} takes at least 1 step, got steps={steps}; 5 is the usual number")
+    if not isinstance(steps, Integral) or steps < 1:
+        raise ConfigError(f"{name} takes 1 step or more, a whole number, got steps={steps!r:.80}")
 
 
 def require_patch(references: References, name: str) -> None:

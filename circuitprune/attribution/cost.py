@@ -53,6 +53,11 @@ def writer_gradients(graph: Sizes, steps: int) -> float:
     return 3.0 * graph.n_writers * steps
 
 
+def patterns_of_writers(graph: Sizes, steps: int) -> float:
+    """Four, and for each writer the attention of the layers behind it, its patterns moved."""
+    return 4.0 + 0.4 * graph.n_writers
+
+
 def every_edge(graph: Sizes, steps: int) -> float:
     """What an edge changes lies downstream of it: a quarter of a forward."""
     return 0.25 * graph.n_edges
@@ -74,8 +79,8 @@ def pass_each_group(graph: Sizes, steps: int) -> int:
 
 
 def pass_each_writer(graph: Sizes, steps: int) -> int:
-    """One at each step for each writer."""
-    return steps * graph.n_writers
+    """One at each step for each writer, or of parts for each thing that is cut into them."""
+    return steps * (len(getattr(graph, "cuts", ())) or graph.n_writers)
 
 
 def pass_each_sample(graph: Sizes, steps: int) -> int:

@@ -78,7 +78,7 @@ class _GroupRun(TappedRun):
         super().__init__(gated, difference, recorded.streams[layer], batch, start=layer)
         # the layers before are passed over, but their heads are still read behind their norms
         before = [i for i in self.post_norms.norms if i < layer]
-        self.heads_of_layer = {i: recorded.heads[i].flatten(0, 1) for i in before}
+        self.contraction.heads = {i: recorded.heads[i].flatten(0, 1) for i in before}
         mlp = self.graph.mlp_writer(layer)
         if group == "attention":
             heads = difference[self.graph.heads(layer)].sum(dim=0)
@@ -145,5 +145,4 @@ class _UpstreamRun(TappedRun):
             grads = [gradients[layer] for layer in layers]
             torch.autograd.backward(outputs, grads, inputs=[self.entrance])
         self.entered.clear()
-        self.streams.clear()
-        return self.scores
+        return self.finished()

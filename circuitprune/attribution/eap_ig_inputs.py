@@ -14,7 +14,9 @@ from circuitprune.engine.tapped import edge_scores_at
 from circuitprune.errors import ConfigError
 from circuitprune.metrics import Metric
 
-_OFFSET = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
+Rule = Literal["left", "midpoint", "right"]
+"""Where a step is looked at: at its ablated end, in its middle, at its clean end."""
+OFFSET: dict[Rule, float] = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
 
 
 def eap_ig_inputs(
@@ -22,7 +24,7 @@ def eap_ig_inputs(
     batches: Iterable[Batch],
     metric: Metric,
     steps: int = 5,
-    rule: Literal["left", "midpoint", "right"] = "left",
+    rule: Rule = "left",
 ) -> Float[Tensor, " edge"]:
     """EAP with the gradient averaged while the input moves from ablated to clean.
 
@@ -53,7 +55,7 @@ def eap_ig_inputs(
         precise = torch.promote_types(gated.dtype, torch.float32)
         total = difference.new_zeros(gated.graph.n_edges, dtype=precise)
         for k in range(steps):
-            embeddings = ablated - difference[0] * ((k + _OFFSET[rule]) / steps)
+            embeddings = ablated - difference[0] * ((k + OFFSET[rule]) / steps)
             total += edge_scores_at(gated, batch, metric, difference, embeddings)
         return total / steps
 

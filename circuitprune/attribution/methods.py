@@ -30,6 +30,8 @@ class Method:
             they predict an effect, the `largest` where they say how strong an edge is, None where
             they say nothing of it.
         nodes: The same as `function` for scores of writers, if edges get theirs from those.
+        parts: The same as `function` for scores of parts (nodes, neurons); None if it has none.
+        spans: Whether it scores edges at spans of positions.
         signed: Negative helps. Else scores are magnitudes, helpful or harmful alike.
         steps: Whether `steps` means something.
         metric: What `metric=auto` is: the task's, the KL, or none since the metric is never asked.
@@ -37,6 +39,9 @@ class Method:
         at_clean_run: The only gradient is at the clean run, where the KL is flat.
         directed: Patches exactly, by noising or by denoising.
         sharded: Takes long: the work is kept in shards, and torchrun shares it.
+        at_keys: What `score_by_position` cuts its scores of query and key edges by: how far the
+            attention `scores` move, or the `pattern` behind their softmax.
+        whole: No mean over examples, so that processes cannot share the batches.
         passes: How often the metric is asked for each batch, which is how progress is told; None
             if it never is, or if that is not known: then batches are counted.
 
@@ -50,6 +55,8 @@ class Method:
     cost: Cost | None
     by_kv_head: Literal["sum", "largest"] | None
     nodes: str | Callable[..., object] | None = None
+    parts: str | Callable[..., object] | None = None
+    spans: bool = False
     signed: bool = True
     steps: bool = False
     metric: Literal["task", "kl", "none"] = "task"
@@ -57,6 +64,8 @@ class Method:
     at_clean_run: bool = False
     directed: bool = False
     sharded: bool = False
+    at_keys: Literal["scores", "pattern"] | None = None
+    whole: bool = False
     passes: Passes | None = None
 
     @property
@@ -72,6 +81,20 @@ class Method:
                 "once; call circuitprune.patching.acdc.sweep, or take a method such as exact"
             )
         return cast("circuitprune.attribution.base.Attribution", _found(self.function))
+
+    @property
+    def score_parts(self) -> "circuitprune.attribution.base.Attribution":
+        """The function that scores every part.
+
+        Raises:
+            ConfigError: the method scores edges alone.
+        """
+        if self.parts is None:
+            raise ConfigError(
+                "this method scores edges alone; parts are scored by "
+                f"{', '.join(names_with('parts'))}"
+            )
+        return cast("circuitprune.attribution.base.Attribution", _found(self.parts))
 
     @property
     def score_nodes(self) -> "circuitprune.attribution.nodes.NodeAttribution | None":
@@ -102,33 +125,81 @@ def _found(function: object) -> object:
     return getattr(import_module(f"{__package__}.{module}"), name)
 
 
+def _propagated(function: str, forwards: int) -> Method:
+    """A gradient at the clean run that is taken back by rules."""
+    return Method(
+        function=function,
+        spans=True,
+        cost=cost.forwards(forwards),
+        by_kv_head="sum",
+        additive=True,
+        at_clean_run=True,
+        passes=cost.passes(1),
+    )
+
+
+def _along_inputs(name: str) -> Method:
+    """Gradients integrated while what enters layer 0 moves from ablated to clean."""
+    return Method(
+        function=f"eap_ig_inputs:{name}",
+        parts=f"parts:{name}",
+        spans=True,
+        cost=cost.input_gradients,
+        by_kv_head="sum",
+        steps=True,
+        additive=True,
+        passes=cost.pass_each_step,
+    )
+
+
+def _patched(name: str) -> Method:
+    """Exact patching, one edge after the other."""
+    return Method(
+        function=f"exact:{name}",
+        parts=f"exact:{name}",
+        spans=True,
+        cost=cost.every_edge,
+        by_kv_head="sum",
+        directed=True,
+        sharded=True,
+        passes=cost.pass_each_edge,
+    )
+
+
 METHODS: dict[str, Method] = {
     "eap": Method(
         function="eap:eap",
+        parts="parts:eap",
+        at_keys="scores",
+        spans=True,
         cost=cost.forwards(3),
         by_kv_head="sum",
         additive=True,
         at_clean_run=True,
         passes=cost.passes(1),
     ),
-    "eap_ig_inputs": Method(
-        function="eap_ig_inputs:eap_ig_inputs",
-        cost=cost.input_gradients,
+    "eap_qk": Method(
+        function="eap_qk:eap_qk",
+        at_keys="pattern",
+        cost=cost.patterns_of_writers,
         by_kv_head="sum",
-        steps=True,
-        additive=True,
-        passes=cost.pass_each_step,
+        at_clean_run=True,
+        passes=cost.passes(1),
     ),
-    "eap_ig_inputs_right": Method(
-        function="eap_ig_inputs:eap_ig_inputs_right",
-        cost=cost.input_gradients,
+    "eap_ig_inputs": _along_inputs("eap_ig_inputs"),
+    "eap_ig_inputs_right": _along_inputs("eap_ig_inputs_right"),
+    "eap_ig_inputs_midpoint": _along_inputs("eap_ig_inputs_midpoint"),
+    "mc_ig": Method(
+        function="mc_ig:mc_ig",
+        spans=True,
+        cost=cost.forwards(4),
         by_kv_head="sum",
-        steps=True,
         additive=True,
-        passes=cost.pass_each_step,
+        passes=cost.passes(1),
     ),
-    "eap_ig_inputs_midpoint": Method(
-        function="eap_ig_inputs:eap_ig_inputs_midpoint",
+    "conductance": Method(
+        function="conductance:conductance",
+        spans=True,
         cost=cost.input_gradients,
         by_kv_head="sum",
         steps=True,
@@ -137,6 +208,7 @@ METHODS: dict[str, Method] = {
     ),
     "eap_ig_activations": Method(
         function="eap_ig_activations:eap_ig_activations",
+        spans=True,
         cost=None,
         by_kv_head="sum",
         steps=True,
@@ -145,6 +217,8 @@ METHODS: dict[str, Method] = {
     ),
     "gate_ig": Method(
         function="gate_ig:gate_ig",
+        parts="gate_ig:gate_ig",
+        spans=True,
         cost=cost.gradients,
         by_kv_head="sum",
         steps=True,
@@ -154,6 +228,7 @@ METHODS: dict[str, Method] = {
     ),
     "clean_corrupted": Method(
         function="clean_corrupted:clean_corrupted",
+        spans=True,
         cost=cost.forwards(6),
         by_kv_head="sum",
         additive=True,
@@ -161,28 +236,18 @@ METHODS: dict[str, Method] = {
     ),
     "per_writer_ig": Method(
         function="per_writer_ig:per_writer_ig",
+        parts="per_writer_ig:per_writer_ig",
+        spans=True,
         cost=cost.writer_gradients,
         by_kv_head="sum",
         steps=True,
         additive=True,
         passes=cost.pass_each_writer,
     ),
-    "relp": Method(
-        function="relp:relp",
-        cost=cost.forwards(3),
-        by_kv_head="sum",
-        additive=True,
-        at_clean_run=True,
-        passes=cost.passes(1),
-    ),
-    "relp_ah": Method(
-        function="relp:relp_ah",
-        cost=cost.forwards(3),
-        by_kv_head="sum",
-        additive=True,
-        at_clean_run=True,
-        passes=cost.passes(1),
-    ),
+    "relp": _propagated("relp:relp", 3),
+    "relp_ah": _propagated("relp:relp_ah", 3),
+    "attn_lrp": _propagated("attn_lrp:attn_lrp", 3),
+    "gim": _propagated("gim:gim", 3),
     "atp": Method(
         function="nodes:atp",
         nodes="nodes:atp_nodes",
@@ -201,10 +266,13 @@ METHODS: dict[str, Method] = {
     ),
     "ugs": Method(
         function="ugs:ugs",
+        parts="ugs:ugs",
+        spans=True,
         cost=None,
         by_kv_head="largest",
         signed=False,
         steps=True,
+        whole=True,
         passes=cost.pass_each_sample,
     ),
     "ifr": Method(
@@ -223,26 +291,15 @@ METHODS: dict[str, Method] = {
     ),
     "random": Method(
         function="random:random",
+        parts="random:random",
+        spans=True,
         cost=cost.forwards(0),
         by_kv_head=None,
         metric="none",
+        whole=True,
     ),
-    "exact": Method(
-        function="exact:exact",
-        cost=cost.every_edge,
-        by_kv_head="sum",
-        directed=True,
-        sharded=True,
-        passes=cost.pass_each_edge,
-    ),
-    "exact_denoising": Method(
-        function="exact:exact_denoising",
-        cost=cost.every_edge,
-        by_kv_head="sum",
-        directed=True,
-        sharded=True,
-        passes=cost.pass_each_edge,
-    ),
+    "exact": _patched("exact"),
+    "exact_denoising": _patched("exact_denoising"),
     "exact_nodes": Method(
         function="exact:exact_nodes",
         nodes="exact:effects_of_nodes",

@@ -2,12 +2,10 @@
 
 from collections.abc import Iterable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitprune.attribution.base import mean_over_batches
-from circuitprune.attribution.lrp import frozen_patterns, lrp_rules
+from circuitprune.attribution.lrp import frozen_patterns, lrp_rules, propagate
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.references import References
 from circuitprune.metrics import Metric
@@ -30,7 +28,7 @@ def relp(
 
     Source: Jafari et al. 2025, "RelP" (arXiv 2508.21258), with the rules of its quick start.
     """
-    return _propagate(references, batches, metric, freeze=False)
+    return propagate(references, batches, metric, lrp_rules(references.gated.ports))
 
 
 def relp_ah(
@@ -40,24 +38,5 @@ def relp_ah(
 
     Source: the AH-rule is that of Ali et al. 2022 (arXiv 2202.07304).
     """
-    return _propagate(references, batches, metric, freeze=True)
-
-
-def _propagate(
-    references: References, batches: Iterable[Batch], metric: Metric, freeze: bool
-) -> Float[Tensor, " edge"]:
-    """Minus the gradient of the gates at 1 while the rules hold."""
-    gated = references.gated
-    rules = lrp_rules(gated.ports) + (frozen_patterns(gated.ports) if freeze else [])
-    precise = torch.promote_types(gated.dtype, torch.float32)
-
-    def score(batch: Batch) -> Float[Tensor, " edge"]:
-        run = references.run(batch)
-        gates = torch.ones(gated.graph.n_edges, device=gated.device, dtype=precise)
-        gates.requires_grad_()
-        with gated.ports.intercept(rules), torch.enable_grad():  # the backward pass needs them too
-            logits = run(gates)
-            (gradient,) = torch.autograd.grad(metric(logits, batch).sum(), gates)
-        return -gradient
-
-    return mean_over_batches(batches, score)
+    ports = references.gated.ports
+    return propagate(references, batches, metric, lrp_rules(ports) + frozen_patterns(ports))

@@ -71,7 +71,7 @@ class Scores:
     def __repr__(self) -> str:
         known, kind = int((~self.values.isnan()).sum()), "signed" if self.signed else "magnitudes"
         metric = "" if self.metric == "none" else f" of {self.metric}"
-        return f"Scores({known:,} edges by {self.method}{metric}, {kind})"
+        return f"Scores({known:,} {self.graph.unit}s by {self.method}{metric}, {kind})"
 
     @property
     def ranking(self) -> Float[Tensor, " edge"]:

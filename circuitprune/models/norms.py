@@ -159,11 +159,11 @@ def project(
 ) -> Statistics:
     """The projection of the normed x, in `out`.
 
-    Behind torch's LayerNorm the normed vectors themselves never exist. Norms of Hugging Face round
-    to float32 inside, whatever the model's type, so there their own result is used.
+    The normed vectors themselves never exist, but where a norm of Hugging Face rounds to float32
+    inside and the model's type is another: there its own result is used.
     """
     found = norm.statistics(x)
-    if norm.states_itself:
+    if norm.states_itself or x.dtype == torch.float32:
         torch.bmm(centred(x, found), norm.folded(projection.weight), out=out)
         out *= found.scale
         out += norm.constant(projection)

@@ -44,9 +44,9 @@ class PostNorms:
 
     def linear(
         self,
-        gates: Float[Tensor, "reader writer"],
+        gates: Float[Tensor, "*span reader writer"],
         writers: Int[Tensor, " writer"] | None = None,
-    ) -> Float[Tensor, "reader writer"]:
+    ) -> Float[Tensor, "*span reader writer"]:
         """Gates of what adds to the stream as it is: 0 for heads behind a norm.
 
         Args:
@@ -55,7 +55,7 @@ class PostNorms:
         """
         if not self:
             return gates
-        adds = self.adds[: gates.shape[1]] if writers is None else self.adds[writers.cpu()]
+        adds = self.adds[: gates.shape[-1]] if writers is None else self.adds[writers.cpu()]
         return gates * adds.to(gates.device)
 
     def of(self, layer: int, heads: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:

@@ -21,6 +21,8 @@ from circuitprune.attribution import (
     gate_ig,
     per_example,
 )
+from circuitprune.attribution.eap_qk import eap_qk
+from circuitprune.attribution.gim import gim
 from circuitprune.attribution.methods import names_with
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.ablation import make_ablation
@@ -133,7 +135,7 @@ def test_all_rules_meet_as_steps_grow(tiny_model):
         assert (better - fine).norm() < (coarse - fine).norm() / gain
 
 
-@pytest.mark.parametrize("method", [eap, eap_ig_inputs])
+@pytest.mark.parametrize("method", [eap, eap_ig_inputs, eap_qk, gim])
 @pytest.mark.parametrize("family", reference.GROUPED)
 def test_a_key_value_head_scores_the_sum_of_its_query_heads(model, method, tolerance):
     """Shared keys feed all heads of the group, so gradients by query head add up."""
@@ -199,7 +201,7 @@ LEARNED = {"ugs"}
 """Results of an optimisation over batches, not means over examples."""
 LIFTED = {"atp", "atp_ig", "exact_nodes"}
 """Scores of nodes turned into scores of edges, which is not linear."""
-ONLY_PATCH = {"clean_corrupted", "exact_denoising"}
+ONLY_PATCH = {"clean_corrupted", "conductance", "exact_denoising"}
 """Methods that run the corrupt prompts."""
 
 
@@ -382,7 +384,7 @@ def test_a_method_without_steps_has_converged(tiny_model):
 def test_steps_are_at_least_one_where_they_mean_something(tiny_model, name, steps):
     references = patched(tiny_model("gpt2"))
     if METHODS[name].steps:
-        with pytest.raises(ConfigError, match=f"at least 1 step, got steps={steps}"):
+        with pytest.raises(ConfigError, match=f"1 step or more, a whole number, got steps={steps}"):
             METHODS[name].score(references, [pairs()], by_logit_diff, steps)
     elif "exact" not in name:  # those are slow, and ignore the number like the others
         assert METHODS[name].score(references, [pairs()], by_logit_diff, steps).abs().max() > 0
@@ -400,6 +402,11 @@ def test_methods_by_name():
         "exact_denoising",
         "exact_nodes",
         "acdc",
+        "mc_ig",
+        "conductance",
+        "eap_qk",
+        "attn_lrp",
+        "gim",
     }
     assert (
         set(METHODS) == {"eap", "eap_ig_inputs", "eap_ig_activations", "gate_ig"} | rules | others

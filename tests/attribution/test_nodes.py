@@ -108,7 +108,7 @@ def test_a_lifted_method_names_the_node_scores_that_it_lifts(tiny_model, name):
 
 
 def test_every_method_is_known_to_score_nodes_or_not_to():
-    others = {"exact", "exact_denoising", "random", "acdc"}
+    others = {"exact", "exact_denoising", "eap_qk", "random", "acdc"}
     unsigned = {name for name, method in METHODS.items() if not method.signed}
     kinds = [names_with("additive"), names_with("nodes"), unsigned, others]
     assert sorted(METHODS) == sorted(name for kind in kinds for name in kind)

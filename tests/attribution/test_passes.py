@@ -10,6 +10,7 @@ from circuitprune.attribution.passes import watched
 
 every_method = pytest.mark.parametrize("name", sorted({*names_with("function")} - {"random"}))
 """But for the one that looks at no pair."""
+pytestmark = pytest.mark.usefixtures("untyped")  # the same calls as in test_attribution.py
 
 
 class Watched:

@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from conftest import shapes_unchecked
 from torch.testing import assert_close
 
 from attribution.test_attribution import by_logit_diff, minus_kl, pairs, patched
@@ -20,7 +21,8 @@ def learned(tiny_model):
     model = deepcopy(tiny_model("gpt2"))
     model.transformer.h[1].attn.c_proj.weight.data[16:24] = 0
     references = patched(model)
-    return references, ugs(references, [pairs()], minus_kl(references))
+    with shapes_unchecked():  # a hundred times the same calls
+        return references, ugs(references, [pairs()], minus_kl(references))
 
 
 def test_gates_are_open_with_probability_theta():
@@ -49,6 +51,7 @@ def test_useless_edges_are_driven_closed_and_the_rest_is_not(learned):
     assert (theta > 0.5).sum() > 10
 
 
+@pytest.mark.usefixtures("untyped")
 def test_what_it_keeps_is_closer_to_the_model_than_random_circuits(learned):
     references, theta = learned
     n = theta.numel() // 3
@@ -79,6 +82,7 @@ def test_the_open_edges_alone_do_better_than_none_and_their_rest_does_worse(lear
     assert 0 > worth["kept"] > 0.75 * worth["none"] and worth["kept"] > worth["rest"]
 
 
+@pytest.mark.usefixtures("untyped")
 def test_it_is_deterministic_and_uses_each_step(learned):
     references, theta = learned
     few = [ugs(references, [pairs()], minus_kl(references), steps=1) for _ in range(2)]

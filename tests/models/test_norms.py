@@ -69,6 +69,22 @@ def test_a_projection_and_its_gradient_are_autograds(kind, shared, bias):
     assert_close(back, expected_back, **tolerance)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_float32_no_normed_vectors_are_needed(kind, monkeypatch):
+    """Nor is Hugging Face's own norm called, which works in float32: the weights hold its gain."""
+    generator, double, single = torch.Generator().manual_seed(0), norm(kind), norm(kind)
+    projection = random_projection(generator, True)
+    x = torch.randn(N_HEADS, N_TOKENS, WIDTH, generator=generator, dtype=torch.float64) * 3 + 2
+    expected = torch.bmm(double(x), projection.weight) + projection.bias[:, None]
+    closed = closed_form(single.float())
+    assert closed is not None
+    monkeypatch.setattr(type(single), "forward", None)
+    made = torch.empty(N_HEADS, N_TOKENS, D_HEAD)
+    floats = Projection(projection.weight.float(), projection.bias.float())
+    project(closed, floats, x.float(), made)
+    assert_close(made.double(), expected, rtol=0, atol=2e-6 * expected.abs().max().item())
+
+
 def test_the_gradient_may_take_the_place_of_the_input():
     generator, module = torch.Generator().manual_seed(0), norm("layer")
     x = torch.randn(N_HEADS, N_TOKENS, WIDTH, generator=generator, dtype=torch.float64)
