@@ -19,14 +19,17 @@ values. What is left of the stacking is the rounding of the logits, so a decisio
 or on the batches only if it lies within rounding of the threshold.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.span_graph import require_edges
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.progress import Progress, silent
 from circuitprune.engine.references import References
@@ -93,8 +96,7 @@ def acdc(
         NonFiniteError: a worsening is NaN or infinite.
         RunError: the state is of another search.
     """
-    if not threshold > 0:
-        raise ConfigError(f"an ACDC threshold must be above 0, got {threshold}")
+    require_threshold(threshold)
     graph = references.gated.graph
     fresh = AcdcState.start(graph, threshold, worsening)
     state = fresh if state is None else state
@@ -119,6 +121,16 @@ def acdc(
         state.worsening,
         state.evaluations,
     )
+
+
+def require_threshold(threshold: float) -> None:
+    """Refuse what no worsening can be compared with.
+
+    Raises:
+        ConfigError: a threshold that is no number, not above 0, or infinite.
+    """
+    if not isinstance(threshold, Real) or not 0 < threshold < math.inf:
+        raise ConfigError(f"an ACDC threshold must be above 0, and finite, got {threshold!r:.80}")
 
 
 def sweep(
@@ -163,6 +175,7 @@ class _Judge:
         self, references: References, batches: Iterable[Batch], worsening: Worsening
     ) -> None:
         gated = references.gated
+        require_edges(gated.graph, "ACDC")
         self.references, self.worsening = references, worsening
         batches = list(batches)
         if not batches:

@@ -18,10 +18,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitprune.circuits.graph import Block, Graph
+from circuitprune.circuits.span_graph import require_edges
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.ablated_streams import AblatedStreams, added
 from circuitprune.engine.ablation import Ablated
 from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.panel_reads import PanelReads
 from circuitprune.engine.partial import (
     Heads,
     PartialRun,
@@ -63,6 +65,7 @@ class CandidateRuns:
         gates: Float[Tensor, " edge"],
         reader: int,
     ) -> None:
+        require_edges(gated.graph, "a search by reader (ACDC, refinement)")
         self.ports, self.graph, self.batch = gated.ports, gated.graph, batch
         self.post_norms = gated.ports.post_norms
         self._set(gates, reader)
@@ -120,10 +123,8 @@ class CandidateRuns:
 
     def _keep(self, reach: Reach) -> Float[Tensor, "batch vocab"]:
         """Run the circuit itself and keep the run; its logits at the answer positions."""
-
-        def read(block: Block) -> Tensor:
-            return self.mixed(block, self.gates[block][reach.rows[block]])
-
+        gates = {block: self.gates[block][rows] for block, rows in reach.rows.items()}
+        read = self.streams.reading(gates, self.delta, self.at)
         slots = {writer: writer for writer in reach.writers.tolist()}
         was = self.ablated.__getitem__
         run = PartialRun(self.ports, self.batch, reach, 1, read, was, self.delta, slots, self.kept)
@@ -151,11 +152,17 @@ class CandidateRuns:
             return self.logits.expand(n, -1, -1)
         shape = (len(self.reach.writers), n * self.delta.shape[1], self.graph.d_model)
         shift = self.delta.new_empty(shape)
+        shares = {
+            block: self.post_norms.linear(self.shares(block), self.reach.in_front_of(block))
+            for block in self.reach.rows
+            if block != self.block and not looks_at_answers(self.graph, block)
+        }
+        reads = PanelReads(self.graph, shares, shift)
 
         def read(block: Block) -> Tensor:
             if block == self.block:
                 return self.mixed(block, candidates).flatten(0, 1).unsqueeze(0)
-            return self.shifted(block, shift, n)
+            return self.shifted(block, shift, reads[block] if block in shares else None, n)
 
         reach, slots = self.reach, {w: i for i, w in enumerate(self.reach.writers.tolist())}
         run = PartialRun(self.ports, self.batch, reach, n, read, self._now, shift, slots, self.kept)
@@ -176,19 +183,35 @@ class CandidateRuns:
         delta = look(self.delta[: block.n_writers])
         return self.streams.mixed(block, gates, delta, look)
 
+    def shares(self, block: Block) -> Float[Tensor, "row writer"]:
+        """Gates of a block's reached readers on the reached writers."""
+        return self.gates[block][self.reach.rows[block]][:, self.reach.in_front_of(block)]
+
     def shifted(
-        self, block: Block, shift: Float[Tensor, "writer _ d_model"], n: int
+        self,
+        block: Block,
+        shift: Float[Tensor, "writer _ d_model"],
+        stream: Float[Tensor, "row _ d_model"] | None,
+        n: int,
     ) -> Float[Tensor, "row _ d_model"]:
-        """Inputs of a block's reached readers when the reached writers have moved by `shift`."""
-        rows = self.reach.rows[block]
-        writers = self.reach.writers[self.reach.writers < block.n_writers]
-        gates, moved = self.gates[block][rows], self.at(block, shift[: len(writers)], n)
+        """Inputs of a block's reached readers when the reached writers have moved by `shift`.
+
+        Args:
+            block: Where they are.
+            shift: Of all reached writers.
+            stream: What the readers take of it, but for norms, where that is known.
+            n: Candidates.
+        """
+        writers, shares = self.reach.in_front_of(block), self.shares(block)
+        gates, moved = self.gates[block][self.reach.rows[block]], shift[: len(writers)]
+        moved = self.at(block, moved, n)
+        if stream is None:
+            stream = self.post_norms.linear(shares, writers) @ moved.flatten(1)
         if block not in self.kept_inputs:
             self.kept_inputs[block] = self.mixed(block, gates)
-        shares = gates[:, writers]
-        stream = (self.post_norms.linear(shares, writers) @ moved.flatten(1)).view(len(rows), n, -1)
+        stream = stream.view(len(gates), n, -1)
         stream += self.kept_inputs[block].flatten(1).unsqueeze(1)
-        stream = stream.view(len(rows), -1, self.graph.d_model)
+        stream = stream.view(len(gates), -1, self.graph.d_model)
         for layer, heads in self.post_norms.upstream(block.n_writers):
             of_layer = (writers >= heads.start) & (writers < heads.stop)
             if not bool(of_layer.any()):

@@ -7,14 +7,24 @@ from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from circuitprune.circuits.graph import Graph
+from circuitprune.data.batches import Prompts
 from circuitprune.data.pairs import Batch
+from circuitprune.engine.ablation import Ablated
+from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.gated_parts import GatedParts
+from circuitprune.engine.gated_spans import GatedSpans
 from circuitprune.engine.progress import Progress, silent
 from circuitprune.engine.references import References
 from circuitprune.errors import ConfigError, DataError, GraphError, NonFiniteError
 from circuitprune.metrics import Metric
-from circuitprune.patching.replay import TOKENS_PER_PASS, Logits, Replay, ordered
+from circuitprune.patching.ordering import ordered
+from circuitprune.patching.part_replay import PartReplay
+from circuitprune.patching.replay import TOKENS_PER_PASS, Logits, Replay
+from circuitprune.patching.span_replay import SpanReplay
 
 DIRECTIONS = ("noising", "denoising")
+AnyReplay = Replay | PartReplay | SpanReplay
+"""A recorded run, by what gates stand on."""
 
 
 def plan(
@@ -77,7 +87,7 @@ def edge_effects(
     graph = references.gated.graph
     chosen = positions("edge", torch.arange(graph.n_edges) if edges is None else edges, graph)
 
-    def run(replay: Replay, wanted: Tensor) -> Iterator[tuple[Sequence[int], Logits]]:
+    def run(replay: AnyReplay, wanted: Tensor) -> Iterator[tuple[Sequence[int], Logits]]:
         return replay.edges(wanted)
 
     start = _starter(references, direction, tokens_per_pass)
@@ -103,7 +113,7 @@ def node_effects(
     chosen = torch.arange(graph.n_writers) if writers is None else writers
     chosen = positions("writer", chosen, graph)
 
-    def run(replay: Replay, wanted: Tensor) -> Iterator[tuple[Sequence[int], Logits]]:
+    def run(replay: AnyReplay, wanted: Tensor) -> Iterator[tuple[Sequence[int], Logits]]:
         return replay.nodes(wanted.tolist())
 
     start = _starter(references, direction, tokens_per_pass)
@@ -115,8 +125,8 @@ def replay_of(
     batch: Batch,
     direction: str = "noising",
     tokens_per_pass: int = TOKENS_PER_PASS,
-) -> Replay:
-    """The recorded run whose edges carry, when patched, what `direction` says.
+) -> AnyReplay:
+    """The recorded run whose edges, or parts, carry, when patched, what `direction` says.
 
     Raises:
         ConfigError: as `edge_effects`.
@@ -127,7 +137,7 @@ def replay_of(
         raise ConfigError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
     if direction == "noising":
         written = references.ablated(batch)
-        return Replay(gated, batch.clean_prompts, written, tokens_per_pass)
+        return _replay(gated, batch, batch.clean_prompts, written, tokens_per_pass)
     if kind != "patch":
         raise ConfigError(
             "direction=denoising and exact_denoising restore clean values in the corrupt run, so "
@@ -135,12 +145,24 @@ def replay_of(
         )
     tokens, mask, _, prefix = batch.clean_prompts
     written = gated.record(tokens, mask, prefix)
-    return Replay(gated, batch.corrupt_prompts, written, tokens_per_pass)
+    return _replay(gated, batch, batch.corrupt_prompts, written, tokens_per_pass)
+
+
+def _replay(
+    gated: GatedModel, batch: Batch, prompts: Prompts, replacement: Ablated, tokens_per_pass: int
+) -> AnyReplay:
+    """By what the gates stand on."""
+    if isinstance(gated, GatedSpans):
+        dealt = gated.held_against(batch.spans)
+        return SpanReplay(gated, prompts, replacement, dealt, tokens_per_pass)
+    if isinstance(gated, GatedParts):
+        return PartReplay(gated, prompts, replacement, tokens_per_pass)
+    return Replay(gated, prompts, replacement, tokens_per_pass)
 
 
 def _starter(
     references: References, direction: str, tokens_per_pass: int
-) -> Callable[[Batch], Replay]:
+) -> Callable[[Batch], AnyReplay]:
     return lambda batch: replay_of(references, batch, direction, tokens_per_pass)
 
 
@@ -148,8 +170,8 @@ def _effects(
     batches: Iterable[Batch],
     metric: Metric,
     chosen: Int[Tensor, " n"],
-    start: Callable[[Batch], Replay],
-    run: Callable[[Replay, Tensor], Iterator[tuple[Sequence[int], Logits]]],
+    start: Callable[[Batch], AnyReplay],
+    run: Callable[[AnyReplay, Tensor], Iterator[tuple[Sequence[int], Logits]]],
     per_example: bool,
     progress: Progress,
 ) -> Tensor:

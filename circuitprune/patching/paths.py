@@ -14,11 +14,12 @@ from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.part_graph import PartGraph
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.references import References
 from circuitprune.errors import DataError, GraphError, NonFiniteError
 from circuitprune.metrics import Metric
-from circuitprune.patching.effects import positions, replay_of
+from circuitprune.patching.effects import edge_effects, node_effects, positions, replay_of
 from circuitprune.patching.replay import Replay
 
 
@@ -90,12 +91,34 @@ def path_effects(
 
     def effect(batch: Batch) -> Float64[Tensor, "n example"]:
         replay = replay_of(references, batch, direction)
+        if not isinstance(replay, Replay):
+            raise GraphError(
+                "paths lead along whole edges: take level=edge and spans=none for them"
+            )
         before = metric(replay.logits, batch).double()
         after = [metric(_logits(replay, path), batch).double() for path in known]
         return torch.stack([*after, before])[:-1] - before
 
     whole = _joined(batches, effect)
     return whole if per_example else whole.mean(dim=1)
+
+
+def effect_of(
+    references: References,
+    batches: Iterable[Batch],
+    metric: Metric,
+    name: str,
+    direction: str = "noising",
+) -> float:
+    """The effect of what a name says, mean over examples: a node, a path, an edge or a part."""
+    graph = references.gated.graph
+    if name in graph.writers:
+        return node_effects(references, batches, metric, [name], direction).item()
+    if isinstance(graph, PartGraph) or "@" in name:
+        return edge_effects(references, batches, metric, [name], direction).item()
+    if "->" in name:
+        return path_effects(references, batches, metric, [name], direction).item()
+    return node_effects(references, batches, metric, [name], direction).item()
 
 
 def path_effect(

@@ -12,13 +12,15 @@ from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitprune.circuits.graph import Block, Graph
+from circuitprune.circuits.span_graph import require_edges
 from circuitprune.data.batches import Prompts
 from circuitprune.engine.ablation import Ablated
 from circuitprune.engine.gated import GatedModel
+from circuitprune.patching.ordering import ordered
 from circuitprune.patching.recorded import FinalStack, RecordedRun, Stack
 
 TOKENS_PER_PASS = 2560
@@ -54,6 +56,7 @@ class Replay:
         replacement: Ablated,
         tokens_per_pass: int = TOKENS_PER_PASS,
     ) -> None:
+        require_edges(gated.graph, "exact patching")
         self.run = RecordedRun(gated, prompts)
         self.ports, self.graph = gated.ports, gated.graph
         self.tokens_per_pass = tokens_per_pass
@@ -119,10 +122,47 @@ class Replay:
         features = slice(own * self.ports.d_head, (own + 1) * self.ports.d_head)
         return (values[:, features] @ weight[features]).view_as(self.delta[component])
 
+    @property
+    def difference(self) -> Float[Tensor, "writer batch pos d_model"]:
+        """What each writer carries when replaced, minus what it wrote."""
+        return self.run.written
+
+    @torch.no_grad()
+    def value_changes(
+        self, edges: Int[Tensor, " n"]
+    ) -> Iterator[tuple[int, list[tuple[int, Edge]], Stack]]:
+        """How the mixed values of heads change when each edge into attention is replaced alone.
+
+        Yields a layer, some edges into it with the place of each in what comes with them, and the
+        change of all its heads' values side by side, as its output projection reads them. Of an
+        edge, only the values of `graph.heads_of_reader` are its doing.
+        """
+        for block, some in _by_block(self.graph, edges):
+            for part, change in self._value_changes(block.layer, some):
+                yield block.layer, part, change
+
+    def values_at(self, writer: int, reader: int, share: Tensor) -> Stack:
+        """All heads' values when one reader of theirs sees a share of a writer's replacement.
+
+        Differentiable in `share`, a number: 0 is the run as recorded, 1 the edge replaced.
+        """
+        run, layer = self.run, self.graph.block_of_reader(reader).layer
+        stream = run.streams[layer].unsqueeze(0)
+        change = self.replacing(writer, share * self.delta[writer])._change(writer)
+        base, changed = run.project(layer, stream), run.project(layer, stream + change)
+        port, rows = "qkv".index(self.graph.reader_kind[reader]), self._own_rows(reader)
+        return run.values(layer, run.swapped(port, base, changed, rows))
+
     def replacing(self, writer: int, delta: Float[Tensor, "batch pos d_model"]) -> "Replay":
         """The same recorded run, in which `writer` is replaced by what it wrote plus `delta`."""
         other = copy.copy(self)
         other.delta = {**self.delta, writer: delta}
+        return other
+
+    def within(self, where: Bool[Tensor, "batch pos 1"]) -> "Replay":
+        """The same recorded run, in which writers are replaced at some tokens alone."""
+        other = copy.copy(self)
+        other.delta = {writer: delta * where for writer, delta in self.delta.items()}
         return other
 
     # ---------------------------------------------------------------- edges, block by block
@@ -258,15 +298,6 @@ class Replay:
 
     def _passes(self, items: Sequence[Item], layer: int) -> Iterator[Sequence[Item]]:
         return _cut(items, self._per_pass(layer))
-
-
-def ordered(graph: Graph, edges: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """The edges sorted so that those that share work stand together: by block, writer, reader."""
-    starts = torch.tensor([block.first_edge for block in graph.blocks])
-    block = torch.bucketize(edges, starts, right=True)
-    writer, reader = graph.edge_writer[edges], graph.edge_reader[edges]
-    key = (block * graph.n_writers + writer) * graph.n_readers + reader
-    return edges[key.argsort(stable=True)]
 
 
 def _by_block(graph: Graph, edges: Int[Tensor, " n"]) -> Iterator[tuple[Block, list[Edge]]]:

@@ -98,7 +98,7 @@ def test_nodes_are_those_of_hooks(model, family, kv_readers, references, directi
     assert (expected.abs().amax(1) > 1e-3).all()
 
 
-@pytest.mark.parametrize("kind", ["zero", "mean", "positional-mean"])
+@pytest.mark.parametrize("kind", ["zero", "mean", "positional-mean", "resample", "optimal"])
 def test_other_ablations_are_one_closed_gate(model, family, kind):
     batch, close = pairs(), rounding(family)
     gated = GatedModel(model)
