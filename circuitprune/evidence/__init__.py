@@ -8,7 +8,9 @@ means and when it misleads. Imports `attribution`, `lens`, `patching` and what l
 from collections.abc import Callable
 
 from circuitprune.engine.evaluation import Examples, evaluate_each, evaluate_full_each
+from circuitprune.evidence.adversarial import adversarial
 from circuitprune.evidence.case import Case
+from circuitprune.evidence.clusters import clusters
 from circuitprune.evidence.completeness import completeness
 from circuitprune.evidence.cross_ablation import cross_ablation
 from circuitprune.evidence.faithfulness import faithfulness_curve
@@ -16,8 +18,10 @@ from circuitprune.evidence.function import function
 from circuitprune.evidence.hypotheses import hypotheses
 from circuitprune.evidence.mib import mib
 from circuitprune.evidence.minimality import minimality
+from circuitprune.evidence.necessity import necessity
 from circuitprune.evidence.random_circuits import random_circuits
 from circuitprune.evidence.results import Section
+from circuitprune.evidence.rivals import rivals
 
 __all__ = ["EVIDENCE", "Case", "Examples", "evaluate_each", "evaluate_full_each"]
 
@@ -29,6 +33,10 @@ EVIDENCE: dict[str, Callable[[Case], Section]] = {
     "minimality": minimality,
     "completeness": completeness,
     "random_circuits": random_circuits,
+    "necessity": necessity,
+    "adversarial": adversarial,
+    "rivals": rivals,
+    "clusters": clusters,
     "hypotheses": hypotheses,
 }
 """Kinds of evidence by name, the cheap ones first."""

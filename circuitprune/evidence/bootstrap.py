@@ -121,6 +121,24 @@ class Bootstrap:
         value, resampled = sums.sum(dim=0), self.weights @ sums
         return self.interval((value[0] / value[1]).item(), resampled[:, 0] / resampled[:, 1])
 
+    def median_of_ratios(
+        self,
+        circuit: Float64[Tensor, " example"],
+        full: Float64[Tensor, " example"],
+        empty: Float64[Tensor, " example"],
+    ) -> Interval:
+        """Of the median of each pair's own ratio: no pair with a small denominator can move it.
+
+        A pair without a ratio is left out, in each resample too.
+        """
+        ratios = ratio(circuit - empty, full - empty, full.abs() + empty.abs())
+        known = ~ratios.isnan()
+        if not bool(known.any()):
+            return UNDEFINED
+        values, order = ratios[known].sort()
+        here = median(values, torch.ones(1, len(values), dtype=torch.float64))
+        return self.interval(here.item(), median(values, self.weights[:, known][:, order]))
+
     def interval(self, value: float, estimates: Float64[Tensor, " resample"]) -> Interval:
         """The percentile interval around `value`; resamples where it is undefined are left out.
 
@@ -143,6 +161,20 @@ def ratio(
 ) -> Float64[Tensor, "..."]:
     """`gained / span`, broadcast; NaN where the span is rounding next to `size`."""
     return (gained / span).masked_fill(span.abs() <= TOO_CLOSE * size, torch.nan)
+
+
+def median(
+    values: Float64[Tensor, " example"], weights: Float64[Tensor, "resample example"]
+) -> Float64[Tensor, " resample"]:
+    """Of sorted values that count as often as their weights say; NaN where all weights are 0.
+
+    Between the two middle values where the weights split in halves, as of an even number of values.
+    """
+    total, last = weights.sum(dim=1, keepdim=True), len(values) - 1
+    share = weights.cumsum(dim=1) / total
+    ends = [(share < half).sum(dim=1).clamp(max=last) for half in (0.5 - 1e-9, 0.5 + 1e-9)]
+    middle = (values[ends[0]] + values[ends[1]]) / 2
+    return middle.masked_fill(total.squeeze(1) == 0, torch.nan)
 
 
 def finite(value: float) -> float | None:

@@ -54,6 +54,10 @@ class Case:
     """Random circuits, and edges added at random, that the circuit is compared with."""
     n_knockouts: int = 20
     """Knock-outs of each family."""
+    n_removed: int = 500
+    """Kept edges that are removed by themselves, drawn at random where there are more."""
+    n_adversarial: int = 40
+    """Steps of the adversary that sets the gates outside the circuit."""
     tolerance: float = 0.01
     """Nats of KL up to which an edge counts as dispensable."""
     tokenizer: PreTrainedTokenizerBase | None = None

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from circuitprune.engine.ablation import ABLATIONS, make_ablation
+from circuitprune.circuits.span_graph import SpanGraph
+from circuitprune.engine.ablation import ABLATIONS
 from circuitprune.engine.evaluation import Examples, evaluate_each, evaluate_full_each
 from circuitprune.engine.progress import told
 from circuitprune.engine.references import References
-from circuitprune.errors import DataError
+from circuitprune.errors import DataError, GraphError
 from circuitprune.evidence.bootstrap import Bootstrap, Estimate, spell
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.faithfulness import BAND, Numbers, Yardstick, verdict
@@ -62,8 +63,16 @@ def cross_ablation(case: Case) -> CrossAblation:
     are over the training pairs. A kind that these cannot give (prompts longer than all of them)
     has an `error` instead of numbers.
 
+    Raises:
+        GraphError: edges at spans that were told apart under `patch`.
+
     Source: Miller et al. 2024, "Transformer Circuit Metrics are not Robust" (arXiv 2407.08734).
     """
+    if isinstance(case.graph, SpanGraph) and case.references.ablation.kind == "patch":
+        raise GraphError(
+            "edges have gates at the spans where the corrupt prompts make a difference, and other "
+            "ablations make one at others too"
+        )
     bootstrap = Bootstrap.draw(case.n_examples, case.n_bootstrap, case.generator("cross_ablation"))
     full = evaluate_full_each(case.references, case.batches, case.task_metric)
     kinds: dict[str, AblationNumbers | AblationError] = {}
@@ -88,7 +97,7 @@ def _under(case: Case, kind: str, bootstrap: Bootstrap, full: Examples) -> Ablat
     references = case.references
     if kind != references.ablation.kind:
         gated = references.gated
-        ablation = make_ablation(kind, gated.ports, case.train_batches)
+        ablation = gated.ablation(kind, case.train_batches)
         references = References(gated, ablation, max_gb=0.0)
     masks = {"circuit": case.mask, "empty": case.empty_mask}
     found = evaluate_each(references, masks, case.batches, case.task_metric)

@@ -7,7 +7,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.part_graph import PartGraph
 from circuitprune.circuits.reachability import joinable_edges, live_edges
+from circuitprune.circuits.span_graph import SpanGraph, base_of, flat_of, grid_of
 
 Draw = Callable[[Graph, Bool[Tensor, " edge"], torch.Generator], Bool[Tensor, " edge"]]
 """`(graph, circuit, generator) -> mask` of a random circuit as large as the given one."""
@@ -75,8 +77,13 @@ def relabelled(
 
     Same edges in each cell of `matched`, same shape, every edge as live as it was: what is random
     is only which heads have which part. With grouped queries, KV heads are exchanged and the heads
-    of a group within it.
+    of a group within it. Edges keep their spans. Parts have no shape to keep: they are exchanged as
+    in `matched`.
     """
+    if isinstance(graph, PartGraph):
+        return matched(graph, mask, generator)
+    edges, spans = grid_of(graph, mask, False).nonzero().unbind(dim=1)
+    whole, graph = graph, base_of(graph)
     writers, readers = torch.arange(graph.n_writers), torch.arange(graph.n_readers)
     group = graph.n_heads // graph.n_kv_readers
     for layer in range(graph.n_layers):
@@ -87,10 +94,10 @@ def relabelled(
         first = graph.attention_block(layer).first_reader
         moved = torch.cat([heads, graph.n_heads + kv, graph.n_heads + graph.n_kv_readers + kv])
         readers[first : first + len(moved)] = first + moved
-    new = torch.zeros_like(mask)
-    kept = mask.nonzero().flatten()
-    new[_edge_of(graph, writers[graph.edge_writer[kept]], readers[graph.edge_reader[kept]])] = True
-    return new
+    new = grid_of(whole, torch.zeros_like(mask), False)
+    ends = writers[graph.edge_writer[edges]], readers[graph.edge_reader[edges]]
+    new[_edge_of(graph, *ends), spans] = True
+    return flat_of(whole, new)
 
 
 DRAWS: dict[str, Draw] = {"uniform": uniform, "matched": matched, "relabelled": relabelled}
@@ -98,7 +105,7 @@ DRAWS: dict[str, Draw] = {"uniform": uniform, "matched": matched, "relabelled": 
 
 
 def cell_of_edges(graph: Graph) -> Int[Tensor, " edge"]:
-    """Number of the cell of each edge: kind and layer of the writer with those of the reader."""
+    """Number of the cell of each edge: kind and layer of its two ends, and its span."""
     kinds = {kind: i for i, kind in enumerate(("q", "k", "v", "mlp", "logits"))}
     reader = torch.tensor([kinds[kind] for kind in graph.reader_kind])
     reader += len(kinds) * graph.reader_layer
@@ -106,6 +113,8 @@ def cell_of_edges(graph: Graph) -> Int[Tensor, " edge"]:
     writer = 2 * (graph.writer_layer + 1)
     writer[mlps] += 1
     pairs = writer[graph.edge_writer] * (int(reader.max()) + 1) + reader[graph.edge_reader]
+    if isinstance(graph, SpanGraph):
+        pairs = pairs * len(graph.spans) + graph.edge_span
     number: Tensor = pairs.unique(return_inverse=True)[1]
     return number
 

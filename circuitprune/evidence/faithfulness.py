@@ -32,6 +32,8 @@ class Numbers:
     """Share of the full model's metric recovered from the empty circuit's: the ratio of means."""
     mean_of_ratios: Interval
     """Mean of each pair's own such share, over the pairs that have one."""
+    median_of_ratios: Interval | None = None
+    """Median of the same, which no single pair can move; absent in files of before 0.3."""
 
 
 # A dataclass lists the fields of its last base first: sizes stand before the numbers.
@@ -106,6 +108,7 @@ class Yardstick:
             **{name: self.bootstrap.mean(getattr(circuit, name)) for name in EVIDENCE_NAMES},
             faithfulness=self.bootstrap.faithfulness(*metrics),
             mean_of_ratios=self.bootstrap.mean_of_ratios(*metrics),
+            median_of_ratios=self.bootstrap.median_of_ratios(*metrics),
         )
 
     @property

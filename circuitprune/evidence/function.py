@@ -162,7 +162,9 @@ def _direct(case: Case, batches: Sequence[Batch]) -> tuple[DirectShare, ...]:
     shares = torch.cat([part[0] for part in parts], dim=1).double().mean(dim=1).cpu()
     constant = torch.cat([part[1] for part in parts]).double().mean().item()
     kept = [graph.writers.index(node) for node in kept_nodes_of(case) if node != "logits"]
-    to_logits = graph.block_view(case.mask.cpu(), graph.logits_block)[0]
+    to_logits = torch.zeros(graph.n_writers, dtype=torch.bool)
+    into = case.mask.cpu() & (graph.edge_reader == graph.n_readers - 1)
+    to_logits[graph.edge_writer[into]] = True
     order = sorted(kept, key=lambda writer: -abs(shares[writer].item()))
     rows = [
         DirectShare(graph.writers[w], _known(shares[w].item()), bool(to_logits[w])) for w in order
@@ -241,7 +243,7 @@ def _first_pairs(batches: Sequence[Batch], n: int) -> list[Batch]:
     for batch in batches:
         if left <= 0:
             break
-        taken.append(Batch(**{name: values[:left] for name, values in vars(batch).items()}))
+        taken.append(type(batch)(**{name: values[:left] for name, values in vars(batch).items()}))
         left -= len(batch)
     return taken
 

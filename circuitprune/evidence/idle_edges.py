@@ -9,10 +9,12 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.part_graph import PartGraph
+from circuitprune.circuits.span_graph import SpanGraph, flow_of
 from circuitprune.data.batches import FEW_PAIRS, Batch, few_pairs
 from circuitprune.engine.evaluation import Examples, evaluate_each
 from circuitprune.evidence.case import Case
-from circuitprune.evidence.minimality import MOST_RUNS, removals
+from circuitprune.evidence.minimality import MOST_RUNS, drawn, removals
 from circuitprune.evidence.statistics import ALPHA, Verdict, holm, share_test, verdict_of
 
 Q = 0.9
@@ -50,7 +52,7 @@ class IdleEdges:
     quantile: float
     """Share of random effects that an edge should exceed."""
     n_edges: int
-    """Edges of the circuit."""
+    """Edges of the circuit that were judged: all, or those that `minimality` removes."""
     n_idle: int
     """Of these, for how many it is rejected that they do."""
     idle: tuple[str, ...]
@@ -58,7 +60,7 @@ class IdleEdges:
     random_effects: tuple[float, ...]
     """Effects of the random edges, in the metric's unit."""
     edges: tuple[EdgeTest, ...]
-    """Each edge of the circuit, in the graph's order."""
+    """Each of them, in the graph's order."""
     p: float
     """The smallest of all, corrected."""
     verdict: Verdict
@@ -92,7 +94,8 @@ def idle_edges(case: Case) -> IdleEdges | NoIdleEdges:
     while these do where the circuit leaves no other way on. Few pairs are used: see `few_pairs`;
     fewer yet where these, times the edges, would be more than `MOST_RUNS`.
     """
-    edges = case.mask.nonzero().flatten().tolist()
+    chosen = drawn(case)
+    edges = chosen.tolist()
     most = MOST_RUNS // max(1, len(edges))
     batches = few_pairs(case.batches, max(LEAST_PAIRS, min(FEW_PAIRS, most)))
     random = _random_effects(case, batches) if edges else []
@@ -100,7 +103,7 @@ def idle_edges(case: Case) -> IdleEdges | NoIdleEdges:
         reason = "the circuit keeps no edge" if not edges else "no edge can be added to the circuit"
         return NoIdleEdges("undecided", (), f"Not tested: {reason}.")
     progress = case.watch("removing each edge", "runs")
-    found = removals(case.references, case.mask, batches, case.task_metric, progress)
+    found = removals(case.references, case.mask, batches, case.task_metric, progress, chosen)
     effects = found.metric.abs().mean(dim=1).tolist()
     return _judge(case, edges, effects, random, sum(map(len, batches)))
 
@@ -181,22 +184,28 @@ def random_path(
 
     A random walk: of each node on the way, one of the out-edges that `mask` lacks, all alike
     likely, or one that it has if it lacks none. Walks without a new edge are drawn again; empty if
-    there are none to be had.
+    there are none to be had. At spans, it goes on at the span where it is, or from a key or value
+    at one that sees it. In a graph of parts, a path is one of them.
     """
-    out_edges = [
-        (graph.edge_writer == writer).nonzero().flatten() for writer in range(graph.n_writers)
-    ]
+    if isinstance(graph, PartGraph):
+        others = (~mask).nonzero().flatten().tolist()
+        return [_pick(others, generator)] if others else []
+    spans = graph.edge_span if isinstance(graph, SpanGraph) else torch.zeros_like(graph.edge_reader)
+    flow = flow_of(graph)
     for _ in range(tries):
-        path, writer = [], 0
+        path, writer, seen_from = [], 0, flow.enters
         while True:
-            choices = out_edges[writer]
-            new = choices[~mask[choices]]
-            edge = _pick((new if len(new) else choices).tolist(), generator)
+            choices = (graph.edge_writer == writer) & seen_from[spans]
+            new = choices & ~mask
+            edge = _pick((new if new.any() else choices).nonzero().flatten().tolist(), generator)
             path.append(edge)
-            feeds = graph.heads_of_reader(int(graph.edge_reader[edge]))
+            reader, span = int(graph.edge_reader[edge]), int(spans[edge])
+            feeds = graph.heads_of_reader(reader)
             if not feeds:
                 break
             writer = _pick(list(feeds), generator)
+            alone = torch.arange(len(flow.enters)) == span
+            seen_from = flow.sees[:, span] if graph.reader_kind[reader] in ("k", "v") else alone
         if added := [edge for edge in path if not mask[edge]]:
             return added
     return []

@@ -15,6 +15,10 @@ from torch import Tensor
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.data.batches import Batch
+from circuitprune.engine.ablation import Ablated
+from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.gated_parts import GatedParts
+from circuitprune.engine.gated_spans import GatedSpans
 from circuitprune.engine.progress import Progress, silent
 from circuitprune.engine.references import References
 from circuitprune.errors import old_names
@@ -24,6 +28,7 @@ from circuitprune.evidence.statistics import Verdict
 from circuitprune.files.text import nats
 from circuitprune.metrics import Metric, evidence_values
 from circuitprune.patching.candidates import CandidateRuns
+from circuitprune.patching.part_replay import PartReplay
 
 MOST_RUNS = 100_000
 """Edges times pairs; a larger circuit is judged on fewer pairs, but never on less than a batch."""
@@ -77,11 +82,13 @@ class Minimality:
     dispensable: tuple[str, ...]
     """Names of those without which its mean does not."""
     edges: tuple[EdgeRemoved, ...]
-    """Each kept edge, the most needed first."""
+    """Each edge that was removed, the most needed first."""
     verdict: Verdict
     """Whether every edge is needed."""
     sentence: str
     """The same in words."""
+    n_removed: int | None = None
+    """Edges that were removed, drawn at random from the circuit's; None: all of them."""
 
 
 def minimality(case: Case) -> Minimality:
@@ -90,17 +97,18 @@ def minimality(case: Case) -> Minimality:
     An edge is *dispensable* if removing it alone raises the KL by at most `case.tolerance` nats,
     *needed* if the whole interval lies beyond, *surely dispensable* if the whole interval lies
     within. Two edges that stand in for each other are each dispensable, not both: `minimise` finds
-    what can go together.
+    what can go together. Of a circuit of more than `case.n_removed` edges so many are drawn.
     """
-    batches = affordable(case.batches, int(case.mask.sum()))
+    chosen = drawn(case)
+    batches = affordable(case.batches, len(chosen))
     progress = case.watch("", "runs")
-    found = removals(case.references, case.mask, batches, case.task_metric, progress)
+    found = removals(case.references, case.mask, batches, case.task_metric, progress, chosen)
     rows, tolerance = _rows(case, found), case.tolerance
     n_needed = sum(row.kl.exceeds(tolerance) for row in rows)
     n_surely_dispensable = sum(row.kl.is_at_most(tolerance) for row in rows)
     result = Minimality(
         n_pairs=len(found.base_kl),
-        n_edges=len(rows),
+        n_edges=(n_edges := int(case.mask.sum())),
         tolerance=tolerance,
         base_kl=found.base_kl.mean().item(),
         base_metric=found.base_metric.mean().item(),
@@ -108,10 +116,20 @@ def minimality(case: Case) -> Minimality:
         n_surely_dispensable=n_surely_dispensable,
         dispensable=tuple(row.edge for row in rows if row.kl.value <= tolerance),
         edges=rows,
-        verdict=verdict(len(rows), n_needed, n_surely_dispensable),
+        verdict=verdict(n_edges, n_needed, n_surely_dispensable),
         sentence="",
+        n_removed=None if len(rows) == n_edges else len(rows),
     )
     return replace(result, sentence=_sentence(result))
+
+
+def drawn(case: Case) -> Int[Tensor, " n"]:
+    """Positions of the kept edges that are removed by themselves, ascending; see `n_removed`."""
+    kept = case.mask.nonzero().flatten()
+    if len(kept) <= case.n_removed:
+        return kept
+    order = torch.randperm(len(kept), generator=case.generator("minimality/edges"))
+    return kept[order[: case.n_removed]].sort().values
 
 
 def verdict(n_edges: int, n_needed: int, n_surely_dispensable: int) -> Verdict:
@@ -139,21 +157,25 @@ def removals(
     batches: Sequence[Batch],
     task_metric: Metric,
     progress: Progress = silent,
+    chosen: Int[Tensor, " n"] | None = None,
 ) -> Removals:
     """Runs the circuit once, and each edge's removal only where it makes a difference.
+
+    Args:
+        chosen: Positions of kept edges, ascending; None removes each of them.
 
     Raises:
         MetricError: NaN or infinite logits.
     """
-    graph, edges = references.gated.graph, mask.nonzero().flatten()
+    edges = mask.nonzero().flatten() if chosen is None else chosen
     kl, metric, base, done, total = [], [], [], 0, len(edges) * len(batches)
     for batch in references.rests(batches):
         full, ablated = references.full_logits(batch).cpu(), references.ablated(batch)
-        runs = CandidateRuns(references.gated, batch, ablated, mask.double(), 0)
         values = partial(_kl_and_metric, full=full, batch=batch, task_metric=task_metric)
-        base.append(values(runs.logits))
+        whole_logits, each_logits = _without_each(references.gated, batch, ablated, mask, edges)
+        base.append(values(whole_logits))
         each: list[Tensor] = []
-        for logits in _each_removed(graph, runs, mask):
+        for logits in each_logits:
             each.append(values(logits))
             progress(done := done + 1, total)
         found = torch.stack(each) if each else base[-1].new_empty(0, 2, len(batch))
@@ -172,14 +194,44 @@ def _kl_and_metric(
     return evidence_values(logits, full, batch, task_metric)[:2]
 
 
+def _without_each(
+    gated: GatedModel,
+    batch: Batch,
+    ablated: Ablated,
+    mask: Bool[Tensor, " edge"],
+    edges: Int[Tensor, " n"],
+) -> tuple[Float[Tensor, "batch vocab"], Iterator[Float[Tensor, "batch vocab"]]]:
+    """Logits of a circuit, and of it without each of some edges or parts, in the flat order."""
+    if isinstance(gated, GatedParts):
+        replay = PartReplay(gated, batch.clean_prompts, ablated, kept=mask)
+        some = replay.edges(edges)
+        return replay.logits.cpu(), (one for _, logits in some for one in logits.cpu())
+    if isinstance(gated, GatedSpans):
+        logits = gated.on(batch, mask.to(gated.device, gated.dtype), ablated)
+        return logits, (_cut_alone(gated, batch, ablated, mask, edge) for edge in edges.tolist())
+    runs = CandidateRuns(gated, batch, ablated, mask.double(), 0)
+    return runs.logits, _each_removed(gated.graph, runs, mask, edges)
+
+
+@torch.no_grad()
+def _cut_alone(
+    gated: GatedModel, batch: Batch, ablated: Ablated, mask: Bool[Tensor, " edge"], edge: int
+) -> Float[Tensor, "batch vocab"]:
+    """Logits of a circuit without one edge, by a run of the whole model."""
+    left = mask.to(gated.device, gated.dtype)
+    left[edge] = 0
+    return gated.on(batch, left, ablated)
+
+
 def _each_removed(
-    graph: Graph, runs: CandidateRuns, mask: Bool[Tensor, " edge"]
+    graph: Graph, runs: CandidateRuns, mask: Bool[Tensor, " edge"], edges: Int[Tensor, " n"]
 ) -> Iterator[Float[Tensor, "batch vocab"]]:
-    """Logits of the circuit without each of its edges, in the flat order."""
-    for reader in graph.edge_reader[mask].unique().tolist():
+    """Logits of the circuit without each of some of its edges, in the flat order."""
+    readers = graph.edge_reader[edges]
+    for reader in readers.unique().tolist():
         block = graph.block_of_reader(reader)
         row = graph.block_view(mask, block)[reader - block.first_reader]
-        writers = row.nonzero().flatten()
+        writers = graph.edge_writer[edges[readers == reader]]
         candidates = row.repeat(len(writers), 1)
         candidates[torch.arange(len(writers)), writers] = False
         opened = runs.open(reader)
@@ -189,8 +241,7 @@ def _each_removed(
 
 def names_of(graph: Graph, edges: Int[Tensor, " n"]) -> list[str]:
     """Names of edges by their positions."""
-    pairs = zip(graph.edge_writer[edges].tolist(), graph.edge_reader[edges].tolist(), strict=True)
-    return [f"{graph.writers[writer]}->{graph.readers[reader]}" for writer, reader in pairs]
+    return [graph.edge_name(edge) for edge in edges.tolist()]
 
 
 def affordable(batches: Sequence[Batch], n_edges: int) -> list[Batch]:
@@ -203,18 +254,21 @@ def affordable(batches: Sequence[Batch], n_edges: int) -> list[Batch]:
 
 
 def _sentence(found: Minimality) -> str:
-    n, tolerance = found.n_edges, found.tolerance
+    n, tolerance = found.n_removed or found.n_edges, found.tolerance
     if n == 0:
         return "The circuit keeps no edge, so none can be removed."
     first, surely = found.edges[0], found.n_surely_dispensable
     undecided = n - found.n_needed - surely
+    whose = f"Each of the circuit's {n:,} edges"
+    if found.n_removed:
+        whose = f"Each of {n:,} of the circuit's {found.n_edges:,} edges, drawn at random,"
     return (
-        f"Each of the circuit's {n:,} edges was removed from it by itself on {found.n_pairs} "
+        f"{whose} was removed from it by itself on {found.n_pairs} "
         f"pairs: {found.n_needed} are needed (the KL rises by more than {tolerance:g} nats, "
         f"whole interval), {surely} are dispensable alone (by at most that), and {undecided} lie "
         f"in between. The most needed is {first.edge} ({nats(first.kl.value)} nats). In a "
         "minimal circuit all are needed. Edges that stand in for each other are dispensable alone "
-        "and not together: `--minimise` says how many can go."
+        "and not together: verify --minimise says how many can go."
     )
 
 

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import get_args, get_type_hints
 
+from circuitprune.evidence.adversarial import Adversarial
+from circuitprune.evidence.clusters import Clusters
 from circuitprune.evidence.completeness import Completeness
 from circuitprune.evidence.cross_ablation import CrossAblation
 from circuitprune.evidence.faithfulness import FaithfulnessCurve
@@ -12,7 +14,9 @@ from circuitprune.evidence.hypotheses import Hypotheses
 from circuitprune.evidence.mib import Mib
 from circuitprune.evidence.minimality import Minimality
 from circuitprune.evidence.minimise import MinimisedCircuit
+from circuitprune.evidence.necessity import Necessity
 from circuitprune.evidence.random_circuits import RandomCircuits
+from circuitprune.evidence.rivals import Rivals
 from circuitprune.evidence.statistics import Verdict
 
 
@@ -34,6 +38,10 @@ Section = (
     | Minimality
     | Completeness
     | RandomCircuits
+    | Necessity
+    | Adversarial
+    | Rivals
+    | Clusters
     | Hypotheses
     | MinimisedCircuit
 )
@@ -58,6 +66,14 @@ class Sections:
     """Is anything that the model uses missing?"""
     random_circuits: RandomCircuits | NotComputed | None = None
     """Is it better than chance?"""
+    necessity: Necessity | NotComputed | None = None
+    """Does the model fail without it?"""
+    adversarial: Adversarial | NotComputed | None = None
+    """Does it hold however the other edges are set?"""
+    rivals: Rivals | NotComputed | None = None
+    """Can other edges do the same?"""
+    clusters: Clusters | NotComputed | None = None
+    """Does one circuit describe all of the data?"""
     hypotheses: Hypotheses | NotComputed | None = None
     """Would it pass for an ideal circuit?"""
     minimise: MinimisedCircuit | NotComputed | None = None

@@ -67,19 +67,23 @@ def test_every_statistic_is_that_of_the_resampled_pairs():
     full[2] = empty[2]  # no ratio of its own
     indices = torch.randint(7, (50, 7), generator=generator())
     bootstrap = Bootstrap.of_indices(indices)
-    means, ratios = [], []
+    means, ratios, medians = [], [], []
     for row in indices.tolist():
         c, f, e = (sum(v[i].item() for i in row) / 7 for v in (circuit, full, empty))
         means.append((c - e) / (f - e))
         own = [((circuit[i] - empty[i]) / (full[i] - empty[i])).item() for i in row if i != 2]
         ratios.append(sum(own) / len(own))
-    for name, slow in (("faithfulness", means), ("mean_of_ratios", ratios)):
+        medians.append(np.median(own))
+    slow_ones = {"faithfulness": means, "median_of_ratios": medians, "mean_of_ratios": ratios}
+    for name, slow in slow_ones.items():
         found = getattr(bootstrap, name)(circuit, full, empty)
         assert found.low == pytest.approx(np.quantile(slow, 0.025), rel=1e-9)
         assert found.high == pytest.approx(np.quantile(slow, 0.975), rel=1e-9)
     kept = [i for i in range(7) if i != 2]
-    own = ((circuit - empty) / (full - empty))[kept].mean().item()
-    assert found.value == pytest.approx(own)
+    own = ((circuit - empty) / (full - empty))[kept]
+    assert found.value == pytest.approx(own.mean().item())
+    middle = bootstrap.median_of_ratios(circuit, full, empty)
+    assert middle.value == pytest.approx(np.median(own.numpy()))
 
 
 def test_ratio_of_means_and_mean_of_ratios_differ_where_pairs_do():
@@ -104,6 +108,7 @@ def test_what_is_undefined_is_none():
     bootstrap = Bootstrap.draw(4, 20, generator())
     assert bootstrap.faithfulness(values, values, values) == UNDEFINED
     assert bootstrap.mean_of_ratios(values, values, values) == UNDEFINED
+    assert bootstrap.median_of_ratios(values, values, values) == UNDEFINED
     assert spell(UNDEFINED) == "undefined"
     assert not UNDEFINED.exceeds(0.0) and not UNDEFINED.is_at_most(0.0)
     with pytest.raises(MetricError, match="not finite"):
@@ -122,6 +127,8 @@ def test_a_resample_that_is_undefined_is_left_out():
     assert (found.value, found.low, found.high) == pytest.approx((3.0, *known))
     own = every.mean_of_ratios(circuit, full, empty)
     assert (own.value, own.low, own.high) == pytest.approx((0.5, 0.5, 0.5))
+    middle = every.median_of_ratios(circuit, full, empty)
+    assert (middle.value, middle.low, middle.high) == pytest.approx((0.5, 0.5, 0.5))
     nowhere = every.interval(1.0, torch.tensor([math.nan, math.inf]).double())
     assert nowhere == Interval(1.0, None, None)
     assert every.interval(math.nan, torch.ones(4).double()) == UNDEFINED

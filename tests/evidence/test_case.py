@@ -14,7 +14,9 @@ def test_every_kind_of_evidence_tells_how_far_it_is(name):
     def watch(what, unit):
         return lambda *told: pieces.setdefault((what, unit), []).append(told)
 
-    EVIDENCE[name](tiny_case(watch=watch, n_bootstrap=10, n_random=3, n_knockouts=4))
+    EVIDENCE[name](
+        tiny_case(watch=watch, n_bootstrap=10, n_random=3, n_knockouts=4, n_adversarial=2)
+    )
     assert pieces
     for (what, _), calls in pieces.items():
         assert calls == sorted(calls) and len({total for _, total in calls}) == 1

@@ -14,6 +14,7 @@ from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.engine.evaluation import evaluate_each
 from circuitprune.errors import ConfigError
+from circuitprune.evidence.idle_edges import idle_edges
 from circuitprune.evidence.minimality import Removals, minimality, removals, verdict
 from circuitprune.evidence.minimise import _drop, minimise, minimised
 
@@ -167,6 +168,22 @@ def test_a_large_circuit_is_judged_on_fewer_pairs(case, monkeypatch, most, n_pai
     monkeypatch.setattr(sys.modules[minimality.__module__], "MOST_RUNS", limit)
     found = minimality(case)
     assert found.n_pairs == n_pairs and f"on {found.n_pairs} pairs" in found.sentence
+
+
+def test_of_a_larger_circuit_some_edges_are_drawn_and_removed_as_among_all(case):
+    every = {row.edge: row.kl.value for row in minimality(case).edges}
+    drawn = replace(case, n_removed=len(every) // 2)
+    found = minimality(drawn)
+    rows = {row.edge: row.kl.value for row in found.edges}
+    assert (found.n_removed, found.n_edges) == (len(rows), len(every))
+    assert rows == pytest.approx({edge: every[edge] for edge in rows}, abs=1e-12)
+    assert f"{len(rows)} of the circuit's {len(every)} edges, drawn" in found.sentence
+    assert found == minimality(drawn) == written(found)
+    others = minimality(replace(drawn, seed=case.seed + 1)).edges
+    assert {row.edge for row in others} != set(rows)
+    assert minimality(replace(drawn, tolerance=0.0)).verdict != "pass"
+    assert {row.edge for row in idle_edges(drawn).edges} == set(rows)
+    assert minimality(replace(case, n_removed=len(every))).n_removed is None
 
 
 def test_an_edge_at_the_tolerance_itself_is_dispensable(case):

@@ -6,6 +6,9 @@ const NAMES = {
   mib: "MIB's CPR and CMD",
   cross_ablation: "Other ablations",
   function: "What the circuit does",
+  rivals: "Rival circuits",
+  clusters: "Clusters of pairs",
+  adversarial: "The adversarial complement",
   minimise: "The minimised circuit",
 };
 
@@ -120,7 +123,7 @@ function sectionArticle(name, section) {
   const [kind, says] = verdictOf(section);
   return make(
     "article",
-    { "data-section": name },
+    { id: `evidence-${name}`, "data-section": name },
     make("h3", {}, `${heading(name)} `, make("span", { class: `badge ${kind}` }, says)),
     make("p", {}, withCode(sentence ?? "")),
     ...(failed
