@@ -1,5 +1,6 @@
 """From a ranking to circuits of each size, each verified on the held-out pairs."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -8,22 +9,80 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitprune.circuits.reachability import live_edges
-from circuitprune.circuits.selection import select_sizes, select_threshold
+from circuitprune.circuits.selection import Method, select, select_sizes, select_threshold
 from circuitprune.engine.evaluation import evaluate, evaluate_full
-from circuitprune.errors import old_names
+from circuitprune.errors import ConfigError, old_names
 from circuitprune.files.whole import write_json
 from circuitprune.metrics import Evidence
+from circuitprune.pipelines.metric import metric_name
 from circuitprune.pipelines.own import own_hashes
 from circuitprune.pipelines.setup import Setup
 from circuitprune.runs.frontier import Frontier, Point, Provenance
 from circuitprune.runs.manifest import seal
+from circuitprune.training.target import Target, smallest
 from circuitprune.views.progress import shown
 from circuitprune.views.report import write_report
 
 
 def ranked_frontier(setup: Setup, ranking: Float[Tensor, " edge"]) -> Frontier:
-    """Cut circuits from a ranking and verify each on the held-out pairs."""
-    return frontier_of(setup, cut(setup, ranking))
+    """Cut circuits from a ranking and verify each on the held-out pairs.
+
+    The smallest that reaches `gates.target` is one of them.
+    """
+    masks, about = with_target(setup, ranking, cut(setup, ranking))
+    return telling(frontier_of(setup, masks), about)
+
+
+def with_target(
+    setup: Setup, ranking: Float[Tensor, " edge"], masks: dict[float, Bool[Tensor, " edge"]]
+) -> tuple[dict[float, Bool[Tensor, " edge"]], Provenance]:
+    """Circuits and the smallest that reaches `gates.target`, if any, and what is told of it."""
+    wanted = setup.config.gates.target
+    if wanted is None:
+        return masks, {}
+    found = smallest_circuit(setup, ranking, Target.read(wanted))
+    n_edges = int(found.sum())
+    masks = dict(sorted({**masks, n_edges / found.numel(): found}.items()))
+    return masks, {"target": wanted, "target_edges": n_edges}
+
+
+def telling(frontier: Frontier, about: Provenance) -> Frontier:
+    """A frontier whose provenance says more."""
+    more: Provenance = {**frontier.provenance, **about}
+    return replace(frontier, provenance=more)
+
+
+def smallest_circuit(
+    setup: Setup, ranking: Float[Tensor, " edge"], target: Target
+) -> Bool[Tensor, " edge"]:
+    """The smallest circuit of a ranking that reaches a target, by bisection: see `smallest`.
+
+    On validation pairs, or without any on the training pairs, never on those it is verified on.
+
+    Raises:
+        ConfigError: not even the whole model does.
+    """
+    graph, verify = setup.gated.graph, setup.config.verify
+    split = "val" if setup.data.splits["val"] else "train"
+    batches = setup.data.batches(split, verify.batch_size)
+    method: Method = "top_n" if verify.selection == "threshold" else verify.selection
+    known = ranking.nan_to_num(-torch.inf)
+    full = evaluate_full(setup.references, batches, setup.task_metric)
+    empty = _empty(setup, split)
+
+    def value_of(n_edges: int) -> float | None:
+        mask = select(graph, known, n_edges, method)
+        found = evaluate(setup.references, {"": mask}, batches, setup.task_metric)[""]
+        value: float | None = getattr(found.compared(full, empty), target.name)
+        return value
+
+    n_edges = smallest(target, graph.n_edges, value_of)
+    if n_edges is None:
+        raise ConfigError(
+            f"gates.target={target} is out of reach: on the {split} pairs not even all edges "
+            f"reach it, {target.name} is {value_of(graph.n_edges)}; ask for less"
+        )
+    return select(graph, known, n_edges, method)
 
 
 def frontier_of(setup: Setup, masks: dict[float, Bool[Tensor, " edge"]]) -> Frontier:
@@ -83,13 +142,20 @@ def _provenance(setup: Setup, split: str) -> Provenance:
         "learner": config.gates.learner,
         "objective": config.objective,
         "init": config.attribution.method,
+        "init_metric": metric_name(setup),
         "selection": config.verify.selection,
         "task_seed": config.task.seed,
         "train_seed": config.train.seed,
     }
     about |= cast(Provenance, own_hashes(config))
+    if config.level != "edge":
+        about["level"] = config.level
+    if config.spans != "none":
+        about["spans"] = config.spans
     if setup.gated.ports.post_norms:
         about["post_norms"] = "per_reader"
+    if config.refine:
+        about["refined"] = True
     return about
 
 

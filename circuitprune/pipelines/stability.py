@@ -19,6 +19,7 @@ from circuitprune.circuits.overlap import (
     plain,
     times_kept,
 )
+from circuitprune.circuits.reachability import live_edges
 from circuitprune.circuits.selection import n_edges_of
 from circuitprune.config import RunConfig
 from circuitprune.data.batches import Batch
@@ -33,8 +34,15 @@ from circuitprune.pipelines.study import Study
 from circuitprune.pipelines.trials import Trial, Vary, check_finished, run_once, trials
 from circuitprune.pipelines.unseen import trained_on, unseen_batches
 from circuitprune.runs.finished import Found, load_run
-from circuitprune.runs.studies import Measured, RunMatrices, Stability, StabilityGroup, TrialRun
-from circuitprune.views.pages.studies import stability_page, stability_sentence
+from circuitprune.runs.studies import (
+    CoreEdges,
+    Measured,
+    RunMatrices,
+    Stability,
+    StabilityGroup,
+    TrialRun,
+)
+from circuitprune.views.pages.studies import core_sentence, stability_page, stability_sentence
 from circuitprune.views.progress import shown
 
 N_BOOTSTRAP = 1000
@@ -58,7 +66,7 @@ def stability(
     that is cheap, and leaves the noise of training out. A finished run is not run again.
 
     Writes `stability.json`, `stability.md`, and for each group `<group>_edges.csv`,
-    `<group>_consensus.json` and `<group>_majority.json`.
+    `<group>_consensus.json`, `<group>_majority.json`; for all runs `views_edges.csv`, `core.json`.
 
     Args:
         config: Of every run, but for its seeds and folder.
@@ -87,6 +95,8 @@ def stability(
         say(f"Comparing the circuits of {len(group)} runs ({name})")
         with setup.forecast_told():
             compared[name] = _compared(setup, name, group, batches, size)
+    sizes = [study.n_edges for study in compared.values()]
+    core = core_edges(setup, [load_run(one.folder) for one in everything], max(sizes), batches)
     found = Stability(
         schema=1,
         model=config.model.name,
@@ -99,6 +109,7 @@ def stability(
         n_pairs=sum(map(len, batches)),
         n_pairs_seen=len(setup.data.splits[setup.held_out]) - sum(map(len, batches)),
         groups=compared,
+        core=core,
     )
     write_json(folder / "stability.json", found)
     write_atomic(folder / "stability.md", stability_page(found))
@@ -153,6 +164,38 @@ def _compared(
     return replace(study, sentence=stability_sentence(name, study))
 
 
+def core_edges(
+    setup: Setup, runs: Sequence[Found], n_edges: int, batches: Sequence[Batch]
+) -> CoreEdges:
+    """What every run keeps at half of a size, at the size and at twice it, and what only some keep.
+
+    Writes `views_edges.csv` and `core.json`.
+
+    Source: CIRCUS (arXiv 2603.00523): core, contingent and noise edges over configurations.
+    """
+    graph, folder = setup.gated.graph, Path(setup.config.output_dir)
+    sizes = sorted({max(1, n_edges // 2), n_edges, min(2 * n_edges, graph.n_edges)})
+    masks = torch.stack([run.cut(size) for run in runs for size in sizes])
+    votes = times_kept(masks)
+    every, half = votes == len(masks), 2 * votes >= len(masks)
+    elected = {"core": live_edges(graph, every), "half": live_edges(graph, half)}
+    measured = _measure(setup, batches, masks[:0], elected) if batches else {}
+    columns = {"views": votes, "share_of_views": votes / len(masks)}
+    write_edges_csv(folder / "views_edges.csv", Circuit(graph, votes > 0), columns)
+    about = {"stability": "core", "of": [run.name for run in runs], "sizes": sizes}
+    Circuit(graph, every, None, about, ranking=votes).save(folder / "core.json")
+    found = CoreEdges(
+        n_views=len(masks),
+        sizes=tuple(sizes),
+        core=tuple(graph.edge_name(edge) for edge in every.nonzero().flatten().tolist()),
+        n_contingent=int(((votes > 0) & ~every).sum()),
+        n_half=int(half.sum()),
+        measured=measured,
+        sentence="",
+    )
+    return replace(found, sentence=core_sentence(found))
+
+
 def _n_edges(runs: Sequence[Found], size: float | None) -> int:
     """Edges to compare at: a fraction of all, or the median of what the runs chose."""
     if size is not None:
@@ -192,12 +235,12 @@ def _measure(
     setup: Setup,
     batches: Sequence[Batch],
     masks: Bool[Tensor, "run edge"],
-    elected: dict[str, Bool[Tensor, " edge"]],
+    elected: Mapping[str, Bool[Tensor, " edge"]],
 ) -> dict[str, Measured]:
     """Every run's circuit and the elected ones, verified exactly on the same unseen pairs."""
     metric, references = setup.task_metric, setup.references
-    named = {f"run{i}": mask for i, mask in enumerate(masks)} | elected
-    named["empty"] = torch.zeros_like(masks[0])
+    named = {f"run{i}": mask for i, mask in enumerate(masks)} | dict(elected)
+    named["empty"] = setup.gated.graph.no_edges()
     with shown(setup.config.train.progress) as watch:
         progress = watch("verification", "runs")
         examples = evaluate_each(references, named, batches, metric, progress)

@@ -1,10 +1,11 @@
 """The pipeline: a config becomes objects, the objects run in order, the results are written."""
 
 import json
-import os
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -15,12 +16,14 @@ from circuitprune.errors import ConfigError
 from circuitprune.files.text import show
 from circuitprune.files.whole import write_tensors
 from circuitprune.pipelines.describe import check_text, describe, memory_text, pairs_text
-from circuitprune.pipelines.frontier import finish, ranked_frontier
-from circuitprune.pipelines.learning import make_module, make_trainer, train
+from circuitprune.pipelines.frontier import cut, finish, telling, with_target
+from circuitprune.pipelines.learning import Start, make_module, make_trainer, train
 from circuitprune.pipelines.logs import log_final, logging_to, make_logger
-from circuitprune.pipelines.scoring import scoring_of
-from circuitprune.pipelines.setup import Print, Setup, reference_edges
+from circuitprune.pipelines.refining import refined_frontier
+from circuitprune.pipelines.scoring import Scoring, scoring_of
+from circuitprune.pipelines.setup import Print, Setup, reference_edges, silent
 from circuitprune.pipelines.study import Study
+from circuitprune.runs import launched
 from circuitprune.runs.folder import (
     AUTO,
     claim,
@@ -33,44 +36,65 @@ from circuitprune.runs.folder import (
 from circuitprune.runs.frontier import Frontier, read_results, write_results
 from circuitprune.runs.lock import locked, unusable
 from circuitprune.runs.settings import to_yaml
+from circuitprune.runs.shards import Ranks, processes
+from circuitprune.training.budgets import check_budgets
 from circuitprune.training.checkpoints import check_progress
-from circuitprune.training.gates import check_budgets
+from circuitprune.training.module import MaskTraining
 from circuitprune.views.pages.summary import summary
 
 
-def discover(config: RunConfig, say: Print = show, command: str = "") -> Frontier:
+def discover(config: RunConfig, say: Print = show, command: str = "") -> Frontier | None:
     """Run the whole pipeline and leave its results in `config.output_dir`.
 
     Attribution initialises the gates, training orders the edges, exact patching verifies circuits
-    on held-out pairs. See docs/file_formats.md for the files.
+    on held-out pairs. See docs/file_formats.md for the files. Under torchrun each process has its
+    share of every step's batch; the first of them alone prints and writes.
+
+    Returns:
+        None on a process that does not lead.
 
     Raises:
         CircuitPruneError: anything a user can mend; nothing existing is overwritten.
     """
+    ranks = processes()
+    if not ranks.leads:
+        say, config = silent, replace(config, train=replace(config.train, progress=False))
+    with ranks.together():
+        return _discover(config, ranks, say, command)
+
+
+def _discover(config: RunConfig, ranks: Ranks, say: Print, command: str) -> Frontier | None:
+    """`discover` in one of the processes."""
     folder = Path(config.output_dir)
     if config.train.resume == AUTO and (folder / "COMPLETE").exists():
         say(f"{folder} is finished already")  # a scheduler may ask once more
-        return read_results(folder)[0]
+        return read_results(folder)[0] if ranks.leads else None
     setup, trainer, logger = _prepare(config)
+    ranks.wait()  # all have seen the folder as it was
     say(describe(setup))
-    with locked(folder), logging_to(folder), setup.forecast_told():
-        return _run(config, setup, trainer, logger, say, command)
+    mine = locked(folder) if ranks.leads else nullcontext()
+    with mine, logging_to(folder), setup.forecast_told():
+        if ranks.leads:
+            create(folder, to_yaml(config), setup.identity.versions)
+            tidy(folder)
+        initial = initial_scores(setup, folder / "scores.safetensors", say, ranks)
+        module = train(setup, initial, trainer, logger, say)
+        return (
+            _finish(config, setup, initial, module, logger, say, command) if ranks.leads else None
+        )
 
 
-def _run(
+def _finish(
     config: RunConfig,
     setup: Setup,
-    trainer: Trainer,
+    initial: Start,
+    module: MaskTraining,
     logger: TensorBoardLogger,
     say: Print,
     command: str,
 ) -> Frontier:
-    """The steps of `discover`, once everything is made and checked."""
+    """Verify, write and log what was learned; `COMPLETE` last."""
     folder = Path(config.output_dir)
-    create(folder, to_yaml(config), setup.identity.versions)
-    tidy(folder)
-    initial = initial_scores(setup, folder / "scores.safetensors", say)
-    module = train(setup, initial, trainer, logger, say)
     final = module.learner.ranking().float().cpu()
     write_tensors(
         folder / "gates.safetensors",
@@ -83,9 +107,12 @@ def _run(
     )
     split = setup.held_out
     say(f"Verifying circuits exactly on {len(setup.data.splits[split])} {split} pairs")
-    command = command or "python scripts/train_mask.py config.yaml"
-    frontier = ranked_frontier(setup, final)
-    write_results(folder, frontier, initial, final, summary(frontier, command))
+    command = command or "circuitprune train config.yaml"
+    masks, target = with_target(setup, final, cut(setup, final))
+    found = refined_frontier(setup, masks, final, say)
+    frontier, final = telling(found.frontier, target), found.ranking
+    told = initial if initial is None or initial.dim() == 1 else initial[0]
+    write_results(folder, frontier, told, final, summary(frontier, command, found.notes))
     write_command(folder, command)
     log_final(logger, config, frontier, final)
     finish(setup, folder, frontier)
@@ -102,16 +129,9 @@ def dry_run(config: RunConfig) -> str:
 
 def _prepare(config: RunConfig, fill: bool = True) -> tuple[Setup, Trainer, TensorBoardLogger]:
     """Everything that can be refused, made and checked; nothing is written."""
-    folder = Path(config.output_dir)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("training runs in one process; torchrun serves `attribute` only")
-    try:
-        claim(folder, config.train.resume)
-    except OSError as error:
-        raise unusable(folder, error) from None
-    resume = last_checkpoint(folder, config.train.resume)
+    config = claimed(config)
+    folder, resume = Path(config.output_dir), config.train.resume
     checkpoint = None if resume is None else read_checkpoint(Path(resume))
-    config = replace(config, train=replace(config.train, resume=resume))
     setup = Study.from_config(config, fill).setup
     if config.gates.learner == "topk":
         n_edges = setup.gated.graph.n_edges
@@ -125,13 +145,54 @@ def _prepare(config: RunConfig, fill: bool = True) -> tuple[Setup, Trainer, Tens
     return setup, trainer, logger
 
 
+def claimed(config: RunConfig) -> RunConfig:
+    """The config once its folder may be used; `train.resume` is a checkpoint or None.
+
+    Raises:
+        ConfigError: more processes than batches can be shared by.
+        RunError: a folder that holds something else.
+    """
+    folder = Path(config.output_dir)
+    if config.train.batch_size % launched.world():
+        raise ConfigError(
+            f"train.batch_size={config.train.batch_size} cannot be shared evenly by "
+            f"{launched.world()} processes; take a multiple, or another --nproc-per-node"
+        )
+    try:
+        claim(folder, config.train.resume)
+    except OSError as error:
+        raise unusable(folder, error) from None
+    resume = last_checkpoint(folder, config.train.resume)
+    return replace(config, train=replace(config.train, resume=resume))
+
+
 # ---------------------------------------------------------------- steps
 
 
-def initial_scores(setup: Setup, path: Path, say: Print) -> Float[Tensor, " edge"] | None:
-    """Attribution scores that start the gates; read back when a run is resumed."""
-    if setup.config.attribution.method == "none":
+def initial_scores(setup: Setup, path: Path, say: Print, ranks: Ranks) -> Start:
+    """Attribution scores that start the gates; read back when a run is resumed.
+
+    Every process has them when the first has written them.
+
+    A row for each method where `gates.starts` names more than one, the first of them in `path` and
+    the others beside it, as `scores_2.safetensors` and so on.
+    """
+    first, starts = setup.config.attribution.method, setup.config.gates.starts
+    if first == "none":
         return None
-    scoring = scoring_of(setup, path, say)
-    assert scoring is not None  # this is the only process
-    return scoring.scores
+    found = [_scores_by(setup, first, path, say, ranks)]
+    for number, method in enumerate(starts, 2):
+        beside = path.with_name(f"{path.stem}_{number}{path.suffix}")
+        found.append(_scores_by(setup, method, beside, say, ranks))
+    return torch.stack(found) if starts else found[0]
+
+
+def _scores_by(
+    setup: Setup, method: str, path: Path, say: Print, ranks: Ranks
+) -> Float[Tensor, " edge"]:
+    """Scores of one method with the other settings of `attribution`."""
+    about = replace(setup.config.attribution, method=method)
+    setup = replace(setup, config=replace(setup.config, attribution=about))
+    scoring = scoring_of(setup, path, say, ranks)
+    ranks.wait()
+    return (scoring or Scoring.load(path, setup)).scores

@@ -40,6 +40,10 @@ class Provenance(TypedDict, total=False):
     """Name of the task."""
     corruption: str | None
     """How the task corrupts its prompts; None for its usual way."""
+    level: str
+    """What gates stand on; absent for edges."""
+    spans: str
+    """What tokens are dealt to spans by; absent where they are not."""
     ablation: str
     """What cut edges carry."""
     metric: str
@@ -54,6 +58,10 @@ class Provenance(TypedDict, total=False):
     """Method of the attribution, or of the scores that training began with."""
     selection: str
     """How circuits were cut from the ranking."""
+    target: str
+    """What is reached by a point of `target_edges` edges, and by no smaller circuit tried."""
+    target_edges: int
+    """The size of that circuit."""
     task_seed: int
     """`task.seed`."""
     train_seed: int
@@ -72,6 +80,8 @@ class Provenance(TypedDict, total=False):
     """Steps of the attribution."""
     ranking: str
     """How scores become a ranking: `signed` or `absolute`."""
+    refined: bool
+    """Whether edges of the circuits were exchanged by exact runs after they were cut."""
     n_edges_total: int
     """Edges of the model."""
     n_edges_total_ungrouped: int
@@ -83,7 +93,7 @@ class _Place:
     size: float
     """The fraction of all edges, or the threshold, that was asked for."""
     n_edges: int
-    """Edges that it keeps."""
+    """Edges, or parts, that it keeps."""
     n_edges_ungrouped: int
     """The same by query head."""
     file: str
@@ -150,9 +160,7 @@ class Frontier:
 
     def to_json(self) -> JsonObject:
         """`record` as plain values."""
-        found = to_json(self.record())
-        assert isinstance(found, dict)
-        return found
+        return cast(JsonObject, to_json(self.record()))
 
     def rows(self) -> tuple[PointRow, ...]:
         """The points with their sizes and files."""
@@ -174,23 +182,19 @@ class Frontier:
         Circuits of equal size need not be the same, as ACDC's are not nested: the second is
         `circuits/<edges>_2.json`. Points of one and the same circuit share a file.
         """
-        known: dict[int, list[Tensor]] = {}
-        names = []
+        known, names = dict[int, list[Tensor]](), list[str]()
         for point in self.points:
             n_edges = int(point.mask.sum())
             masks = known.setdefault(n_edges, [])
             same = [torch.equal(mask, point.mask) for mask in masks]
-            number = same.index(True) if any(same) else len(masks)
-            if number == len(masks):
-                masks.append(point.mask)
+            number = [*same, True].index(True)
+            masks += [point.mask] * (number == len(masks))
             names.append(f"circuits/{n_edges}{f'_{number + 1}' * (number > 0)}.json")
         return names
 
     def file_of(self, point: Point) -> str:
         """Where the circuit of one of `points` lies; see `files`."""
-        return next(
-            file for one, file in zip(self.points, self.files(), strict=True) if one is point
-        )
+        return next(f for one, f in zip(self.points, self.files(), strict=True) if one is point)
 
     def smallest_size(self) -> Float[Tensor, " edge"]:
         """For each edge the number of edges of the smallest circuit that keeps it; NaN for none."""
@@ -207,8 +211,7 @@ class Frontier:
         on the validation pairs, so that the held-out numbers of the chosen one are not picked;
         without validation pairs, on the held-out ones.
         """
-        good = [point for point in self.points if is_good(point.judged, max_kl)]
-        if good:
+        if good := [point for point in self.points if is_good(point.judged, max_kl)]:
             return min(good, key=lambda point: (int(point.mask.sum()), point.judged.kl))
         return min(self.points, key=lambda point: point.judged.kl)
 
@@ -223,8 +226,8 @@ class Frontier:
 
 def is_good(found: Evidence, max_kl: float) -> bool:
     """Whether the KL is within the limit and faithfulness, where there is one, within `BAND`."""
-    share = found.faithfulness
-    return found.kl <= max_kl and (share is None or BAND[0] <= share <= BAND[1])
+    within = found.faithfulness is None or BAND[0] <= found.faithfulness <= BAND[1]
+    return found.kl <= max_kl and within
 
 
 def write_results(
@@ -237,8 +240,6 @@ def write_results(
     """Write `frontier.json`, `circuits/`, `edges.csv` and `summary.md`, each atomically.
 
     Args:
-        folder: The run's.
-        frontier: Circuits with their evidence.
         initial: Signed scores of the attribution, if there was one.
         final: What the circuits were cut from, higher first; NaN is in no circuit.
         summary: The run on one page of Markdown.
@@ -280,8 +281,7 @@ def read_results(folder: Path) -> tuple[Frontier, list[Circuit]]:
         RunError: no run there, or a damaged `frontier.json`.
         GraphError: a file under `circuits` is not a circuit.
     """
-    path = folder / "frontier.json"
-    if not path.is_file():
+    if not (path := folder / "frontier.json").is_file():
         raise RunError(
             f"{str(folder)!r} holds no run: it has no frontier.json; give the output_dir of a run "
             "of `train` or `attribute`"
@@ -294,8 +294,8 @@ def read_results(folder: Path) -> tuple[Frontier, list[Circuit]]:
     circuits = _circuits(path, found["points"])
     points = [_point(*pair) for pair in zip(found["points"], circuits, strict=True)]
     about = {key: item for key, item in found.items() if key not in ("full", "empty", "points")}
-    ends = found["full"], found["empty"]
-    return Frontier(circuits[0].graph, cast(Provenance, about), *ends, points), circuits
+    ends = cast(Provenance, about), found["full"], found["empty"]
+    return Frontier(circuits[0].graph, *ends, points), circuits
 
 
 def _named(row: object) -> object:
@@ -316,5 +316,5 @@ def _circuits(path: Path, rows: Sequence[PointRow]) -> list[Circuit]:
 
 
 def _point(row: PointRow, circuit: Circuit) -> Point:
-    found = Evidence(**{one.name: getattr(row, one.name) for one in fields(Evidence)})
-    return Point(row.size, circuit.mask, found, row.val)
+    found = {one.name: getattr(row, one.name) for one in fields(Evidence)}
+    return Point(row.size, circuit.mask, Evidence(**found), row.val)

@@ -6,7 +6,7 @@ product is cut into threads decides its last bits.
 """
 
 import json
-import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,19 +16,24 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int, Shaped
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.distributed import Store, rendezvous  # type: ignore[attr-defined]
 
 from circuitprune.engine.progress import Progress, silent
 from circuitprune.errors import RunError
 from circuitprune.files.tensors import noted, taken
 from circuitprune.files.whole import read_tensors, write_tensors
+from circuitprune.runs import launched
+from circuitprune.runs.stopping import Stopped, ask, number_asked
 
 Job = Mapping[str, str | int | float | bool]
 """What decides a shard's numbers: shards of another job are refused, naming what differs."""
 
 PATIENCE = timedelta(days=30)
-"""How long a rank waits for the others; torchrun ends all of them as soon as one fails."""
+"""How long a rank waits for the others; it stops as soon as one of them fails."""
+LOOKS = 0.02, 0.5
+"""Seconds between two looks whether the others have come, the first and the longest."""
+_NUMBERS = count()
 
 
 @dataclass(frozen=True)
@@ -41,32 +46,94 @@ class Ranks:
     """Where the processes meet; None if there is only one."""
     waits: Iterator[int] = field(default_factory=count)
     """Numbers of the meetings."""
+    name: str = "circuitprune"
+    """What the keys of these meetings begin with in the store."""
 
     @property
     def leads(self) -> bool:
         """Whether this process prints and writes the results."""
         return self.rank == 0
 
+    def first(self, piece: str) -> bool:
+        """Whether no process has asked for this piece of work before: whoever is free takes one.
+
+        Raises:
+            RunError: another process failed, `together`.
+            Stopped: a signal stopped another.
+        """
+        self._refuse_ended()
+        return self.store is None or self.store.add(f"{self.name}/taken/{piece}", 1) == 1
+
     def wait(self) -> None:
-        """Return when every process has come here."""
+        """Return when every process has come here.
+
+        It looks again and again, since a signal is not heard inside of torch's own waiting.
+
+        Raises:
+            RunError: another process failed, `together`.
+            Stopped: a signal stopped another.
+        """
         if self.store is None:
             return
-        meeting = f"circuitprune/{next(self.waits)}"
+        meeting = f"{self.name}/{next(self.waits)}"
         if self.store.add(f"{meeting}/came", 1) == self.world:
             self.store.set(f"{meeting}/all", "1")
-        self.store.wait([f"{meeting}/all"], PATIENCE)
+        self._until(lambda store: store.check([f"{meeting}/all"]))
+        seen = self.store.add(f"{meeting}/seen", 1)
+        if self.leads:  # it may keep the store: it stays until nobody asks for this any more
+            self._until(lambda store: max(seen, store.add(f"{meeting}/seen", 0)) == self.world)
+
+    def _until(self, holds: Callable[[Store], bool]) -> None:
+        assert self.store is not None
+        pause, longest = LOOKS
+        while not holds(self.store):
+            self._refuse_ended()
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """While it lasts, what ends one process ends those that wait for it, saying why.
+
+        Raises:
+            RunError: in place of what torch says of a process that is gone.
+            Stopped: as that process.
+        """
+        try:
+            yield
+        except BaseException as error:
+            if self.store is not None:
+                if isinstance(error, RuntimeError):
+                    self._refuse_ended()
+                number = error.number if isinstance(error, Stopped) else 0
+                told = f"{number} process {self.rank}: {str(error) or type(error).__name__:.500}"
+                if self.store.add(f"{self.name}/ends", 1) == 1:
+                    self.store.set(f"{self.name}/ended", told)
+            raise
+
+    def _refuse_ended(self) -> None:
+        if self.store is None:
+            return
+        try:
+            if not self.store.check([f"{self.name}/ended"]):
+                return
+            number, _, told = self.store.get(f"{self.name}/ended").decode().partition(" ")
+        except RuntimeError as error:  # of the store: the process that keeps it is gone
+            raise RunError("stopped with another process, which is gone") from error
+        if int(number):
+            raise Stopped(int(number))
+        raise RunError(f"stopped with another process, {told}")
 
 
 def processes() -> Ranks:
     """The processes that torchrun started, or this one alone.
 
-    They meet in torchrun's store. No process group is made: metrics would take that for a wish to
-    be summed over all ranks.
+    They meet in torchrun's store, so that nothing here depends on the kind of device.
 
     Raises:
         RunError: `WORLD_SIZE` is set, but there is no store.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world, name = launched.world(), f"circuitprune/{next(_NUMBERS)}"
     if world == 1:
         return Ranks()
     try:
@@ -75,7 +142,21 @@ def processes() -> Ranks:
         raise RunError(
             f"WORLD_SIZE={world}, but the processes cannot meet: {error}; start them with torchrun"
         ) from error
-    return Ranks(rank, world, store)
+    return Ranks(rank, world, store, name=name)
+
+
+def asked_of_any() -> bool:
+    """Whether a signal has asked one of the processes to stop: the same answer in all of them.
+
+    All that train together call it at the same places.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        number = torch.tensor(number_asked(), device=device)
+        distributed.all_reduce(number, distributed.ReduceOp.MAX)
+        if int(number):
+            ask(int(number))
+    return number_asked() > 0
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from circuitprune.runs.launched import passes_signals_on
+
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -30,6 +32,8 @@ class _Request:
     """The signal that came, once one has."""
     held: bool = False
     """Whether a unit of work is being finished first."""
+    heard: bool = False
+    """Whether signals are heard at all."""
 
 
 _REQUEST = _Request()
@@ -51,15 +55,18 @@ def stoppable(last: bool = False) -> Iterator[None]:
         return
     _REQUEST.number = None
     before = {number: signal.signal(number, _stop) for number in NUMBERS}
+    _REQUEST.heard = True
     try:
         yield
     finally:
+        _REQUEST.heard = False
         for number, handler in before.items():
             signal.signal(number, signal.SIG_IGN if last else handler)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    again, _REQUEST.number = _REQUEST.number is not None, number
+    again = _REQUEST.number is not None and not passes_signals_on()
+    _REQUEST.number = number
     if not _REQUEST.held or again:  # who asks twice does not want to wait
         raise Stopped(number)
 
@@ -82,6 +89,26 @@ def held() -> Iterator[None]:
         raise Stopped(_REQUEST.number)
 
 
+def listen_again() -> None:
+    """Set these handlers once more: Lightning puts one of its own before them.
+
+    Under several processes that one waits for the others inside the handler, who know of nothing.
+    """
+    if _REQUEST.heard and threading.current_thread() is threading.main_thread():
+        for number in NUMBERS:
+            signal.signal(number, _stop)
+
+
 def asked() -> bool:
     """Whether a signal has asked to stop."""
     return _REQUEST.number is not None
+
+
+def number_asked() -> int:
+    """The signal that has asked to stop, 0 if none has."""
+    return _REQUEST.number or 0
+
+
+def ask(number: int) -> None:
+    """As if this signal had come: another process got it."""
+    _REQUEST.number = number

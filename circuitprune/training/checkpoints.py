@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from circuitprune.errors import NonFiniteError, RunError
 from circuitprune.files.whole import write_atomic
@@ -45,6 +46,44 @@ def check_progress(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
         )
 
 
+def refuse_other(checkpoint: Mapping[str, Any], job: Mapping[str, object], steps: int) -> None:
+    """Nothing, for a checkpoint of the same job and of no later step.
+
+    Args:
+        checkpoint: With a `job` and a `global_step`.
+        job: Everything that decides what is learned, by name.
+        steps: Length of the run that is to go on.
+
+    Raises:
+        RunError: names every setting that differs, with both values.
+    """
+    theirs = checkpoint["job"]
+    differ = [key for key in sorted({*theirs, *job}) if theirs.get(key) != job.get(key)]
+    if differ:
+        told = (f"{key} {theirs.get(key)!r}, here {job.get(key)!r}" for key in differ)
+        raise RunError(
+            f"the checkpoint is of another run: {'; '.join(told)}. Go on with its own settings "
+            "or start anew without train.resume"
+        )
+    if checkpoint["global_step"] > steps:
+        raise RunError(
+            f"the checkpoint is of step {checkpoint['global_step']}, beyond train.steps="
+            f"{steps}; raise train.steps"
+        )
+
+
+def refuse_other_shapes(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Nothing, if the tensors of a checkpoint have the names and shapes of what goes on.
+
+    Raises:
+        RunError: says both.
+    """
+    shapes = {name: tuple(t.shape) for name, t in found.items()}
+    wanted = {name: tuple(t.shape) for name, t in own.items()}
+    if shapes != wanted:
+        raise RunError(f"the checkpoint holds {shapes}, this config's learner needs {wanted}")
+
+
 def _names(counts: object) -> object:
     """The tree without its numbers."""
     if isinstance(counts, Mapping):
@@ -62,7 +101,8 @@ class Checkpoints(Callback):
     Args:
         folder: Where; made when the first is written.
         every: Steps between two.
-        asked: Whether the run is to stop; looked at after each step and batch of a validation.
+        asked: Whether the run is to stop; looked at after each step and, in a validation, each time
+            that every process has run a batch. All processes must get the same answer.
 
     Raises:
         KeyboardInterrupt: it is, and the checkpoint is written.
@@ -89,26 +129,36 @@ class Checkpoints(Callback):
         """Write where it is time to; stop where that is asked."""
         step, self.stepping = trainer.global_step, False
         validates = step % (trainer.val_check_batch or math.inf) == 0
-        if step % self.every == 0 or step >= trainer.max_steps or validates or self.asked():
+        stops = self.asked()
+        if step % self.every == 0 or step >= trainer.max_steps or validates or stops:
             self.write(trainer, pl_module)
-        self._stop()
+        if stops:
+            raise KeyboardInterrupt
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, *_: object, **__: object
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Stop where that is asked."""
-        self._stop()
-
-    def _stop(self) -> None:
-        if self.asked():
+        if (batch_idx + 1) % trainer.world_size == 0 and self.asked():
             raise KeyboardInterrupt
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Lose no step to an error that is not the gates' own, or of what they are written to."""
-        known = self.stepping or isinstance(exception, NonFiniteError | RunError | OSError)
-        if trainer.global_step > self.written and not known:
+        """Lose no step to an error that is not the gates' own, or of what they are written to.
+
+        Of several processes the others may not be there to write it with.
+        """
+        theirs = isinstance(exception, NonFiniteError | RunError | OSError)
+        if self.stepping or theirs or trainer.world_size > 1:
+            return
+        if trainer.global_step > self.written:
             self.write(trainer, pl_module)
 
     def write(self, trainer: Trainer, module: LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""How many edges to keep at each step, and the price of keeping more."""
+"""How many edges to keep at each step, the price of keeping more, and how fast to learn."""
 
 from dataclasses import dataclass
 
@@ -68,3 +68,22 @@ def make_penalty(name: str, weight: float) -> Penalty:
     if name == "fixed":
         return FixedPenalty(weight)
     raise ConfigError(f"gates.penalty must be one of {', '.join(PENALTIES)}, got {name!r}")
+
+
+def rate_factor(step: int, steps: int, warmup: int, end: float) -> float:
+    """The learning rate of a step as a fraction of its peak: up linearly, then down linearly.
+
+    Args:
+        step: From 0.
+        steps: Length of the run.
+        warmup: Steps of the way up.
+        end: Fraction at the last step, and behind it.
+
+    Example:
+        >>> [rate_factor(step, 12, 2, 0.5) for step in (0, 1, 2, 7, 12)]
+        [0.3333333333333333, 0.6666666666666666, 1.0, 0.75, 0.5]
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 1 - (1 - end) * min(progress, 1.0)

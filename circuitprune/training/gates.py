@@ -8,10 +8,13 @@ draws what the uninterrupted one would have.
 import math
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from circuitprune.errors import ConfigError
+from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.reachability import live_from
+from circuitprune.errors import ConfigError, old_names
+from circuitprune.training.budgets import Budgets
 
 Edges = Float[Tensor, " edge"]
 
@@ -19,7 +22,7 @@ LEFT, RIGHT = -0.1, 1.1
 """The interval a hard-concrete sample is stretched to before it is clamped to [0, 1]."""
 HARD_CONCRETE_TEMPERATURE = 2 / 3
 MASKS = ("mixed", "straight_through", "sigmoid")
-_SHIFT = HARD_CONCRETE_TEMPERATURE * math.log(-LEFT / RIGHT)
+SHIFT = HARD_CONCRETE_TEMPERATURE * math.log(-LEFT / RIGHT)
 """`log_alpha` minus the logit of P(gate > 0)."""
 
 
@@ -28,6 +31,14 @@ def noise_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(
         (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9) % 2**63
     )
+
+
+def corrupts(seed: int, step: int) -> bool:
+    """Whether a step of joint training cuts its best edges instead of keeping them: every second.
+
+    A coin of its own, independent of the budget and of the mask.
+    """
+    return torch.rand(3, generator=noise_generator(seed, step))[2].item() < 0.5
 
 
 def best_first(scores: Edges) -> Int[Tensor, " edge"]:
@@ -46,46 +57,35 @@ def places(scores: Edges) -> Int[Tensor, " edge"]:
 # ---------------------------------------------------------------- top-k of one score vector
 
 
-def check_budgets(k_min: float, k_max: float, n_edges: int) -> None:
-    """Refuse budgets, in edges, that no step can keep.
-
-    Raises:
-        ConfigError: the smallest is 0, above the largest, or the largest above all edges.
-    """
-    if not 0 < k_min <= k_max <= n_edges:
-        raise ConfigError(
-            f"budgets must satisfy 0 < gates.k_min <= gates.k_max <= {n_edges:,} edges, got "
-            f"{k_min:g} and {k_max:g}; k_min counts edges, k_max is a fraction of all"
-        )
-
-
-def soft_top_k(scores: Edges, k: float, temperature: float) -> Edges:
-    """Gates `sigmoid((scores - tau) / temperature)` with tau such that they sum to k.
+def soft_top_k(scores: Edges, k: float, temperature: float, costs: Edges | None = None) -> Edges:
+    """Gates `sigmoid((scores - tau) / temperature)` with tau such that their costs sum to k.
 
     Differentiable in `scores`, tau included: by the implicit function theorem
-    `d tau / d scores_i = s_i / sum(s)` with `s` the slopes of the sigmoids.
+    `d tau / d scores_i = c_i s_i / sum(c s)` with `s` the slopes of the sigmoids and `c` the costs.
 
     Args:
         scores: One per edge.
-        k: Expected number of open edges, in (0, n_edges).
+        k: Expected cost of the open edges, in (0, cost of all): their number without `costs`.
         temperature: Width of the transition, in units of `scores`.
+        costs: What each edge takes from k; 1 without.
     """
+    costs = torch.ones_like(scores) if costs is None else costs
     with torch.no_grad():
-        tau = _threshold(scores, k, temperature)
+        tau = _threshold(scores, k, temperature, costs)
         gates = torch.sigmoid((scores - tau) / temperature)
-        slopes = gates * (1 - gates)
+        slopes = costs * (gates * (1 - gates))
         share = slopes / slopes.sum().clamp(min=torch.finfo(scores.dtype).tiny)
     tau = tau + (share * (scores - scores.detach())).sum()
     return torch.sigmoid((scores - tau) / temperature)
 
 
-def _threshold(scores: Edges, k: float, temperature: float) -> Tensor:
-    """The tau at which the sigmoids sum to k, by bisection to the precision of the dtype."""
+def _threshold(scores: Edges, k: float, temperature: float, costs: Edges) -> Tensor:
+    """The tau at which the sigmoids' costs sum to k, by bisection to the dtype's precision."""
     margin = temperature * (math.log(len(scores)) + 20)
     low, high = scores.min() - margin, scores.max() + margin
     for _ in range(48):
         middle = (low + high) / 2
-        too_many = torch.sigmoid((scores - middle) / temperature).sum() > k
+        too_many = (costs * torch.sigmoid((scores - middle) / temperature)).sum() > k
         low, high = torch.where(too_many, middle, low), torch.where(too_many, high, middle)
     return (low + high) / 2
 
@@ -93,8 +93,8 @@ def _threshold(scores: Edges, k: float, temperature: float) -> Tensor:
 class TopK(nn.Module):
     """One score per edge; each step keeps a random budget of the best.
 
-    The budget is log-uniform in [k_min, k_max], so one run learns an order of *all* edges, sparse
-    and dense, and needs no sparsity penalty. The forward pass sees, by `mask`:
+    The budget is drawn by a schedule of `Budgets`, so one run learns an order of *all* edges,
+    sparse and dense, and needs no sparsity penalty. The forward pass sees, by `mask`:
 
     - `sigmoid`: the gates of `soft_top_k`, which leave every edge a little open;
     - `straight_through`: the hard top-k that is verified later, with the gradient of `soft_top_k`;
@@ -106,12 +106,27 @@ class TopK(nn.Module):
         scores: Initial scores, larger is kept earlier.
         k_min: Smallest budget, in edges; default 8, or `k_max` if that is less.
         k_max: Largest budget, in edges; default all.
-        temperature: Of `soft_top_k`.
+        temperature: Of `soft_top_k`, at the first step.
         mask: `mixed`, `straight_through` or `sigmoid`.
+        schedule: How budgets are drawn: one of `budgets.SCHEDULES`.
+        graph: If given, budgets count live edges: a step keeps the shortest prefix of the order
+            with that many edges on a path from the input to the logits.
+        averages: Whether there is room for an average of the scores, which `remember` fills and
+            `ranking` then tells: noise of single steps cancels in it.
+        costs: What each edge takes from a budget; 1 without.
+        temperature_end: What the temperature has become after `steps`, as a fraction of the first;
+            in between it falls by the same factor at each step.
+        steps: Length of the run.
 
     Raises:
-        ConfigError: budgets or temperature out of range, or another mask.
+        ConfigError: budgets or temperature out of range, or another mask or schedule.
+
+    Source: the soft top-k under random budgets is that of MAttr (arXiv 2609.25518).
     """
+
+    mean: Edges
+    n_averaged: Int[Tensor, ""]
+    costs: Edges
 
     def __init__(
         self,
@@ -120,24 +135,43 @@ class TopK(nn.Module):
         k_max: float | None = None,
         temperature: float = 0.5,
         mask: str = "mixed",
+        schedule: str = "log_uniform",
+        graph: Graph | None = None,
+        averages: bool = False,
+        costs: Edges | None = None,
+        temperature_end: float = 1.0,
+        steps: int = 1,
     ) -> None:
         super().__init__()
         n_edges = len(scores)
         k_max = float(n_edges if k_max is None else k_max)
         k_min = min(8.0, k_max) if k_min is None else k_min
-        check_budgets(k_min, k_max, n_edges)
+        self.budgets = Budgets(k_min, k_max, n_edges, schedule)
         if temperature <= 0:
             raise ConfigError(f"gates.temperature must be positive, got {temperature}")
         self.scores = nn.Parameter(scores.clone())
-        self.k_min, self.k_max = float(k_min), float(k_max)
         if mask not in MASKS:
             raise ConfigError(f"gates.mask must be one of {', '.join(MASKS)}, got {mask!r}")
-        self.temperature, self.mask = temperature, mask
+        self.temperature, self.mask, self.graph = temperature, mask, graph
+        self.temperature_end, self.steps = temperature_end, max(1, steps)
+        self.averages = averages
+        costs = torch.ones_like(scores) if costs is None else costs
+        self.register_buffer("costs", costs, persistent=False)
+        self.most = costs.sum(dtype=torch.float64).item() - 0.5
+        if averages:
+            self.register_buffer("mean", scores.clone())
+            self.register_buffer("n_averaged", torch.zeros((), dtype=torch.int64))
 
     def budget(self, seed: int, step: int) -> float:
-        """The number of edges that this step keeps."""
-        u = torch.rand((), generator=noise_generator(seed, step)).item()
-        return math.exp(math.log(self.k_min) + u * math.log(self.k_max / self.k_min))
+        """The number of edges that this step's schedule asks for."""
+        return self.budgets.at(_place(seed, step))
+
+    def kept(self, k: float) -> float:
+        """The number of edges of the order that a budget stands for."""
+        if self.graph is None:
+            return k
+        live = live_from(self.graph, places(self.scores.detach())).sort().values
+        return float(live[max(0, math.ceil(k) - 1)])
 
     def hardness(self, seed: int, step: int) -> float:
         """The weight of the hard mask in this step's gates, in [0, 1]."""
@@ -147,26 +181,59 @@ class TopK(nn.Module):
 
     def sample(self, seed: int, step: int) -> Edges:
         """This step's gates."""
-        k = self.budget(seed, step)
-        soft = soft_top_k(self.scores, min(k, len(self.scores) - 0.5), self.temperature)
-        hard = torch.zeros_like(soft)
-        hard[best_first(self.scores.detach())[: max(1, round(k))]] = 1
-        h = self.hardness(seed, step)
+        k = self.kept(self.budget(seed, step))
+        return self.gates(k, self.hardness(seed, step), self.temperature_at(step))
+
+    def temperature_at(self, step: int) -> float:
+        """The width at a step: `temperature * temperature_end ** (step / steps)`."""
+        return float(self.temperature * self.temperature_end ** min(1.0, step / self.steps))
+
+    def gates(self, k: float, hardness: float, temperature: float | None = None) -> Edges:
+        """The gates of the k best edges, between their soft form at 0 and the hard one at 1.
+
+        By default at the first temperature.
+        """
+        temperature = self.temperature if temperature is None else temperature
+        soft = soft_top_k(self.scores, min(k, self.most), temperature, self.costs)
+        hard, order = torch.zeros_like(soft), best_first(self.scores.detach())
+        paid = self.costs[order].cumsum(0, dtype=torch.float64) < k + 0.5  # to the nearest
+        paid[0] = True
+        hard[order] = paid.to(hard)
         hard = hard + (soft - soft.detach())  # in this order exactly 0 or 1
-        return h * hard + (1 - h) * soft
+        return hardness * hard + (1 - hardness) * soft
+
+    def asks(self, seed: int, step: int) -> bool:
+        """Whether `budgets.agreed` waits for how this step's circuit does."""
+        return self.budgets.tries_the_largest(_place(seed, step))
+
+    def remember(self, now: bool) -> None:
+        """Take the present scores into the average, or begin a new one later."""
+        self.n_averaged = (self.n_averaged + 1) * now
+        if now:
+            self.mean += (self.scores.detach() - self.mean) / self.n_averaged
 
     def ranking(self) -> Edges:
         """The trained order: keep larger values first."""
+        if self.averages and self.n_averaged > 0:
+            return self.mean
         return self.scores.detach()
 
     def probabilities(self) -> Edges:
         """Share of budgets under which each edge is kept, in [0, 1]: what histograms show."""
-        ranking = self.ranking()
-        rank = 1 + places(ranking).to(ranking.dtype)
-        if self.k_min == self.k_max:
-            return (rank <= self.k_min).to(rank.dtype)
-        span = math.log(self.k_max / self.k_min)
-        return 1 - (rank / self.k_min).log().clamp(0, span) / span
+        place = places(self.ranking())
+        before = place
+        if self.graph is not None:  # how many of the edges before it are live without it
+            before = torch.searchsorted(
+                live_from(self.graph, place).sort().values, place, right=True
+            )
+        sizes = self.budgets.sizes().to(place.device)
+        smaller = torch.searchsorted(sizes, (before + 1).double())
+        return (1 - smaller / len(sizes)).to(self.scores.dtype)
+
+
+def _place(seed: int, step: int) -> float:
+    """Where in [0, 1] a step's budget lies."""
+    return torch.rand((), generator=noise_generator(seed, step)).item()
 
 
 # ---------------------------------------------------------------- hard concrete
@@ -178,12 +245,12 @@ def open_probability(log_alpha: Edges) -> Edges:
     Source: Louizos et al. 2018, "Learning Sparse Neural Networks through L0 Regularization"
     (arXiv 1712.01312).
     """
-    return torch.sigmoid(log_alpha - _SHIFT)
+    return torch.sigmoid(log_alpha - SHIFT)
 
 
 def log_alpha_for(probability: Edges) -> Edges:
     """The parameter whose gate is open with this probability: the inverse of `open_probability`."""
-    return torch.logit(probability) + _SHIFT
+    return torch.logit(probability) + SHIFT
 
 
 def sample_hard_concrete(log_alpha: Edges, uniform: Edges) -> Edges:
@@ -228,57 +295,13 @@ class HardConcrete(nn.Module):
 Learner = TopK | HardConcrete
 
 
-# ---------------------------------------------------------------- where gates start
-
-
-def normal_scores(importance: Edges) -> Edges:
-    """Importance by rank, spread as a standard normal: the start of a `TopK`'s scores.
-
-    Attribution spans many orders of magnitude; ranks do not, so one learning rate fits any metric.
-    """
-    quantile = _quantiles(importance)
-    normal: Tensor = torch.special.ndtri(quantile).to(importance.dtype)
-    return normal
-
-
-def _quantiles(importance: Edges) -> Float64[Tensor, " edge"]:
-    """Each edge's place as a number in (0, 1), the most important near 1."""
-    n = len(importance)
-    return (n - 0.5 - places(importance).double()) / n
-
-
-def calibrated_logit(importance: Edges, density: float, sharpness: float = 0.2) -> Edges:
-    """Logits of keep-probabilities that follow the ranks of `importance` and average to `density`.
-
-    `(q - b) / sharpness` with q the rank in (0, 1) and b found by bisection over the whole line.
-    The published warm start (arXiv 2510.06811) searches b in [0, 1] only and inverts the gate's
-    median instead of P(gate > 0): asked for a density of 0.10 its gates average 0.29, and 0.63 of
-    them are open.
-
-    Args:
-        importance: Larger is more likely kept.
-        density: Expected fraction of open edges, in (0, 1).
-        sharpness: Small values separate high from low ranks more.
-
-    Raises:
-        ConfigError: density outside (0, 1).
-    """
-    if not 0 < density < 1:
-        raise ConfigError(f"an initial density must lie in (0, 1), got {density}")
-    quantile = _quantiles(importance)
-    low, high = -40 * sharpness, 1 + 40 * sharpness
-    for _ in range(100):
-        middle = (low + high) / 2
-        mean = torch.sigmoid((quantile - middle) / sharpness).mean().item()
-        low, high = (middle, high) if mean > density else (low, middle)
-    return (quantile - (low + high) / 2) / sharpness
-
-
-def calibrated_probability(importance: Edges, density: float, sharpness: float = 0.2) -> Edges:
-    """The keep-probabilities of `calibrated_logit`."""
-    return torch.sigmoid(calibrated_logit(importance, density, sharpness)).to(importance.dtype)
-
-
-def calibrated_log_alpha(importance: Edges, density: float, sharpness: float = 0.2) -> Edges:
-    """Parameters of a `HardConcrete` whose expected density is `density`."""
-    return (calibrated_logit(importance, density, sharpness) + _SHIFT).to(importance.dtype)
+__getattr__ = old_names(
+    __name__,
+    {
+        "check_budgets": "training.budgets.check_budgets",
+        "calibrated_log_alpha": "training.starts.calibrated_log_alpha",
+        "calibrated_logit": "training.starts.calibrated_logit",
+        "calibrated_probability": "training.starts.calibrated_probability",
+        "normal_scores": "training.starts.normal_scores",
+    },
+)

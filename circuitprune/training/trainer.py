@@ -14,7 +14,7 @@ _OPTIONS = {
     f"{_STEPS}; to stop at a time, send SIGTERM and go on later with train.resume": "max_time",
     "train.steps=5 is a short run, and --dry-run tells what a run would be": "fast_dev_run",
     "train.batch_size says how many pairs a step sees": "accumulate_grad_batches",
-    "training runs in one process on train.device": (
+    "torchrun says how many processes there are, train.device what each runs on": (
         "accelerator strategy devices num_nodes sync_batchnorm use_distributed_sampler plugins"
     ),
     _SIDES: (

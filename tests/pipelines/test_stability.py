@@ -181,6 +181,25 @@ def test_the_csv_counts_how_often_an_edge_was_kept(study):
         assert list(group.kept_by[1:]) == expected
 
 
+def test_the_core_is_what_every_run_keeps_at_every_size(study):
+    folder, found = study
+    size = max(group.n_edges for group in found.groups.values())
+    assert found.core.sizes == (size // 2, size, 2 * size)
+    runs = [load_run(path) for path in sorted(folder.iterdir()) if (path / "COMPLETE").exists()]
+    assert found.core.n_views == 3 * len(runs) == 3 * (N_SEEDS + N_BOOTSTRAP)
+    views = [run.cut(n).tolist() for run in runs for n in found.core.sizes]
+    kept = [sum(view[edge] for view in views) for edge in range(len(views[0]))]
+    core = [run_edge for run_edge, n in zip(runs[0].graph.edges, kept, strict=True) if n == 21]
+    assert list(found.core.core) == core
+    assert found.core.n_contingent == sum(0 < n < 21 for n in kept)
+    assert found.core.n_half == sum(2 * n >= 21 for n in kept)
+    with (folder / "views_edges.csv").open() as file:
+        rows = {f"{r['writer']}->{r['reader']}": float(r["views"]) for r in csv.DictReader(file)}
+    assert rows == {e: n for e, n in zip(runs[0].graph.edges, kept, strict=True) if n}
+    assert set(Circuit.load(folder / "core.json").edges) == set(core)
+    assert found.core.sentence in (folder / "stability.md").read_text().replace("\\", "")
+
+
 def test_elected_circuits_are_verified_on_pairs_that_no_run_was_trained_on(study, home):
     folder, found = study
     setup = make_setup(config_of(home, "again"))

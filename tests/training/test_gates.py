@@ -13,15 +13,13 @@ from circuitprune.training.gates import (
     MASKS,
     HardConcrete,
     TopK,
-    calibrated_log_alpha,
-    calibrated_probability,
     log_alpha_for,
     noise_generator,
-    normal_scores,
     open_probability,
     sample_hard_concrete,
     soft_top_k,
 )
+from circuitprune.training.starts import calibrated_log_alpha, calibrated_probability, normal_scores
 
 SIGMAS = 5
 """A Monte-Carlo mean is this many standard errors off once in two million tries."""
@@ -182,6 +180,16 @@ def test_one_budget_only():
 
 def test_k_min_is_lowered_to_a_small_graph():
     assert TopK(random_scores(5)).budget(0, 0) == pytest.approx(5.0)
+
+
+def test_the_temperature_falls_by_the_same_factor_at_each_step():
+    cooled = {"temperature": 0.5, "temperature_end": 0.2, "steps": 10}
+    gates = TopK(random_scores(60), k_min=3.0, mask="sigmoid", **cooled)
+    for step, temperature in ((0, 0.5), (1, 0.5 * 0.2**0.1), (5, 0.05**0.5), (10, 0.1), (11, 0.1)):
+        expected = soft_top_k(gates.scores, gates.budget(0, step), temperature)
+        assert_close(gates.sample(0, step), expected)
+    factors = {round(gates.temperature_at(i + 1) / gates.temperature_at(i), 12) for i in range(10)}
+    assert factors == {round(0.2**0.1, 12)}
 
 
 def test_straight_through_gates_are_the_hard_top_k():

@@ -25,9 +25,10 @@ from circuitprune.pipelines import train as run
 from circuitprune.pipelines.setup import Setup, make_setup
 from circuitprune.runs.folder import step_of
 from circuitprune.training.density import DensitySchedule, FixedPenalty, Lagrangian
-from circuitprune.training.gates import HardConcrete, Learner, TopK, calibrated_log_alpha
+from circuitprune.training.gates import HardConcrete, Learner, TopK
 from circuitprune.training.module import MaskTraining
 from circuitprune.training.objectives import OBJECTIVES, make_objective
+from circuitprune.training.starts import calibrated_log_alpha
 from circuitprune.views.tensorboard.callback import Pictures
 
 LEARNERS = {

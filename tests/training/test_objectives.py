@@ -1,5 +1,7 @@
 """Each objective is its definition, spelled out."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import random_batch
@@ -7,7 +9,6 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from circuitprune.data.pairs import Batch
-from circuitprune.engine.references import References
 from circuitprune.errors import ConfigError, MetricError
 from circuitprune.metrics import (
     TASK_METRICS,
@@ -18,19 +19,25 @@ from circuitprune.metrics import (
     logit_diff,
     prob_diff,
 )
-from circuitprune.training.objectives import OBJECTIVES, make_objective
+from circuitprune.training.objectives import OBJECTIVES, REWARDING, make_objective, make_opposite
 
 SPAN = -2.5
 
 
-class Full(References):
-    """A full model with given logits."""
+EMPTY = 3 * torch.randn(3, 11, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+
+
+class Full:
+    """A full model and an empty circuit with given logits."""
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
 
     def full_logits(self, batch: Batch) -> Tensor:
         return self.logits
+
+    def empty_logits(self, batch: Batch) -> Tensor:
+        return EMPTY
 
 
 @pytest.fixture
@@ -54,6 +61,19 @@ DEFINITIONS = {
     "prob_diff": lambda c, f, b: -prob_diff(c, b),
     "cross_entropy": lambda c, f, b: cross_entropy(c, b),
     "faithfulness_gap": lambda c, f, b: ((answer_prob(c, b) - answer_prob(f, b)) / SPAN) ** 2,
+    "acc": lambda c, f, b: 1 / (1 + logit_diff(c, b).exp()),
+    "ld_match": lambda c, f, b: torch.stack(
+        [
+            ((d - wanted) / max(abs(wanted), 1)) ** 2
+            for d, wanted in zip(logit_diff(c, b), logit_diff(f, b), strict=True)
+        ]
+    ),
+    "cmd": lambda c, f, b: torch.stack(
+        [
+            abs(1 - (d - low) / span) if abs(span := high - low) >= 1 else abs(d - high)
+            for d, low, high in zip(*(logit_diff(x, b) for x in (c, EMPTY, f)), strict=True)
+        ]
+    ),
 }
 
 
@@ -77,6 +97,9 @@ def test_descending_an_objective_improves_what_it_stands_for(name, logits, batch
         "kl": lambda c: -kl_divergence(full, c),
         "faithfulness_gap": lambda c: -(logit_diff(c, batch) - logit_diff(full, batch)).abs(),
         "cross_entropy": lambda c: answer_prob(c, batch),
+        "acc": lambda c: logit_diff(c, batch).sigmoid(),
+        "ld_match": lambda c: -(logit_diff(c, batch) - logit_diff(full, batch)).abs(),
+        "cmd": lambda c: -(logit_diff(c, batch) - logit_diff(full, batch)).abs(),
     }.get(name, lambda c: TASK_METRICS[name](c, batch))
     assert judge(better).mean() > judge(circuit.detach()).mean()
 
@@ -105,6 +128,57 @@ def test_the_gap_also_charges_for_more_than_the_model(logits, batch):
     assert (loss > 1).all()
     shortcut = make_objective("logit_diff", Full(full), logit_diff, 2.0)
     assert (shortcut(more, batch) < shortcut(full, batch)).all()
+
+
+def test_what_is_small_is_measured_by_one_logit(batch):
+    """A model, or a span, of almost no difference would make every circuit infinitely wrong."""
+    flat, circuit = Full(EMPTY + 1e-9), EMPTY.clone()
+    circuit[[0, 1, 1, 2, 2], [3, 5, 0, 1, 2]] += 2.0  # every right answer, two logits up
+    assert_close(
+        make_objective("cmd", flat, logit_diff, 1.0)(circuit, batch), 2 * torch.ones(3).double()
+    )
+    none = Full(torch.zeros(3, 11).double())
+    raised = torch.zeros(3, 11).double()
+    raised[[0, 1, 1, 2, 2], [3, 5, 0, 1, 2]] += 0.5
+    assert_close(
+        make_objective("ld_match", none, logit_diff, 1.0)(raised, batch),
+        torch.full((3,), 0.25).double(),
+    )
+
+
+# ------------------------------------------------------------------ the opposite
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_opposite_asks_for_what_no_circuit_does(name, logits, batch):
+    """By its own definition: of the empty circuit, or of the wrong answers."""
+    circuit, full = logits
+    if name == "faithfulness_gap":
+        expected = ((answer_prob(circuit, batch) - answer_prob(EMPTY, batch)) / SPAN) ** 2
+    elif name == "kl":
+        expected = kl_divergence(EMPTY, circuit)
+    elif name in ("logit_diff", "prob_diff"):
+        expected = TASK_METRICS[name](circuit, batch)
+    elif name == "acc":
+        expected = logit_diff(circuit, batch).sigmoid()
+    elif name == "cross_entropy":
+        shares = circuit.softmax(-1)
+        wrong = [[4, 6], [1], [0, 3, 7]]
+        expected = -torch.stack([p[w].sum().log() for p, w in zip(shares, wrong, strict=True)])
+    else:
+        d, ends = logit_diff(circuit, batch), (logit_diff(x, batch) for x in (EMPTY, full))
+        empty, model = ends
+        unit = empty if name == "ld_match" else model - empty
+        expected = ((d - empty) / unit.abs().clamp(min=1)).abs() ** (2 if name == "ld_match" else 1)
+    assert_close(make_opposite(name, Full(full), answer_prob, SPAN)(circuit, batch), expected)
+
+
+def test_wrong_answers_can_be_rewarded_only_where_there_are_any(logits, batch):
+    none = replace(batch, wrong=torch.full_like(batch.wrong, -1))
+    for name in REWARDING:
+        with pytest.raises(MetricError, match=r"gates.direction=joint.*objective=kl"):
+            make_opposite(name, Full(logits[1]), answer_prob, SPAN)(logits[0], none)
+    make_opposite("kl", Full(logits[1]), answer_prob, SPAN)(logits[0], none)
 
 
 @pytest.mark.parametrize("span", [0.0, 1e-7, -1e-7])
