@@ -1,6 +1,7 @@
 """How the arguments of a command are read, and in which words they are refused."""
 
 import argparse
+import shlex
 from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
@@ -15,6 +16,39 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End the program with what is wrong, and exit code 2."""
         super().error(plain(message))
+
+
+def add_overrides(parser: argparse.ArgumentParser, about: str) -> None:
+    """The argument for settings, which may all be left out.
+
+    Args:
+        parser: Of the command that takes them.
+        about: An example, for `--help`.
+    """
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=about)
+
+
+def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """As `parse_args`, but overrides may also follow an option, where argparse takes none."""
+    options, rest = parser.parse_known_args(arguments)
+    late = [item for item in rest if "=" in item and not item.startswith("-")]
+    if len(late) < len(rest) or (late and not hasattr(options, "overrides")):
+        advice = "; a setting is written as train.steps=500" * hasattr(options, "overrides")
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{advice}")
+    if late:
+        options.overrides = [*options.overrides, *late]
+    for name in ("config", "model"):
+        first = getattr(options, name, None)
+        if first is not None and "=" in first:  # it was left out, and this is a setting
+            setattr(options, name, None)
+            options.overrides = [first, *options.overrides]
+    return options
+
+
+def typed(command: str, options: argparse.Namespace) -> str:
+    """What does the same again, typed into a shell: spaces and brackets are quoted."""
+    named = [] if options.config is None else [options.config]
+    return shlex.join(["circuitprune", command, *named, *options.overrides])
 
 
 def number(least: float, most: float, whole: bool = False) -> Callable[[str], float]:
@@ -52,3 +86,4 @@ FRACTION = number(0.0, 1.0)
 """Of edges, such as 0.01."""
 INCHES = number(0.0, 100.0)
 COUNT = number(0.0, 1e6, whole=True)
+LEAST = number(0.0, 1e9)

@@ -16,7 +16,12 @@ def completion(commands: Iterable[str]) -> str:
     return f"complete -o default -o nospace -W '{' '.join(words)}' circuitprune"
 
 
-def settings_text() -> str:
-    """Every setting with its default and, below it, its meaning; as argparse takes text."""
-    rows = (f"  {one.key}={one.default}\n      {one.meaning}" for one in settings())
+def settings_text(root: type | None = None) -> str:
+    """Every setting with its default and, below it, its meaning; as argparse takes text.
+
+    Args:
+        root: A dataclass of settings; None for those of a run.
+    """
+    found = settings() if root is None else settings(root)
+    rows = (f"  {one.key}={one.default}\n      {one.meaning}" for one in found)
     return "settings, with their defaults:\n" + "\n".join(rows).replace("%", "%%")

@@ -12,7 +12,7 @@ from circuitprune.views.progress import shown
 
 
 class Steps(Callback):
-    """Shows the steps of a `MaskTraining`, in place of Lightning's bar of an endless epoch."""
+    """Shows the steps of a training, in place of Lightning's bar of an endless epoch."""
 
     def __init__(self) -> None:
         self.open = ExitStack()
@@ -48,6 +48,7 @@ def notes(trainer: Trainer) -> str:
         "loss": lambda loss: f"loss {loss:.3g}",
         "edges": lambda edges: f"{edges:,.0f} edges",
         "val_kl": lambda kl: f"KL {nats(kl)}",
+        "val_accuracy": lambda right: f"{right:.1%} right",
     }
     found = trainer.progress_bar_metrics
     return ", ".join(say(float(found[name])) for name, say in spelled.items() if name in found)

@@ -1,19 +1,24 @@
 """The pictures of the documents: `python tests/browser/screenshots.py RUN`, a verified run.
 
-Writes `docs/images/report_*.png` at twice the size of the page, in 128 colours to keep them small.
+Writes `docs/images/report_*.png` at twice the size of the page, in 200 colours to keep them small.
 Needs Chromium and Pillow (`pip install pillow`).
 """
 
 import argparse
 import io
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from circuitprune.circuits.graph import Graph
 from circuitprune.views.report import write_report
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from report_runs import make_run
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 
@@ -35,14 +40,43 @@ def main() -> None:
                 reduced_motion="reduce",
             )
             page.goto(report.as_uri())
+            take(page, None, f"report_first{end}.png")
             page.evaluate("document.querySelector('#circuit .keys').hidden = true")
             take(page, "#circuit .stage > figure", f"report_circuit{end}.png")
             if scheme == "light":
+                edge(page)
                 node(page)
                 compared(page)
                 take(page, "#figure-minimality", "report_minimality.png")
                 take(page, "#figure-completeness", "report_evidence.png")
+        phone = browser.new_page(viewport={"width": 420, "height": 900}, device_scale_factor=2)
+        phone.goto(report.as_uri())
+        take(phone, None, "report_phone.png")
+        paper = browser.new_page(viewport={"width": 760, "height": 1075})
+        paper.emulate_media(media="print")
+        paper.goto(report.as_uri())
+        take(paper, None, "report_print.png")
+        deep = write_report([made_up(Path(folder))])
+        large = browser.new_page(viewport={"width": 1400, "height": 1400})
+        large.goto(deep.as_uri() + "#size=300")
+        large.locator("#circuit").scroll_into_view_if_needed()
+        large.evaluate("byId('drawn').scrollIntoView()")
+        take(large, None, "report_deep.png")
         browser.close()
+
+
+def made_up(folder: Path) -> Path:
+    """A run of SmolLM2-135M's sizes: 300 edges of the synthetic runs of the tests."""
+    run = folder / "deep"
+    run.mkdir()
+    return make_run(run, Graph(30, 9, 3, d_model=576), sizes=(7, 300))
+
+
+def edge(page: Page) -> None:
+    """The card of the strongest edge."""
+    page.evaluate("selectEdge([circuit().edges[0]])")
+    take(page, "#circuit .panel", "report_edge.png")
+    page.keyboard.press("Escape")
 
 
 def node(page: Page) -> None:
@@ -60,11 +94,12 @@ def compared(page: Page) -> None:
     take(page, "#compare .stage > figure", "report_compare.png")
 
 
-def take(page: Page, selector: str, name: str) -> None:
-    """Keeps a part of the page as a picture."""
+def take(page: Page, selector: str | None, name: str) -> None:
+    """Keeps a part of the page as a picture, or what of it is on the screen."""
     page.mouse.move(0, 0)
-    shot = Image.open(io.BytesIO(page.locator(selector).screenshot()))
-    small = shot.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    shown = page.locator(selector).screenshot() if selector else page.screenshot()
+    shot = Image.open(io.BytesIO(shown))
+    small = shot.convert("RGB").quantize(200, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     small.save(IMAGES / name, optimize=True)
     print(name, shot.size, f"{(IMAGES / name).stat().st_size / 1e3:.0f} kB")
 

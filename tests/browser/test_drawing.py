@@ -39,11 +39,15 @@ def test_the_chosen_circuit_is_drawn_edge_for_edge(opened, run):
     assert f"{CHOSEN} edges among {len(circuit.nodes)} nodes" in opened.text("#drawn")
 
 
-def test_every_node_of_the_model_has_one_box(opened):
+def test_kept_nodes_alone_have_boxes_unless_all_are_asked_for(opened, run):
+    names = [name for (name,) in opened.named(".node", "node")]
+    assert sorted(names) == sorted(loaded(run, CHOSEN).nodes)
+    opened.page.locator("#all").check()
     names = [name for (name,) in opened.named(".node", "node")]
     heads = [f"a{layer}.h{head}" for layer in range(4) for head in range(8)]
     expected = ["input", *heads, *(f"m{layer}" for layer in range(4)), "logits"]
     assert sorted(names) == sorted(expected)
+    assert opened.edges() == drawn(loaded(run, CHOSEN)) and "boxes=all" in opened.fragment
 
 
 @pytest.mark.parametrize("n_edges", SIZES)
@@ -150,7 +154,7 @@ def test_search_marks_what_it_finds_and_filters_the_table(opened, run):
     opened.page.locator("#table-box > summary").click()
     opened.page.locator("#search").fill("a1.")
     found = {name for (name,) in opened.named(".node.found", "node")}
-    assert found == {f"a1.h{head}" for head in range(8)}
+    assert found == {name for name in loaded(run, CHOSEN).nodes if name.startswith("a1.")}
     rows = opened.page.locator("#edges tbody tr").count()
     assert rows == sum("a1." in name for name in loaded(run, CHOSEN).edges) > 0
     opened.page.locator("#search").fill("nowhere")

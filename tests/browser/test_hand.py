@@ -108,7 +108,6 @@ def test_the_filter_draws_the_strongest(opened, run):
 
 def test_buttons_keys_wheel_and_hand_move_the_view(opened):
     whole = box(opened)
-    frame = opened.page.locator("#drawing").bounding_box()
     opened.page.get_by_role("button", name="zoom in").first.click()
     assert box(opened)[2] == pytest.approx(whole[2] / 1.5, abs=0.1)
     opened.node("logits").focus()
@@ -119,6 +118,8 @@ def test_buttons_keys_wheel_and_hand_move_the_view(opened):
     assert box(opened)[1] > closer[1]
     opened.page.keyboard.press("0")
     assert box(opened) == whole
+    opened.page.locator("#drawing").scroll_into_view_if_needed()
+    frame = opened.page.locator("#drawing").bounding_box()
     opened.page.mouse.move(frame["x"] + 300, frame["y"] + 200)
     opened.page.mouse.wheel(0, -300)
     assert box(opened)[2] < whole[2]

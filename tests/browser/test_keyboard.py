@@ -58,6 +58,7 @@ def test_tab_reaches_every_interactive_element(opened):
 
 
 def test_tab_passes_by_nodes_that_are_not_in_the_circuit(opened):
+    opened.page.locator("#all").check()
     assert opened.page.locator("#drawing .node.cut").count() > 0
     stops = "(found) => found.filter((x) => x.tabIndex >= 0).length"
     assert opened.page.locator("#drawing .node.cut").evaluate_all(stops) == 0
@@ -86,6 +87,19 @@ def test_the_list_of_a_node_is_walked_by_keyboard(opened):
     assert opened.page.evaluate("document.activeElement.closest('#node') !== null")
     opened.page.keyboard.press("Enter")
     assert not opened.text("#node h3").startswith(first)
+
+
+def test_the_card_of_an_edge_is_reached_by_keyboard(opened):
+    tab_to(opened, '#drawing .node[data-node="logits"]')
+    opened.page.keyboard.press("Enter")
+    name = opened.page.evaluate(
+        "edgeName(circuit().edges.find((e) => edgeName(e).endsWith('logits')))"
+    )
+    tab_to(opened, f'#node [aria-label="card of {name}"]')
+    opened.page.keyboard.press("Enter")
+    assert opened.text("#node h3").startswith(name) and "edge=" in opened.fragment
+    opened.page.keyboard.press("Escape")
+    assert "edge=" not in opened.fragment
 
 
 def test_arrows_move_the_slider(opened):

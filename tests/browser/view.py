@@ -4,7 +4,7 @@ from pathlib import Path
 
 from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Request, Route
 
-LONGEST = 10_000
+LONGEST = 30_000
 """Milliseconds after which what does not come is taken for missing."""
 Edge = tuple[str, str, str]
 """The nodes at its ends, and what reads: q, k, v, mlp or logits."""

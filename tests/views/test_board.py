@@ -66,7 +66,7 @@ def test_the_last_of_the_frontiers_is_drawn_over_the_five_before(writer):
     board.write_frontier(writer, "last", curves[8:], "", 0)
     events = read(writer)
     all_, six, last = (picture(events, f"frontier/{tag}") for tag in ("all", "last_six", "last"))
-    assert all_.size == (560, 400) and all_.tobytes() == six.tobytes() != last.tobytes()
+    assert all_.size == (1120, 800) and all_.tobytes() == six.tobytes() != last.tobytes()
 
 
 def test_gates_have_a_histogram_for_each_kind_of_reader(writer):
@@ -103,14 +103,19 @@ def arrangement(events: EventAccumulator) -> dict[str, dict[str, list[str]]]:
 
 def test_loss_stands_beside_density_and_faithfulness_by_size(writer):
     board.write_arrangement(writer, trains=True, has_reference=True)
-    assert arrangement(read(writer)) == {
+    found = arrangement(read(writer))
+    assert next(iter(found)) == "validation, by size"
+    assert found == {
+        "validation, by size": {
+            "log10 of the KL in nats": ["^by_size/KL_log10/"],
+            "faithfulness": ["^by_size/faithfulness/"],
+        },
         "training": {
-            "loss": ["^train/(loss|objective)$"],
+            "loss": ["^train/(loss|objective|opposite)$"],
             "density": ["^train/(density|expected_density|target_density)$"],
         },
-        "validation, by size": {"KL": ["^val_kl/"], "faithfulness": ["^val_faithfulness/"]},
         "frontier, over edges": {
-            "KL": ["^frontier/kl$"],
+            "log10 of the KL in nats": ["^frontier/KL_log10$"],
             "faithfulness": ["^frontier/faithfulness$"],
         },
         "reference circuit": {

@@ -31,6 +31,7 @@ from circuitprune.evidence.bootstrap import Estimate, Interval
 from circuitprune.evidence.gaps import KnockOutGap
 from circuitprune.evidence.minimality import EdgeRemoved
 from circuitprune.evidence.results import Sections
+from circuitprune.evidence.sentiment import Directed, SentimentDirection, Summarised
 from circuitprune.files.text import line
 from circuitprune.files.whole import read_json, write_json
 from circuitprune.runs.finished import read_frontier
@@ -43,6 +44,7 @@ from circuitprune.views.figures import (
     completeness,
     frontier,
     minimality,
+    sentiment,
     stability,
     transfer,
     write_figure,
@@ -136,10 +138,26 @@ def repeated(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def directed(tmp_path_factory):
+    """What `sentiment` wrote, of two layers; one effect is undefined."""
+    some, none = Interval(0.8, 0.7, 0.9), Interval(None, None, None)
+    rows = [
+        Directed(layer, method, some, none if method == "random" else some, some, 1.0)
+        for layer in (0, 3)
+        for method in ("mean_difference", "random")
+    ]
+    tokens = (Summarised("comma", some, some), Summarised("last", some, none))
+    found = SentimentDirection("m", 4, 4, 6, 2.0, -2.0, tuple(rows), tokens)
+    folder = tmp_path_factory.mktemp("sentiment")
+    write_json(folder / "sentiment.json", found)
+    return folder
+
+
 @pytest.fixture
-def sources(run, compared, repeated):
+def sources(run, compared, repeated, directed):
     """For each figure, what it is made from."""
-    studies = {"transfer": compared, "stability": repeated}
+    studies = {"transfer": compared, "stability": repeated, "sentiment": directed}
     return {name: [studies.get(name, run)] for name in FIGURES}
 
 
@@ -347,7 +365,7 @@ def test_knock_outs_stand_at_what_model_and_circuit_do(run):
     assert hollow == [(0.1, 0.1)]
     assert axes.get_xlim() == axes.get_ylim()
     shown = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert shown == ["nothing", "by class", "at random"]
+    assert shown == ["nothing", "a class of nodes", "random nodes"]
 
 
 def test_edges_are_named_from_the_most_needed_down(run):
@@ -474,3 +492,19 @@ def test_the_command_draws_and_refuses(run, tmp_path, capsys):
     assert "error: " in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["figure", "pie", str(run), "-o", str(path)])
+
+
+def test_sentiment_shows_every_layer_and_every_token(directed):
+    layers, tokens = sentiment.draw([directed], Options()).axes
+    assert [one.get_text() for one in layers.get_legend().get_texts()] == [
+        "whole stream",
+        "mean difference",
+        "random",
+    ]
+    whole, line, control = (one.lines[0] for one in layers.containers)
+    assert whole.get_xydata().tolist() == line.get_xydata().tolist() == [[0, 0.8], [3, 0.8]]
+    assert all(y != y for y in control.get_ydata())
+    assert [one.get_text() for one in tokens.get_yticklabels()] == ["comma", "last"]
+    restored, lost = (one for one in tokens.containers if hasattr(one, "patches"))
+    assert [bar.get_width() for bar in restored] == [0.8, 0.8]
+    assert [bar.get_width() for bar in lost] == [0.8, 0]

@@ -12,6 +12,7 @@ from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.export import to_dot
 from circuitprune.errors import RunError
 from circuitprune.files.whole import write_atomic
+from circuitprune.runs.results import output_file
 from circuitprune.views.figures.sources import Options, Source, read_circuit
 
 FIGURES = {
@@ -21,6 +22,7 @@ FIGURES = {
     "minimality": "what removing each edge costs; from a verified run folder",
     "transfer": "every circuit on every task; from what `compare --transfer` wrote",
     "stability": "how far repeated runs agree; from what `stability` wrote",
+    "sentiment": "sentiment along a direction, by layer; from what `sentiment` wrote",
 }
 """Figures by name, each a module of this folder, and what each is made from."""
 FORMATS = ("pdf", "svg", "png")
@@ -47,18 +49,19 @@ def write_figure(
     Raises:
         RunError: an unknown figure or form, sources that do not fit, or matplotlib is missing.
     """
-    options, form = options or Options(), Path(path).suffix[1:].lower()
+    target, options = output_file(path), options or Options()
+    form = target.suffix[1:].lower()
     sources = _sources(name, given)
     if name == "circuit" and form == "dot":
-        write_atomic(path, to_dot(read_circuit(sources[0], options)))
-        return Path(path)
+        write_atomic(target, to_dot(read_circuit(sources[0], options)))
+        return target
     if form not in FORMATS:
         more = " or .dot" if name == "circuit" else ""
         raise RunError(f"{str(path)!r} must end in .pdf, .svg, .png{more}")
     style = _style()
     module = import_module(f"circuitprune.views.figures.{name}")
-    write_atomic(path, style.drawn(module.draw, sources, options, form))
-    return Path(path)
+    write_atomic(target, style.drawn(module.draw, sources, options, form))
+    return target
 
 
 def _sources(name: str, given: Sequence[str | Path | Circuit]) -> list[Source]:

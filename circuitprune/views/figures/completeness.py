@@ -9,15 +9,15 @@ from matplotlib.figure import Figure
 from circuitprune.evidence.completeness import Completeness
 from circuitprune.evidence.gaps import KnockOutGap
 from circuitprune.views.figures.sources import Options, read_section
-from circuitprune.views.figures.style import COLOURS, COLUMN, SOFT
+from circuitprune.views.figures.style import COLOURS, COLUMN, INK, SOFT
 
 FAMILIES = {
-    "none": ("nothing", "*", COLOURS[4]),
-    "class": ("by class", "s", COLOURS[1]),
-    "random": ("at random", "o", COLOURS[0]),
-    "greedy": ("worst found", "^", COLOURS[3]),
+    "none": ("nothing", "D", INK),
+    "class": ("a class of nodes", "o", COLOURS[0]),
+    "random": ("random nodes", "^", COLOURS[1]),
+    "greedy": ("greedy search", "s", COLOURS[3]),
 }
-"""Families of knock-outs: name, mark and colour."""
+"""Families of knock-outs: name, mark and colour, those of the report."""
 
 
 def draw(sources: Sequence[Path], options: Options) -> Figure:

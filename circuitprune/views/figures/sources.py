@@ -136,14 +136,18 @@ def read_study(path: Path, name: str, kind: type[S], key: str) -> S:
 
     Args:
         path: The folder or the file.
-        name: `stability` or `compare`.
+        name: `stability`, `compare` or `sentiment`.
         kind: What it is read as.
         key: What the figure is of.
 
     Raises:
         RunError: nothing there, or a study without `key`, or a damaged one.
     """
-    hint = {"groups": "`circuitprune stability`", "transfer": "`circuitprune compare --transfer`"}
+    hint = {
+        "groups": "`circuitprune stability`",
+        "transfer": "`circuitprune compare --transfer`",
+        "directed": "`circuitprune sentiment`",
+    }
     file = path / f"{name}.json" if path.is_dir() else path
     value = _read(file.parent, file.name, f"what {hint[key]} wrote")
     if key not in value:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from circuitprune.circuits.layer_null import NullOverlap
 from circuitprune.circuits.overlap import GroupOverlap, Names, PairOverlap, PairsSummary
 from circuitprune.evidence.baselines import AmongRandom
 from circuitprune.evidence.bootstrap import Interval, spell
@@ -9,6 +10,7 @@ from circuitprune.files.text import line, markdown, nats, rounded, table
 from circuitprune.runs.studies import (
     ComparedCircuit,
     Comparison,
+    CoreEdges,
     CrossModel,
     CrossSkipped,
     Measured,
@@ -17,6 +19,7 @@ from circuitprune.runs.studies import (
     Transfer,
     TrialRun,
 )
+from circuitprune.views.pages.together import against_lines
 
 
 def stability_sentence(name: str, study: StabilityGroup) -> str:
@@ -49,6 +52,24 @@ def stability_sentence(name: str, study: StabilityGroup) -> str:
     return " ".join(parts)
 
 
+def core_sentence(found: CoreEdges) -> str:
+    """What all runs keep at several sizes, in plain English."""
+    sizes = ", ".join(f"{size:,}" for size in found.sizes)
+    n_core, all_edges = len(found.core), len(found.core) + found.n_contingent
+    said = (
+        f"Over {found.n_views} views (every run cut to {sizes} edges), {n_core:,} edges are in "
+        f"all, the core; {found.n_contingent:,} of {all_edges:,} are contingent, in some and not "
+        f"in others; {found.n_half:,} are in at least half."
+    )
+    if not found.measured:
+        return said
+    core, half = found.measured["core"], found.measured["half"]
+    return (
+        f"{said} Alone, the core's {core.n_edges:,} edges on a path have KL {nats(core.kl)} nats "
+        f"on {core.n} unseen pairs, those in half of the views ({half.n_edges:,}) {nats(half.kl)}."
+    )
+
+
 def _empty(n_empty: int, n_runs: int) -> str:
     return (
         f"{n_empty} of the {n_runs} circuits kept no edge; two such circuits have no index, and "
@@ -68,6 +89,8 @@ def stability_page(found: Stability) -> str:
     ]
     for name, study in found.groups.items():
         lines += ["", f"## {GROUPS[name]}", "", markdown(study.sentence), "", *_group(study)]
+    if found.core is not None:
+        lines += ["", "## Core and contingent edges", "", markdown(found.core.sentence)]
     return "\n".join([*lines, ""])
 
 
@@ -140,9 +163,12 @@ def compare_page(found: Comparison) -> str:
         "",
         "shared (Jaccard)     edges   nodes   edges by chance",
         *(_pair_line(row, names) for row in found.overlap),
+        *_by_layer(found.overlap, names),
     ]
     if found.transfer is not None:
         lines += ["", *_matrix(found.transfer, names), "", *_specific(found)]
+    for one in found.against_apart or ():
+        lines += ["", *against_lines(one)]
     for cross in found.cross_model or ():
         lines += ["", *_cross(cross, names)]
     return "\n".join(lines)
@@ -164,6 +190,24 @@ def _pair_line(row: PairOverlap, names: Sequence[str]) -> str:
         f"{pair:18}{_number(row.edge_jaccard, 3):>8}{_number(row.node_jaccard, 3):>8}"
         f"{_number(row.chance_edge_jaccard, 3):>18}"
     )
+
+
+def _by_layer(rows: Sequence[PairOverlap], names: Sequence[str]) -> list[str]:
+    """How much of the smaller circuit is in the other, and by chance with its counts by layer."""
+    known = [(row, row.edges, row.nodes) for row in rows if row.edges and row.nodes]
+    head = ["", "of the smaller       edges   by layer       p   nodes   by layer       p"]
+    lines = [_null_line(row, [edges, nodes], names) for row, edges, nodes in known]
+    return [*head, *lines] if known else []
+
+
+def _null_line(row: PairOverlap, both: Sequence[NullOverlap], names: Sequence[str]) -> str:
+    cells = []
+    for one in both:
+        smaller = None if not one.containment else one.shared / one.containment
+        by_layer = None if smaller is None else one.expected / smaller
+        cells.append(f"{_number(one.containment, 3):>8}{_number(by_layer, 3):>11}{one.p:>8.2g}")
+    pair = f"{names.index(row.a) + 1} and {names.index(row.b) + 1}"
+    return f"{pair:18}{''.join(cells)}"
 
 
 def _matrix(transfer: Transfer, names: Sequence[str]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from circuitprune.files.text import code, markdown, nats, table
+from circuitprune.circuits.span_graph import SpanGraph
+from circuitprune.files.text import code, markdown, nats, rounded, table
 from circuitprune.metrics import Evidence
 from circuitprune.runs.frontier import Frontier
 
@@ -18,22 +19,24 @@ def summary(frontier: Frontier, command: str, notes: Sequence[str] = ()) -> str:
     about, graph = frontier.provenance, frontier.graph
     chosen = frontier.chosen()
     n, evidence = int(chosen.mask.sum()), chosen.evidence
-    counts = f"{graph.n_edges:,} edges"
+    at = " at spans" * isinstance(graph, SpanGraph)
+    counts = f"{graph.n_edges:,} {graph.unit}s{at}"
     if graph.n_edges_ungrouped != graph.n_edges:
         counts += f" ({graph.n_edges_ungrouped:,} by query head)"
     lines = [
         f"# {markdown(about['task'])} in {markdown(about['model'])}",
         "",
-        f"The model has {counts}. Cut edges carry: {markdown(about['ablation'])}. Verified exactly "
-        f"on {frontier.full.n} {markdown(about['split'])} pairs, task metric "
+        f"The model has {counts}. Cut {graph.unit}s carry: {markdown(about['ablation'])}. "
+        f"Verified exactly on {frontier.full.n} {markdown(about['split'])} pairs, task metric "
         f"{markdown(about['metric'])}.",
         "",
-        f"**{n} edges ({n / graph.n_edges:.1%}) keep KL {nats(evidence.kl)} nats, faithfulness "
-        f"{_share(evidence)}, accuracy {evidence.accuracy:.1%}** (full model "
+        f"**{n} {graph.unit}s ({n / graph.n_edges:.1%}) keep KL {nats(evidence.kl)} nats, "
+        f"faithfulness {_share(evidence)}, accuracy {evidence.accuracy:.1%}** (full model "
         f"{frontier.full.accuracy:.1%}): `{frontier.file_of(chosen)}`, {frontier.choice()}.",
         "",
-        *table(HEAD, _rows(frontier)),
+        *table((HEAD[0], f"{graph.unit}s", *HEAD[2:]), _rows(frontier)),
         "",
+        *_reached(frontier),
         *([UNDEFINED, ""] if evidence.faithfulness is None else []),
         *(line for note in notes for line in (note, "")),
         f"Again: {code(command)}. The settings are in `config.yaml`, the versions in "
@@ -41,6 +44,15 @@ def summary(frontier: Frontier, command: str, notes: Sequence[str] = ()) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _reached(frontier: Frontier) -> list[str]:
+    """What reaches `gates.target`, where one is set."""
+    about = frontier.provenance
+    if "target" not in about:
+        return []
+    found = f"{about['target_edges']:,} edges are the fewest that reach {code(about['target'])}"
+    return [f"{found}, by bisection on pairs that are not the verified ones.", ""]
 
 
 def _rows(frontier: Frontier) -> list[tuple[str, ...]]:
@@ -52,7 +64,7 @@ def _rows(frontier: Frontier) -> list[tuple[str, ...]]:
 
 
 def _share(evidence: Evidence) -> str:
-    return "undefined" if evidence.faithfulness is None else f"{evidence.faithfulness:.3f}"
+    return "undefined" if evidence.faithfulness is None else rounded(evidence.faithfulness, ".3f")
 
 
 def _row(size: str, n_edges: int, evidence: Evidence) -> tuple[str, ...]:
@@ -61,7 +73,7 @@ def _row(size: str, n_edges: int, evidence: Evidence) -> tuple[str, ...]:
         f"{n_edges:,}",
         nats(evidence.kl, ".4g"),
         _share(evidence),
-        f"{evidence.metric:.3f}",
+        rounded(evidence.metric, ".3f"),
         f"{evidence.accuracy:.1%}",
         f"{evidence.exact_match:.1%}",
     )

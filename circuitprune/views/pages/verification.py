@@ -19,6 +19,9 @@ TITLES = {
     "completeness": "Completeness",
     "minimality": "Minimality",
     "random_circuits": "Random circuits",
+    "adversarial": "The adversarial complement",
+    "rivals": "Rival circuits",
+    "clusters": "Clusters of pairs",
     "hypotheses": "Hypothesis tests",
     "function": "What the circuit does",
     "minimise": "The minimised circuit",
@@ -28,6 +31,16 @@ MOST_ROWS = 10
 """Rows of a table; `verification.json` holds all."""
 EDGE = re.compile(r"((?:\b(?:input|a\d+\.h\d+|m\d+)->)?\ba\d+\.(?:h|kv)\d+<[qkv]>)")
 """An edge, or a reader, whose name holds what Markdown would take for HTML."""
+UNITS = {"edge": "edges", "node": "nodes"}
+"""What gates stand on, by level; else parts."""
+OF_PARTS = (
+    "Gates stand on parts of what nodes write. Each part has one edge, into the stream that all "
+    "that follows reads: where this page says edge, it is that of a part."
+)
+OF_SPANS = (
+    "Edges have a gate at each span of tokens where they can matter: where this page says edge, it "
+    "is an edge at one span. A path goes on at its span, or by attention at one that looks back."
+)
 VERDICTS = {"pass": "passes", "fail": "**fails**", "undecided": "undecided", None: "describes"}
 
 
@@ -59,16 +72,18 @@ def page(found: Verification) -> str:
 
 def _tested(found: Verification) -> list[str]:
     run, circuit, options = found.run, found.circuit, found.options
-    total = run["n_edges_total"]
+    total, level = run["n_edges_total"], run.get("level", "edge")
     judged = f"Judged on {found.n_pairs} held-out {_text(run['split'])} pairs"
     if run["split"] == "train":
         judged = f"**Judged on the {found.n_pairs} pairs that it was found on**"
     return [
-        f"{code(circuit.file)} keeps {circuit.n_edges:,} of {total:,} edges "
+        f"{code(circuit.file)} keeps {circuit.n_edges:,} of {total:,} {UNITS.get(level, 'parts')} "
         f"({circuit.n_edges / total:.1%}) among {circuit.n_nodes} nodes{_text(aside(circuit))}. "
         f"Cut edges carry: "
         f"{_text(run['ablation'])}. Task metric: {_text(run['metric'])}. {judged}; the run had "
         f"{found.n_train_pairs} training pairs.",
+        *([] if level == "edge" else ["", OF_PARTS]),
+        *(["", OF_SPANS] if "spans" in run else []),
         "",
         f"Intervals are 95 %, from {options.n_bootstrap:,} resamples of the pairs; seed "
         f"{options.seed}.",

@@ -6,7 +6,7 @@ let later;
 
 function remember() {
   clearTimeout(later);
-  const { view } = picture,
+  const { view, plan } = picture,
     parts = new URLSearchParams({ size: circuitName(0, state.circuit) });
   const put = (name, value) => {
     if (value) parts.set(name, value);
@@ -16,10 +16,20 @@ function remember() {
   put("hide", [...state.hidden].join("-"));
   put("pin", [...state.pinned].join("-"));
   put("strongest", state.strongest);
+  put("boxes", state.all ? "all" : null);
+  for (const name of state.edges.slice(0, 1)) put("edge", name);
+  for (const [id, name] of state.names) parts.append("name", `${id}~${name}`);
+  for (const [id, name] of state.groups) parts.append("group", `${id}~${name}`);
   put("width", state.column === "score" ? null : state.column);
   put(
     "view",
-    view.k > 1 ? [view.k.toFixed(2), view.x.toFixed(0), view.y.toFixed(0)].join("_") : null,
+    view.k > 1
+      ? [
+          view.k.toFixed(2),
+          (view.x / plan.width).toFixed(3),
+          (view.y / plan.height).toFixed(3),
+        ].join("_")
+      : null,
   );
   put("compare", state.sides && spellSides(state.sides));
   history.replaceState(null, "", `#${parts}`);
@@ -49,7 +59,19 @@ function recall() {
   [state.hidden, state.pinned] = [names("hide"), names("pin")];
   state.strongest = Math.floor(Number(parts.get("strongest"))) || null;
   state.column = width && width in WIDTHS && DATA.edges[width] ? width : "score";
+  state.all = parts.get("boxes") === "all";
+  state.edges = parts.getAll("edge");
+  [state.names, state.groups] = [called(parts, "name"), called(parts, "group")];
   const [k, x, y] = (parts.get("view") ?? "").split("_").map(Number);
-  picture.look([k, x, y].every(Number.isFinite) ? { k, x, y } : WHOLE);
+  state.view = [k, x, y].every(Number.isFinite) && x <= 1 && y <= 1 ? { k, x, y } : null;
   state.sides = readSides(parts.get("compare") ?? "");
+}
+
+/** Names by node, as `a1.h2~previous token`. */
+function called(parts, key) {
+  const pairs = parts
+    .getAll(key)
+    .map((text) => [text.split("~")[0], text.split("~").slice(1).join("~")]);
+  const known = pairs.filter(([id, name]) => NODE_NAMES.has(id) && name);
+  return new Map(known.map(([id, name]) => [id, name.slice(0, LONGEST_NAME)]));
 }

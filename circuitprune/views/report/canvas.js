@@ -13,12 +13,14 @@ class Paint {
     /** @type {View | null} */
     this.view = null;
     this.width = 0;
+    this.size = { width: 1, height: 1 };
   }
 
   /** Takes curves `{points, style, width, opacity, dash}`, the weakest first; none clears the canvas. */
-  show(curves, bands, view) {
+  show(curves, { bands, width, height }, view) {
     this.curves = curves;
     this.bands = bands;
+    this.size = { width, height };
     this.canvas.hidden = curves.length === 0;
     this.paint(view);
   }
@@ -33,16 +35,17 @@ class Paint {
       return;
     const { x, y, k } = this.view,
       scale = view.k / k,
-      unit = (this.canvas.clientWidth / WIDTH) * view.k;
-    const left = (corner(x, k, WIDTH) - corner(view.x, view.k, WIDTH)) * unit;
-    const top = (corner(y, k, HEIGHT) - corner(view.y, view.k, HEIGHT)) * unit;
+      { width, height } = this.size,
+      unit = (this.canvas.clientWidth / width) * view.k;
+    const left = (corner(x, k, width) - corner(view.x, view.k, width)) * unit;
+    const top = (corner(y, k, height) - corner(view.y, view.k, height)) * unit;
     this.canvas.style.transform = `translate(${left}px, ${top}px) scale(${scale})`;
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.paint(view), REST);
   }
 
   paint(view) {
-    const { canvas, curves } = this;
+    const { canvas, curves, size } = this;
     clearTimeout(this.timer);
     this.view = { ...view };
     this.width = canvas.clientWidth;
@@ -50,17 +53,17 @@ class Paint {
     if (curves.length === 0) return;
     const width = Math.round(canvas.clientWidth * Math.min(2, devicePixelRatio));
     canvas.width = width;
-    canvas.height = Math.round((width * HEIGHT) / WIDTH);
+    canvas.height = Math.round((width * size.height) / size.width);
     const pen = canvas.getContext("2d"),
-      unit = (width / WIDTH) * view.k;
+      unit = (width / size.width) * view.k;
     const look = getComputedStyle(canvas);
     pen.setTransform(
       unit,
       0,
       0,
       unit,
-      -corner(view.x, view.k, WIDTH) * unit,
-      -corner(view.y, view.k, HEIGHT) * unit,
+      -corner(view.x, view.k, size.width) * unit,
+      -corner(view.y, view.k, size.height) * unit,
     );
     this.shade(pen, look);
     const colours = new Map(curves.map(({ style }) => [style, ""]));
@@ -72,7 +75,7 @@ class Paint {
       pen.setLineDash(dash);
       pen.beginPath();
       pen.moveTo(points[0], points[1]);
-      pen.bezierCurveTo(...points.slice(2));
+      for (let i = 2; i < points.length; i += 6) pen.bezierCurveTo(...points.slice(i, i + 6));
       pen.stroke();
     }
   }

@@ -2,17 +2,26 @@
 
 const MOST_ELEMENTS = 3000;
 
-/** For an edge its place from 0 to 1 between the weakest and the strongest of a circuit. */
-function shares(edges, positions, column) {
-  const values = edges[column] ?? edges.score;
-  const size = (edge) => (column === "score" ? values[edge] : Math.abs(values[edge] ?? 0)) ?? 0;
+/** What of an edge is its width: its score, or the size of another number. */
+const sizeOf = (edges, column) => (edge) =>
+  (column === "score" ? edges.score[edge] : Math.abs(edges[column]?.[edge] ?? 0)) ?? 0;
+
+/** The least and the largest of them in a circuit; only a score may begin elsewhere than at 0. */
+function rangeOf(edges, positions, column) {
+  const size = sizeOf(edges, column);
   let low = Infinity,
     high = -Infinity;
   for (const edge of positions) {
     low = Math.min(low, size(edge));
     high = Math.max(high, size(edge));
   }
-  if (column !== "score") low = 0;
+  return column === "score" ? [low, high] : [0, high];
+}
+
+/** For an edge its place from 0 to 1 between the weakest and the strongest of a circuit. */
+function shares(edges, positions, column) {
+  const size = sizeOf(edges, column),
+    [low, high] = rangeOf(edges, positions, column);
   return (edge) => (high > low ? Math.sqrt((size(edge) - low) / (high - low)) : 0.6);
 }
 
@@ -24,7 +33,16 @@ function bundles(edges, collapsed, name) {
       kind = GRAPH.reader_kind[edge.reader];
     const to = nodeOfReader(edge.reader, collapsed),
       key = `${from} ${kind} ${to}`;
-    const bundle = found.get(key) ?? { from, to, kind, look: edge.look, share: 0, edges: [], name };
+    const bundle = found.get(key) ?? {
+      from,
+      to,
+      kind,
+      look: edge.look,
+      share: 0,
+      edges: [],
+      name,
+      points: [],
+    };
     bundle.edges.push(edge.id);
     bundle.share = Math.max(bundle.share, edge.share);
     if (edge.look === "usual") bundle.look = "usual"; // dashed only if every edge is
@@ -44,8 +62,8 @@ function ink({ share }, n) {
 }
 
 const edgeName = (edge) =>
+  DATA.edges.part?.[edge] ??
   `${GRAPH.writers[DATA.edges.writer[edge]]}->${GRAPH.readers[DATA.edges.reader[edge]]}`;
-const harmful = (edge) => DATA.signed && (DATA.edges.attribution?.[edge] ?? 0) > 0;
 
 /** Nodes of a circuit: ends of its edges, and heads whose shared key or value reader has one. */
 function nodesOf(edges, collapsed) {

@@ -241,7 +241,6 @@ function listenComparison() {
   byId("comparison-svg").addEventListener("click", () =>
     save("comparison.svg", figure(beginComparison()), "image/svg+xml"),
   );
-  byId("comparison").setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`); // its place, before it is drawn
   const near = new IntersectionObserver(
     (seen) => {
       if (seen.some((entry) => entry.isIntersecting)) beginComparison();

@@ -24,6 +24,48 @@ declare namespace Json {
     faithfulness: Interval;
     /** Mean of each pair's own such share, over the pairs that have one. */
     mean_of_ratios: Interval;
+    /** Median of the same, which no single pair can move; absent in files of before 0.3. */
+    median_of_ratios?: Interval | null;
+  }
+  /** The section `adversarial`. */
+  interface Adversarial {
+    /** Held-out pairs, few of them. */
+    n_pairs: number;
+    /** Steps of the adversary. */
+    n_steps: number;
+    /** Edges of the circuit. */
+    n_edges: number;
+    /** Edges that the adversary sets. */
+    n_outside: number;
+    /** The circuit under test. */
+    circuit: Attacked;
+    /** Random circuits with as many edges between the same layers and kinds of nodes. */
+    random: Array<Attacked>;
+    /** KL of the model with every edge closed, in nats: what is lost without any circuit. */
+    empty_kl: number;
+    /** KL of the circuit at each step of the adversary, in nats. */
+    path: Array<number>;
+    /** The same in words. */
+    sentence: string;
+  }
+  /** Circuits of several tasks learned together beside circuits learned apart, at equal KL. */
+  interface AgainstApart {
+    /** The run over several tasks. */
+    together: string;
+    /** What every circuit reaches on its validation pairs with the fewest edges found. */
+    target: string;
+    /** Edges in all, together: a shared one counts once. */
+    n_edges: number;
+    /** Shared ones of them. */
+    n_shared: number;
+    /** The sum over tasks of the circuits apart. */
+    n_edges_apart: number;
+    /** The same, an edge that every task has counted once. */
+    n_counted_apart: number;
+    /** Different edges of these circuits. */
+    n_union_apart: number;
+    /** Task by task. */
+    tasks: Array<TaskAgainstApart>;
   }
   /** Where a circuit lies among random ones of one family. */
   interface AmongRandom {
@@ -33,6 +75,15 @@ declare namespace Json {
     mean: number | null;
     /** Share of them that do worse, in [0, 1]; None if there are none, or this one has no number. */
     beaten: number | null;
+  }
+  /** One circuit and its adversary. */
+  interface Attacked {
+    /** KL with every outside edge closed, in nats. */
+    closed_kl: number;
+    /** The largest KL that was found, in nats. */
+    worst_kl: number;
+    /** Outside edges that are more than half open there. */
+    n_open: number;
   }
   /** How much evidence, and from which random numbers: `EvidenceConfig` without the rest. */
   interface Budget {
@@ -48,6 +99,10 @@ declare namespace Json {
     seed: number;
     /** CPU threads. */
     threads: number;
+    /** Edges of the circuit that are removed by themselves, drawn at random if it keeps more. */
+    n_removed?: number | null;
+    /** Steps of the adversary that sets the gates outside the circuit. */
+    n_adversarial?: number | null;
   }
   /** One circuit among a run's edges. */
   interface CircuitData {
@@ -87,6 +142,50 @@ declare namespace Json {
     faithfulness: Interval;
     /** Mean of each pair's own such share, over the pairs that have one. */
     mean_of_ratios: Interval;
+    /** Median of the same, which no single pair can move; absent in files of before 0.3. */
+    median_of_ratios?: Interval | null;
+  }
+  /** Pairs that use the edges alike, and a circuit from them alone. */
+  interface Cluster {
+    /** Training pairs in it, which its circuit is found on. */
+    n_train_pairs: number;
+    /** Held-out pairs whose own scores are nearest to it. */
+    n_pairs: number;
+    /** Edges that its circuit has of the circuit common to all pairs. */
+    n_shared: number;
+    /** These over the edges of either, in [0, 1]. */
+    jaccard: number;
+    /** KL of its circuit on its held-out pairs, in nats; None without any. */
+    own_kl: number | null;
+    /** KL of the common circuit on the same pairs. */
+    common_kl: number | null;
+    /** KL on them of the best circuit of another cluster. */
+    other_kl: number | null;
+    /** Indices of the held-out pairs in it, most typical first. */
+    examples: Array<number>;
+  }
+  /** The section `clusters`. */
+  interface Clusters {
+    /** Held-out pairs, few of them, which KL is on. */
+    n_pairs: number;
+    /** Training pairs, few of them, which clusters and circuits are found on. */
+    n_train_pairs: number;
+    /** Edges that every circuit here may have: those of the circuit under test. */
+    n_edges: number;
+    /** By number of clusters that was tried: how well they are told apart, in [-1, 1]. */
+    silhouettes: Record<string, number>;
+    /** With the number that is told apart best. */
+    clusters: Array<Cluster>;
+    /** Of one circuit found on all training pairs by the same search, in nats. */
+    common_kl: Estimate;
+    /** With each held-out pair run in the circuit of its own cluster. */
+    own_kl: Estimate;
+    /** Common minus own, in nats. */
+    gain: Estimate;
+    /** Unless the gain is above 0 by its interval, and a tenth of the common circuit's KL. */
+    one_is_enough: boolean;
+    /** The same in words. */
+    sentence: string;
   }
   /** One circuit of a comparison; of a run, also what it is of. */
   interface ComparedCircuit {
@@ -131,6 +230,8 @@ declare namespace Json {
     cross_model?: Array<CrossModel | CrossSkipped> | null;
     /** Random circuits of each family, for each circuit. */
     n_random?: number | null;
+    /** Runs over several tasks beside runs of one; None without the former. */
+    against_apart?: Array<AgainstApart | NotAgainstApart> | null;
   }
   /** What the model does with exactly the circuit's edges ablated, as means over pairs. */
   interface Complement {
@@ -167,6 +268,23 @@ declare namespace Json {
     complement: Complement;
     /** Whether the interval of the mean gap lies within the tolerance. */
     verdict: "pass" | "fail" | "undecided";
+    /** The same in words. */
+    sentence: string;
+  }
+  /** Edges by how many *views* keep them: a view is the circuit of one run at one size. */
+  interface CoreEdges {
+    /** Runs of all groups times sizes. */
+    n_views: number;
+    /** Edges at which each run's circuit is cut. */
+    sizes: Array<number>;
+    /** Names of the edges that every view keeps, in the graph's order. */
+    core: Array<string>;
+    /** Edges that some views keep, not all. */
+    n_contingent: number;
+    /** Edges that at least half of the views keep, the core among them. */
+    n_half: number;
+    /** `core` and `half`, their live edges alone; empty if no pair was unseen by all runs. */
+    measured: Record<string, Measured>;
     /** The same in words. */
     sentence: string;
   }
@@ -221,6 +339,8 @@ declare namespace Json {
     cmd: Interval;
     /** At each of `SIZES`. */
     points: Array<CurvePoint>;
+    /** Area under accuracy over the logarithm of the size, in [0, 1]; higher is better. */
+    acc_auc?: Interval | null;
   }
   /** One circuit of a curve. */
   interface CurvePoint {
@@ -248,6 +368,8 @@ declare namespace Json {
     reader: Array<number>;
     /** What circuits are cut from, higher first, to six digits. */
     score: Array<number | null>;
+    /** Names of parts, or of edges at spans; None of whole edges, whose ends name them. */
+    part: Array<string> | null;
   }
   /** Edges of the random circuits. */
   interface EdgeCounts {
@@ -402,6 +524,10 @@ declare namespace Json {
     task?: string;
     /** How the task corrupts its prompts; None for its usual way. */
     corruption?: string | null;
+    /** What gates stand on; absent for edges. */
+    level?: string;
+    /** What tokens are dealt to spans by; absent where they are not. */
+    spans?: string;
     /** What cut edges carry. */
     ablation?: string;
     /** The task metric; higher is better. */
@@ -416,6 +542,10 @@ declare namespace Json {
     init?: string;
     /** How circuits were cut from the ranking. */
     selection?: string;
+    /** What is reached by a point of `target_edges` edges, and by no smaller circuit tried. */
+    target?: string;
+    /** The size of that circuit. */
+    target_edges?: number;
     /** `task.seed`. */
     task_seed?: number;
     /** `train.seed`. */
@@ -434,6 +564,8 @@ declare namespace Json {
     init_steps?: number;
     /** How scores become a ranking: `signed` or `absolute`. */
     ranking?: string;
+    /** Whether edges of the circuits were exchanged by exact runs after they were cut. */
+    refined?: boolean;
     /** Edges of the model. */
     n_edges_total?: number;
     /** The same by query head. */
@@ -472,6 +604,8 @@ declare namespace Json {
     parallel: boolean;
     /** Width of the residual stream; 0 if unknown. */
     d_model: number;
+    /** What one gate stands on: `edge`, `node` or `part`; each counts as an edge. */
+    unit: string;
     /** Edges. */
     n_edges: number;
     /** Edges by query head. */
@@ -552,7 +686,7 @@ declare namespace Json {
     n_inflated: number;
     /** Share of random effects that an edge should exceed. */
     quantile: number;
-    /** Edges of the circuit. */
+    /** Edges of the circuit that were judged: all, or those that `minimality` removes. */
     n_edges: number;
     /** Of these, for how many it is rejected that they do. */
     n_idle: number;
@@ -560,7 +694,7 @@ declare namespace Json {
     idle: Array<string>;
     /** Effects of the random edges, in the metric's unit. */
     random_effects: Array<number>;
-    /** Each edge of the circuit, in the graph's order. */
+    /** Each of them, in the graph's order. */
     edges: Array<EdgeTest>;
     /** The smallest of all, corrected. */
     p: number;
@@ -642,6 +776,8 @@ declare namespace Json {
     reader: Array<number>;
     /** What circuits are cut from, higher first, to six digits. */
     score: Array<number | null>;
+    /** Names of parts, or of edges at spans; None of whole edges, whose ends name them. */
+    part: Array<string> | null;
     /** Signed scores, negative helps; None if there are none, or of an edge none. */
     attribution: Array<number | null> | null;
     /** By position: the rise of the KL in nats when the edge leaves the verified circuit. */
@@ -718,12 +854,14 @@ declare namespace Json {
     n_surely_dispensable: number;
     /** Names of those without which its mean does not. */
     dispensable: Array<string>;
-    /** Each kept edge, the most needed first. */
+    /** Each edge that was removed, the most needed first. */
     edges: Array<EdgeRemoved>;
     /** Whether every edge is needed. */
     verdict: "pass" | "fail" | "undecided";
     /** The same in words. */
     sentence: string;
+    /** Edges that were removed, drawn at random from the circuit's; None: all of them. */
+    n_removed?: number | null;
   }
   /** The section `minimise`. */
   interface MinimisedCircuit {
@@ -757,6 +895,33 @@ declare namespace Json {
     /** As `a0.h1`. */
     nodes: Array<string>;
   }
+  /** The section `necessity`. */
+  interface Necessity {
+    /** Held-out pairs. */
+    n_pairs: number;
+    /** Resamples behind each interval. */
+    n_bootstrap: number;
+    /** Edges of the circuit, which are ablated. */
+    n_edges: number;
+    /** The model without them. */
+    complement: Numbers;
+    /** Share of the full model's metric that is lost without them: 1 minus faithfulness. */
+    lost: Interval;
+    /** Held-out pairs that the circuit is compared with random ones on. */
+    n_random_pairs: number;
+    /** Random circuits, each with as many edges between the same layers and kinds of nodes. */
+    n_random: number;
+    /** KL of the model without the circuit on those pairs, in nats. */
+    kl: number;
+    /** The same without each random circuit, in the order drawn. */
+    random_kl: Array<number>;
+    /** Share of them whose loss raises the KL at least as much, the circuit counted; in (0, 1]. */
+    p: number;
+    /** Whether its loss does more harm than that of random circuits. */
+    verdict: "pass" | "fail" | "undecided";
+    /** The same in words. */
+    sentence: string;
+  }
   /** What would follow on one pair. */
   interface NextTokens {
     /** By the untouched model on the clean prompt. */
@@ -775,12 +940,30 @@ declare namespace Json {
     /** The reason. */
     sentence: string;
   }
+  /** Why a run over several tasks is not set beside circuits apart. */
+  interface NotAgainstApart {
+    /** The run over several tasks. */
+    together: string;
+    /** The reason. */
+    skipped: string;
+  }
   /** In the place of a section that is undefined for this circuit. */
   interface NotComputed {
     /** Why. */
     error: string;
     /** The same as a sentence. */
     sentence: string;
+  }
+  /** What two sets share, and what they would with the same counts in every layer. */
+  interface NullOverlap {
+    /** Members of both. */
+    shared: number;
+    /** `shared` over the size of the smaller set, in [0, 1]; None if one is empty. */
+    containment: number | null;
+    /** Members to share by chance, with these counts. */
+    expected: number;
+    /** Probability under the null to share at least as many; exact. */
+    p: number;
   }
   /** Every number of a circuit, with its interval over pairs. */
   interface Numbers {
@@ -796,6 +979,8 @@ declare namespace Json {
     faithfulness: Interval;
     /** Mean of each pair's own such share, over the pairs that have one. */
     mean_of_ratios: Interval;
+    /** Median of the same, which no single pair can move; absent in files of before 0.3. */
+    median_of_ratios?: Interval | null;
   }
   /** A further run whose edges can be told with the first's. */
   interface OtherRun {
@@ -818,6 +1003,10 @@ declare namespace Json {
     node_jaccard: number | null;
     /** Index to expect of two random sets of these sizes. */
     chance_edge_jaccard: number | null;
+    /** Shared edges, against a null that keeps the counts of every layer. */
+    edges?: NullOverlap | null;
+    /** Shared nodes, likewise. */
+    nodes?: NullOverlap | null;
   }
   /** Jaccard indices of every two circuits of a group; None where no two have one. */
   interface PairsSummary {
@@ -870,7 +1059,7 @@ declare namespace Json {
   interface PointRow {
     /** The fraction of all edges, or the threshold, that was asked for. */
     size: number;
-    /** Edges that it keeps. */
+    /** Edges, or parts, that it keeps. */
     n_edges: number;
     /** The same by query head. */
     n_edges_ungrouped: number;
@@ -909,6 +1098,10 @@ declare namespace Json {
     task?: string;
     /** How the task corrupts its prompts; None for its usual way. */
     corruption?: string | null;
+    /** What gates stand on; absent for edges. */
+    level?: string;
+    /** What tokens are dealt to spans by; absent where they are not. */
+    spans?: string;
     /** What cut edges carry. */
     ablation?: string;
     /** The task metric; higher is better. */
@@ -923,6 +1116,10 @@ declare namespace Json {
     init?: string;
     /** How circuits were cut from the ranking. */
     selection?: string;
+    /** What is reached by a point of `target_edges` edges, and by no smaller circuit tried. */
+    target?: string;
+    /** The size of that circuit. */
+    target_edges?: number;
     /** `task.seed`. */
     task_seed?: number;
     /** `train.seed`. */
@@ -941,6 +1138,8 @@ declare namespace Json {
     init_steps?: number;
     /** How scores become a ranking: `signed` or `absolute`. */
     ranking?: string;
+    /** Whether edges of the circuits were exchanged by exact runs after they were cut. */
+    refined?: boolean;
     /** Edges of the model. */
     n_edges_total?: number;
     /** The same by query head. */
@@ -1000,6 +1199,8 @@ declare namespace Json {
     signed: boolean;
     /** Of the first run, in the order of its points. */
     circuits: Array<CircuitData>;
+    /** Of each circuit, positions of edges that all tasks share; None of a run of one task. */
+    shared: Array<Array<number>> | null;
     /** Circuits of the further runs. */
     others: Array<OtherRun | Incomparable>;
     /** What to type for the same run. */
@@ -1014,6 +1215,36 @@ declare namespace Json {
     config: string | null;
     /** Its `versions.json`. */
     versions: Record<string, string> | null;
+  }
+  /** One circuit of the size, found with a penalty on the edges of the circuit under test. */
+  interface Rival {
+    /** In [0, 1]; 1 lets it have no edge of the circuit's that it finds any use for. */
+    penalty: number;
+    /** Edges that it keeps. */
+    n_edges: number;
+    /** Of these, edges of the circuit under test. */
+    n_shared: number;
+    /** Shared edges over those of either, in [0, 1]. */
+    jaccard: number;
+    /** On the held-out pairs, in nats. */
+    kl: Estimate;
+  }
+  /** The section `rivals`. */
+  interface Rivals {
+    /** Held-out pairs, which KL is on. */
+    n_pairs: number;
+    /** Training pairs, few of them, which rivals are found on. */
+    n_train_pairs: number;
+    /** Edges of the circuit under test. */
+    n_edges: number;
+    /** Its KL on the held-out pairs, in nats. */
+    circuit_kl: Estimate;
+    /** KL of no circuit at all, in nats. */
+    empty_kl: number;
+    /** By penalty, none first: what the same search finds if it may take any edge. */
+    rivals: Array<Rival>;
+    /** The same in words. */
+    sentence: string;
   }
   /** What one round of the search left. */
   interface Round {
@@ -1062,6 +1293,14 @@ declare namespace Json {
     completeness?: Completeness | NotComputed | null;
     /** Is it better than chance? */
     random_circuits?: RandomCircuits | NotComputed | null;
+    /** Does the model fail without it? */
+    necessity?: Necessity | NotComputed | null;
+    /** Does it hold however the other edges are set? */
+    adversarial?: Adversarial | NotComputed | null;
+    /** Can other edges do the same? */
+    rivals?: Rivals | NotComputed | null;
+    /** Does one circuit describe all of the data? */
+    clusters?: Clusters | NotComputed | null;
     /** Would it pass for an ideal circuit? */
     hypotheses?: Hypotheses | NotComputed | null;
     /** What is left when the edges that can go are gone? */
@@ -1104,6 +1343,8 @@ declare namespace Json {
     faithfulness: Interval;
     /** Mean of each pair's own such share, over the pairs that have one. */
     mean_of_ratios: Interval;
+    /** Median of the same, which no single pair can move; absent in files of before 0.3. */
+    median_of_ratios?: Interval | null;
   }
   /** Faithfulness of a circuit at home and elsewhere; None where it is undefined. */
   interface Specificity {
@@ -1144,6 +1385,8 @@ declare namespace Json {
     n_pairs_seen: number;
     /** `seed` and `bootstrap`, those that were run. */
     groups: Record<string, StabilityGroup>;
+    /** What all runs of all groups keep; absent in files of before 0.3. */
+    core?: CoreEdges | null;
   }
   /** Runs that differ in their seeds, or in their training pairs. */
   interface StabilityGroup {
@@ -1174,6 +1417,23 @@ declare namespace Json {
     stability?: Stability | null;
     /** What `compare` wrote. */
     compare?: Comparison | null;
+  }
+  /** One task's circuit learned with others beside the one learned alone. */
+  interface TaskAgainstApart {
+    /** The task's folder inside the run's. */
+    name: string;
+    /** The run of this task alone. */
+    apart: string;
+    /** Edges of that run's circuit. */
+    n_edges_apart: number;
+    /** Of it on the held-out pairs, in nats. */
+    kl_apart: number;
+    /** Edges of the circuit learned with others, shared ones included. */
+    n_edges: number;
+    /** Those that are not shared. */
+    n_private: number;
+    /** Of it on the same pairs. */
+    kl: number;
   }
   /** The circuit under test. */
   interface TestedCircuit {

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,6 +12,8 @@ from torch import Tensor
 from circuitprune.attribution.methods import has_signs
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.part_graph import PartGraph
+from circuitprune.circuits.span_graph import SpanGraph
 from circuitprune.errors import RunError
 from circuitprune.evidence.minimality import Minimality
 from circuitprune.files.limits import read_bytes
@@ -19,6 +22,7 @@ from circuitprune.files.tensors import taken
 from circuitprune.files.whole import read_json, read_tensors
 from circuitprune.runs.finished import full_ranking
 from circuitprune.runs.frontier import Frontier, read_results
+from circuitprune.runs.together import SHARED
 from circuitprune.views.report.records import (
     CircuitData,
     EdgeColumns,
@@ -70,6 +74,7 @@ def report_data(folders: Sequence[str | Path]) -> ReportData:
         ),
         signed=attribution is not None and has_signs(frontier.provenance.get("init")),
         circuits=_spans(circuits, kept, used),
+        shared=_shared(frontier.graph, circuits, used),
         others=tuple(
             _other(frontier.graph, path, *found)
             for path, found in zip(paths[1:], read[1:], strict=True)
@@ -108,6 +113,7 @@ def _graph(graph: Graph) -> GraphData:
         n_kv_readers=graph.n_kv_readers,
         parallel=graph.parallel,
         d_model=graph.d_model,
+        unit=graph.unit,
         n_edges=graph.n_edges,
         n_edges_ungrouped=graph.n_edges_ungrouped,
         writers=tuple(graph.writers),
@@ -146,7 +152,9 @@ def _ranked(
 
 def _columns(graph: Graph, ranking: Float[Tensor, " edge"], used: list[int]) -> EdgeColumns:
     ends = tuple(graph.edge_writer[used].tolist()), tuple(graph.edge_reader[used].tolist())
-    return EdgeColumns(*ends, _rounded(ranking[used]))
+    own = isinstance(graph, PartGraph | SpanGraph)
+    named = tuple(map(graph.edge_name, used)) if own else None
+    return EdgeColumns(*ends, _rounded(ranking[used]), named)
 
 
 def _spans(
@@ -159,6 +167,21 @@ def _spans(
         spans = [len(list(run)) for _, run in groupby(flags)]
         found.append(CircuitData(circuit.n_edges, len(circuit.nodes), (spans[0] - 1, *spans[1:])))
     return tuple(found)
+
+
+def _shared(
+    graph: Graph, circuits: list[Circuit], used: list[int]
+) -> tuple[tuple[int, ...], ...] | None:
+    """Positions among `used` of the edges that a circuit's file calls shared by all tasks."""
+    said = [circuit.provenance.get(SHARED) for circuit in circuits]
+    if not all(isinstance(names, list) for names in said):
+        return None
+    place = {edge: position for position, edge in enumerate(used)}
+    named = [graph.mask_of(map(str, cast(list[object], names))).nonzero() for names in said]
+    return tuple(
+        tuple(sorted(place[edge] for edge in edges.flatten().tolist() if edge in place))
+        for edges in named
+    )
 
 
 def _attribution(folder: Path, graph: Graph, edges: list[int]) -> tuple[float | None, ...] | None:

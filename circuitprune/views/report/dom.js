@@ -28,6 +28,7 @@ function positions(spans) {
   return found;
 }
 
+const MAIN = DATA.runs[0];
 const SVG = byId("drawing").namespaceURI;
 
 /** What was typed or chosen in the control that an event comes from. */
@@ -76,6 +77,7 @@ const percent = (x) => `${(100 * x).toFixed(x < 0.1 ? 2 : 1)} %`;
 const interval = (v, digits = 3) =>
   `${spell(v.value, digits)} [${spell(v.low, digits)}, ${spell(v.high, digits)}]`;
 const natsInterval = (v) => `${nats(v.value)} [${nats(v.low)}, ${nats(v.high)}]`;
+const signed = (x) => `${x > 0 ? "+" : ""}${spell(x)}`;
 const isInterval = (v) => v !== null && typeof v === "object" && "value" in v && "low" in v;
 
 /** A table with a head; cells are text or elements. */

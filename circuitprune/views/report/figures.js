@@ -1,11 +1,12 @@
 // A figure for each kind of evidence that has one, from verification.json.
 
 const FAMILIES = {
-  none: ["nothing knocked out", "diamond"],
+  none: ["nothing", "diamond"],
   class: ["a class of nodes", "circle"],
   random: ["random nodes", "triangle"],
   greedy: ["greedy search", "square"],
 };
+/** What was knocked out, and its mark; the figures' are the same. */
 const FAITHFUL = [0.8, 1.2]; // circuitprune/evidence/faithfulness.py, BAND
 const NAMED_ROWS = 40;
 
@@ -192,7 +193,14 @@ function minimalityFigure({ edges, tolerance }) {
  * @param {Json.Completeness} section
  */
 function completenessFigure({ points, span, tolerance }) {
-  const box = { width: 520, height: 500, left: 58, right: 18, top: 26, bottom: 42 },
+  const box = {
+      width: Math.min(520, ROOM),
+      height: Math.min(500, ROOM),
+      left: 58,
+      right: 18,
+      top: 26,
+      bottom: 42,
+    },
     room = Math.abs(tolerance * span);
   const [low, high] = extent(
     points.flatMap((p) => [p.circuit, p.model, p.model + p.gap.low, p.model + p.gap.high]),

@@ -1,8 +1,17 @@
 // The frontier: how close circuits come to the model, over their number of edges.
 
-const PLOT = { width: 470, height: 300, left: 58, right: 14, top: 28, bottom: 44 };
+const PLOT = {
+  width: Math.max(300, Math.min(470, document.documentElement.clientWidth - 50)),
+  height: 300,
+  left: 58,
+  right: 14,
+  top: 28,
+  bottom: 44,
+};
 const KL_FLOOR = 1e-5;
 const RUN_MARKS = 6;
+const RUN_SHAPES = ["circle", "square", "triangle", "diamond", "down", "plus"];
+/** Marks of the runs, those of figures/style.py. */
 
 /**
  * A quantity at a point of the first run with its interval, if the evidence has it.
@@ -63,7 +72,7 @@ function plot(name, label, log, choose) {
     viewBox: `0 0 ${width} ${height}`,
     class: "plot",
     role: "group",
-    "aria-label": `${label} over the number of edges`,
+    "aria-label": `${label} over the number of ${UNITS}`,
   });
   svg.append(...axes(label, ticks, decades(1, most), at, log));
   if (!log)
@@ -93,7 +102,7 @@ function axes(label, ticks, counts, at, log) {
     draw(
       "text",
       { class: "name", x: (left + width - right) / 2, y: height - 8, "text-anchor": "middle" },
-      "edges kept",
+      `${UNITS} kept`,
     ),
   ];
 }
@@ -112,14 +121,20 @@ function series(run, points, name, at, choose) {
           : [];
       });
   const dots = sorted.map((p) => {
-    const about = `${DATA.runs[run].name}: ${spell(p.n_edges)} edges, ${name} ${name === "kl" ? nats(p.kl) : spell(p[name])}`;
+    const about = `${DATA.runs[run].name}: ${spell(p.n_edges)} ${UNITS}, ${name} ${name === "kl" ? nats(p.kl) : spell(p[name])}`;
     const mark = {
       class: `dot run${run % RUN_MARKS}`,
       cx: at.x(p.n_edges),
       cy: at.y(p[name]),
       r: 4,
     };
-    if (run) return draw("circle", mark, draw("title", {}, about));
+    if (run)
+      return draw(
+        "g",
+        { class: mark.class },
+        draw("title", {}, about),
+        svgShape(RUN_SHAPES[run % RUN_MARKS], mark.cx, mark.cy, mark.r),
+      );
     const pick = () => choose(DATA.runs[0].points.indexOf(p));
     const key = (event) => {
       if (event.key === "Enter" || event.key === " ") {
@@ -188,7 +203,7 @@ function showFrontier(choose) {
   );
   byId("points").append(
     table(
-      ["run", "edges", "share", "KL (nats)", "faithfulness", "metric", "accuracy", "exact match"],
+      ["run", UNITS, "share", "KL (nats)", "faithfulness", "metric", "accuracy", "exact match"],
       rows,
     ),
   );

@@ -1,6 +1,5 @@
 // What a node reads, writes and looks at, and what its edges are worth: shown for the node selected.
 
-const READINGS = computed(SECTIONS.function);
 const UNREAD =
   "This run has not been verified. `circuitprune verify RUN` adds what each node looks at, reads and writes, and what each edge is worth.";
 const PROBED = {
@@ -69,8 +68,6 @@ function direct(found, id) {
     ),
   ];
 }
-
-const signed = (x) => `${x > 0 ? "+" : ""}${spell(x)}`;
 
 /** @param {Json.Function} readings */
 function probes({ heads }, id) {
@@ -158,7 +155,7 @@ function patterns(/** @type {Json.Function} */ { examples }, id) {
 
 function attentionFigure(id, tokens, rows, number) {
   const n = tokens.length,
-    side = Math.max(9, Math.min(20, 400 / n)),
+    side = Math.max(14, Math.min(20, 400 / n)),
     first = n - rows.length;
   const left = 92,
     top = 8,

@@ -11,6 +11,7 @@ from string import Template
 from circuitprune.errors import RunError
 from circuitprune.files.records import JsonObject, to_json
 from circuitprune.files.whole import write_atomic
+from circuitprune.runs.results import output_file
 from circuitprune.views.report.data import report_data
 from circuitprune.views.report.records import ReportData
 
@@ -19,10 +20,15 @@ SCRIPTS = (
     "schema.json",
     "check.js",
     "layout.js",
+    "plan.js",
+    "routes.js",
     "circuit.js",
     "canvas.js",
+    "gestures.js",
     "picture.js",
+    "roles.js",
     "panel.js",
+    "edge_card.js",
     "compare.js",
     "takeaway.js",
     "address.js",
@@ -36,6 +42,7 @@ SCRIPTS = (
     "evidence.js",
     "pairs.js",
     "node_details.js",
+    "summary.js",
     "report.js",
 )
 """Parts of the page's one script, in order."""
@@ -59,7 +66,7 @@ def write_report(folders: Sequence[str | Path], path: str | Path | None = None) 
         RunError, GraphError: as `report_data`; or the file cannot be written.
     """
     data = report_data(folders)
-    target = _beside(Path(folders[0])) if path is None else Path(path)
+    target = _beside(Path(folders[0])) if path is None else output_file(path)
     write_atomic(target, report_page(data))
     return target
 

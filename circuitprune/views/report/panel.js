@@ -7,17 +7,27 @@ let listed = {};
 /** What the panel shows, so that it's left alone, with what the reader does in it, if that is unchanged. */
 
 function showPanel(id) {
-  const pinned = [...state.pinned].filter((name) => picture.has(name) && name !== id);
-  const key = JSON.stringify([id, state.pinned.has(id), pinned, [...state.hidden]]);
+  const pinned = [...state.pinned].filter((name) => picture.has(name) && name !== id),
+    edges = id === null ? edgesAtHand() : [];
+  const named = [...state.names, ...state.groups];
+  const key = JSON.stringify([
+    id,
+    state.node,
+    state.pinned.has(id),
+    pinned,
+    [...state.hidden],
+    edges,
+    named,
+  ]);
   if (listed.key === key && listed.drawn === picture.curves) return;
   listed = { key, drawn: picture.curves };
   const hint = make(
     "p",
     { class: "hint" },
-    "Point at a node, or select one by a click or Enter, to see its edges. Escape lets go.",
+    "Point at a node, or select one by a click or Enter, to see its edges; click an edge for its card. Escape lets go.",
   );
   byId("node").replaceChildren(
-    ...(id === null ? (pinned.length ? [] : [hint]) : card(id)),
+    ...(id !== null ? card(id) : edges.length ? edgeCard(edges) : pinned.length ? [] : [hint]),
     ...pinned.flatMap(card),
     ...(state.hidden.size ? [hiddenOnes()] : []),
   );
@@ -50,6 +60,7 @@ function card(id) {
       button("hide", "h", hide),
     ),
     ...brief(id),
+    ...(id === state.node || pinned ? [naming(id)] : []),
     ...edgeList("in", into, "from"),
     ...edgeList("out", out, "to"),
     ...(left > 0
@@ -93,8 +104,9 @@ function edgeList(name, curves, other) {
 }
 
 function item(edge, curve, other) {
-  const { writer, reader, score } = DATA.edges;
-  const name = other === "from" ? GRAPH.writers[writer[edge]] : GRAPH.readers[reader[edge]];
+  const { writer, reader, score, part } = DATA.edges;
+  const end = other === "from" ? GRAPH.writers[writer[edge]] : GRAPH.readers[reader[edge]];
+  const name = part?.[edge] ?? end;
   const port = other === "from" && "qkv".includes(curve.kind) ? ` → ${curve.kind}` : "";
   const notes = ["attribution", "exact"]
     .filter((c) => DATA.edges[c]?.[edge] != null)
@@ -114,6 +126,7 @@ function item(edge, curve, other) {
       `${name}${port}`,
       make("span", {}, spell(score[edge])),
     ),
+    make("div", {}, edgeButton(edge, "…")),
   );
 }
 
@@ -142,6 +155,7 @@ function hiddenOnes() {
 
 function select(id) {
   state.node = state.node === id ? null : id;
+  state.edges = [];
   mark();
   remember();
 }

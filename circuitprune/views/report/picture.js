@@ -1,8 +1,9 @@
-// A drawing that can be looked at: moved, zoomed, walked through by keys, its nodes lit and picked.
+// A drawing of a circuit: its boxes and edges as elements or painted, lit, and what of it is seen.
 
 const LOOKS = {
   usual: { dash: [] },
   harmful: { dash: [5, 4] },
+  own: { dash: [1.5, 3] },
   a: { style: "--only-a", dash: [9, 4] },
   b: { style: "--only-b", dash: [2, 3.5] },
   both: { style: "--both", dash: [] },
@@ -10,32 +11,61 @@ const LOOKS = {
 /** How curves are told apart beyond what they lead to; a style is a colour's name. */
 const CLOSEST = 16,
   STRIDE = 0.15,
-  LARGEST = 1.2;
-const WHOLE = Object.freeze({ x: WIDTH / 2, y: HEIGHT / 2, k: 1 });
+  REACH = 7,
+  SMALLEST = 11;
+/** Enlargement at most, share moved by a key, pixels from an edge that count as on it, of letters at least. */
+/** @type {Set<any>} */
+const NONE = new Set();
 
 class Picture {
-  /** Draws into `svg`; `hooks` are `point(id or null, event)`, `pick(id)`, `fold(layer)` and `moved()`. */
-  constructor(svg, hooks) {
+  /**
+   * Draws into `svg`; `hooks` are `point(id or null, event)`, `pick(id)`, `edge(curve)`, `fold(layer)`
+   * and `moved()`. With `fit`, a function, it is as large as fits that width and height in pixels.
+   * @param {any} svg
+   * @param {any} hooks
+   * @param {(() => { width: number, height: number }) | null} fit
+   */
+  constructor(svg, hooks, fit = null) {
     this.svg = svg;
     this.hooks = hooks;
-    this.view = { ...WHOLE };
+    this.fit = fit;
     this.replacing = false;
     this.dragged = false;
-    /** @type {{ x: number, y: number } | null} */
-    this.drag = null;
+    /** @type {Map<number, { x: number, y: number }>} */
+    this.fingers = new Map();
     /** @type {Curve[]} */
     this.curves = [];
-    this.nodes = layout(new Set());
+    /** @type {any} */
+    this.what = null;
+    this.room = 0;
+    /** @type {any[] | null} */
+    this.forms = null;
+    /** @type {Plan} */
+    this.plan = {
+      width: 1,
+      height: 1,
+      cell: 1,
+      columns: 0,
+      nodes: new Map(),
+      rows: [],
+      bands: [],
+      gaps: [],
+    };
+    this.view = this.whole();
     /** @type {Map<string, { into: Curve[], out: Curve[] }>} */
     this.touching = new Map();
     const canvas = make("canvas", { "aria-hidden": "true" });
-    svg.before(canvas, this.buttons());
-    svg.parentNode.style.maxWidth = `${LARGEST * WIDTH}px`;
+    svg.before(canvas, ...(fit ? [] : [this.buttons()]));
     this.paint = new Paint(canvas);
-    this.listen();
-    new ResizeObserver(() => this.paint.follow(this.view)).observe(svg);
+    listenTo(this);
+    new ResizeObserver(() => this.resized()).observe(svg.parentNode.parentNode);
     for (const media of ["(prefers-color-scheme: dark)", "print"])
       matchMedia(media).addEventListener("change", () => this.paint.paint(this.view));
+  }
+
+  /** What is seen when all is seen. */
+  whole() {
+    return { x: this.plan.width / 2, y: this.plan.height / 2, k: 1 };
   }
 
   /**
@@ -43,39 +73,86 @@ class Picture {
    * @param {object} what
    * @param {Curve[]} what.curves
    * @param {Set<string>} what.used names of the nodes in the circuit
+   * @param {boolean} [what.all] whether the boxes of all others are drawn, too
    * @param {Set<string>} [what.hidden] names of the nodes left out
    * @param {Set<number>} [what.collapsed] layers whose heads are one box
+   * @param {Map<string, string>} [what.tags] second lines of boxes
+   * @param {boolean} [what.tight] whether boxes stand close
    * @param {(id: string) => string} [what.mark] class of a node's box
    */
-  show({ curves, used, hidden = new Set(), collapsed = new Set(), mark = () => "" }) {
-    this.nodes = layout(collapsed);
+  show(what) {
+    this.what = {
+      all: false,
+      hidden: NONE,
+      collapsed: NONE,
+      tags: new Map(),
+      tight: false,
+      mark: () => "",
+      ...what,
+    };
+    const { curves, used, all, hidden, collapsed, tags, tight } = this.what;
     this.curves = curves;
-    this.touching = new Map([...this.nodes.keys()].map((id) => [id, { into: [], out: [] }]));
+    const many = curves.length > MOST_ELEMENTS;
+    this.room = this.roomNow();
+    const links = many ? [] : curves;
+    const before = this.plan;
+    this.plan = planOf({
+      used,
+      all,
+      hidden,
+      collapsed,
+      tags,
+      links,
+      tight,
+      room: this.what.room ?? this.room,
+      spread: this.what.room > 0,
+    });
+    route(this.plan, curves, !many);
+    this.touching = new Map([...this.plan.nodes.keys()].map((id) => [id, { into: [], out: [] }]));
     for (const curve of curves) {
       this.edgesAt(curve.from).out.push(curve);
       this.edgesAt(curve.to).into.push(curve);
     }
-    const many = curves.length > MOST_ELEMENTS,
-      shown = [...this.nodes.values()].filter(({ id }) => !hidden.has(id));
+    this.resize();
+    this.fill(many);
+    const { x, y, k } = this.view;
+    const rate = { x: this.plan.width / before.width, y: this.plan.height / before.height };
+    this.look(k > 1 ? { x: x * rate.x, y: y * rate.y, k } : this.whole());
+    this.paint.show(many ? curves.map((curve) => this.stroke(curve)) : [], this.plan, this.view);
+  }
+
+  /** Shows the first of several forms whose letters can be read where all of it has to fit. */
+  showFirst(forms) {
+    this.forms = forms;
+    for (const form of forms) {
+      this.show(form);
+      if (!this.svg.parentNode.classList.contains("unlettered")) return;
+    }
+    const { width, height } = this.fit?.() ?? this.plan; // letters are too small: use all the width
+    this.show({ ...forms[forms.length - 1], room: (width * this.plan.height) / height });
+  }
+
+  fill(many) {
+    const { used, collapsed, mark } = this.what,
+      { bands, gaps, nodes } = this.plan;
     this.svg.setAttribute("class", many ? "painted" : "");
     this.replacing = true; // the focused node says that it loses the focus as it goes
     this.svg.replaceChildren(
       draw(
         "g",
         { class: "layers" },
-        BANDS.flatMap((band, layer) => this.layer(band, layer, collapsed.has(layer))),
+        bands.flatMap((band) => this.layer(band, collapsed.has(band.layer))),
+        gaps.map((gap) => this.gap(gap)),
       ),
-      draw("g", { class: "edges" }, many ? [] : curves.map((curve) => this.path(curve))),
+      draw("g", { class: "edges" }, many ? [] : this.curves.map((curve) => this.path(curve))),
       draw("g", { class: "ports" }, this.ports()),
       draw(
         "g",
         { class: "nodes" },
-        shown.map((node) => this.box(node, used.has(node.id), mark(node.id))),
+        [...nodes.values()].map((node) => this.box(node, used.has(node.id), mark(node.id))),
       ),
     );
     this.replacing = false;
-    this.look(this.view);
-    this.paint.show(many ? curves.map((curve) => this.stroke(curve)) : [], BANDS, this.view);
   }
 
   /** Edges of the one box that is drawn for `id`; a node that is not drawn has none. */
@@ -89,18 +166,21 @@ class Picture {
     return { into, out: this.edgesAt(id).out };
   }
 
-  /** Lights the edges of nodes and dims the rest. */
-  light(ids) {
+  /**
+   * Lights the edges of nodes, and one line by itself, and dims the rest.
+   * @param {string[]} ids
+   * @param {Curve | null} edge
+   */
+  light(ids, edge = null) {
     const near = new Set(ids),
       lit = new Set();
     for (const id of ids) {
       const { into, out } = this.edgesOf(id);
-      for (const curve of [...into, ...out]) {
-        lit.add(curve);
-        near.add(curve.from).add(curve.to);
-      }
+      for (const curve of [...into, ...out]) lit.add(curve);
     }
-    this.svg.parentNode.classList.toggle("focused", ids.length > 0);
+    if (edge) lit.add(edge);
+    for (const curve of lit) near.add(curve.from).add(curve.to);
+    this.svg.parentNode.classList.toggle("focused", ids.length > 0 || edge !== null);
     const group = this.svg.querySelector(".edges");
     if (this.svg.classList.contains("painted")) {
       const order = [...lit].sort((a, b) => a.share - b.share).slice(-MOST_ELEMENTS);
@@ -110,8 +190,8 @@ class Picture {
         group.children[i].classList.toggle("on", lit.has(curve));
     }
     const own = new Set(ids.flatMap(readersOf));
-    for (const port of this.svg.querySelectorAll(".port"))
-      port.classList.toggle("on", near.has(port.dataset.to) || own.has(port.dataset.to));
+    for (const head of this.svg.querySelectorAll(".port"))
+      head.classList.toggle("on", near.has(head.dataset.to) || own.has(head.dataset.to));
     for (const node of this.svg.querySelectorAll(".node"))
       node.classList.toggle("on", near.has(node.dataset.node));
   }
@@ -124,13 +204,27 @@ class Picture {
     return this.svg.querySelector(`[data-node="${CSS.escape(id)}"]`);
   }
 
+  /** The edge at a place, if one is near enough; of several the one drawn on top. */
+  curveNear(x, y) {
+    const reach = (REACH * this.plan.width) / this.view.k / (this.svg.clientWidth || 1);
+    let best = null,
+      least = reach;
+    for (const curve of this.curves) {
+      const { points } = curve,
+        [from, to] = [points[1], points[points.length - 1]];
+      if (y > from + reach || y < to - reach) continue;
+      const far = distance(points, x, y);
+      if (far <= least) [best, least] = [curve, far];
+    }
+    return best;
+  }
+
   // -------------------------------------------------------------- what is drawn
 
   stroke(curve) {
     const { width, opacity } = ink(curve, this.curves.length),
       { style, dash } = LOOKS[curve.look];
-    const points = bend(this.nodes.get(curve.from), curve.kind, this.nodes.get(curve.to));
-    return { points, width, opacity, dash, style: style ?? `--${curve.kind}` };
+    return { points: curve.points, width, opacity, dash, style: style ?? `--${curve.kind}` };
   }
 
   path(curve, more = "") {
@@ -150,20 +244,19 @@ class Picture {
     return draw("path", looks, draw("title", {}, about));
   }
 
+  /** The heads of arrows, one for all edges into a port. */
   ports() {
     const seen = new Map(this.curves.map(({ kind, to }) => [`${kind} ${to}`, [kind, to]]));
     return [...seen.values()].map(([kind, to]) => {
-      const { x, y } = port(this.nodes.get(to), kind);
-      return draw("circle", { class: `port ${kind}`, cx: x, cy: y, r: 3.2, "data-to": to });
+      const points = arrow(this.plan.nodes.get(to), kind).map((corner) => corner.join(","));
+      return draw("polygon", { class: `port ${kind}`, points: points.join(" "), "data-to": to });
     });
   }
 
-  layer(band, layer, closed) {
-    const { opacity, ...place } = band,
-      middle = band.y + STEP / 2;
+  layer({ layer, middle, opacity, ...place }, closed) {
     const back = draw("rect", { class: "band", opacity, ...place });
     if (!this.hooks.fold)
-      return [back, draw("text", { class: "number", x: 24, y: middle }, String(layer))];
+      return [back, draw("text", { class: "number", x: 20, y: middle + 4 }, String(layer))];
     const label = `${closed ? "show" : "fold"} the heads of layer ${layer}`;
     const key = {
       class: "fold",
@@ -173,22 +266,37 @@ class Picture {
       "aria-label": label,
       "aria-pressed": String(closed),
     };
-    const hit = draw("rect", { x: 2, y: middle - 20, width: 46, height: 32, rx: 5 });
-    return [
-      back,
-      draw("g", key, hit, draw("text", { x: 12, y: middle }, `${closed ? "▸" : "▾"} ${layer}`)),
-    ];
+    const hit = draw("rect", { x: 1, y: middle - 16, width: 35, height: 32, rx: 5 });
+    const mark = `${closed ? "▸" : "▾"}${layer}`;
+    return [back, draw("g", key, hit, draw("text", { x: 6, y: middle + 4 }, mark))];
+  }
+
+  /** A line where layers are left out, with their numbers. */
+  gap({ y, first, last }) {
+    const x = this.plan.width - 8,
+      which = last > first ? `${first}–${last}` : `${first}`;
+    return draw(
+      "g",
+      { class: "gap", "data-gap": which },
+      draw("title", {}, `The circuit keeps nothing of layer${last > first ? "s" : ""} ${which}`),
+      draw("path", { d: `M40 ${y.toFixed(1)}H${x}` }),
+      draw("text", { x: 20, y: y + 4 }, which),
+    );
   }
 
   box({ id, x, y, w, h, kind, label }, used, mark) {
     const count = (curves) => spell(curves.reduce((n, curve) => n + curve.edges.length, 0));
-    const { into, out } = this.edgesAt(id);
+    const { into, out } = this.edgesAt(id),
+      tag = this.what.tags.get(id);
     const about = used
-      ? `${title(id)}: ${count(into)} edges in, ${count(out)} out`
+      ? `${title(id)}${tag ? ` (${tag})` : ""}: ${count(into)} edges in, ${count(out)} out`
       : `${title(id)}: not in the circuit`;
-    const key = used
-      ? { role: "button", tabindex: 0, "aria-pressed": "false" }
-      : { role: "img", tabindex: -1 };
+    const key =
+      used && !this.fit
+        ? { role: "button", tabindex: 0, "aria-pressed": "false" }
+        : { role: "img", tabindex: -1 };
+    const size = { x: x - w, y: y - h, width: 2 * w, height: 2 * h };
+    const most = Math.floor((2 * w - 6) / 5.9);
     return draw(
       "g",
       {
@@ -197,29 +305,54 @@ class Picture {
         ...key,
         "aria-label": about,
       },
-      draw("rect", {
-        x: x - w,
-        y: y - h,
-        width: 2 * w,
-        height: 2 * h,
-        rx: kind === "head" ? 5 : Math.min(13, h),
-      }),
-      draw("text", { x, y: y + 4 }, label),
+      draw("title", {}, about),
+      draw("rect", { ...size, rx: kind === "head" ? 5 : Math.min(13, h) }),
+      label && draw("text", { x, y: tag ? y - 3 : y + 4 }, label),
+      tag ? draw("text", { class: "tag", x, y: y + 12 }, clipped(tag, most)) : "",
     );
+  }
+
+  // -------------------------------------------------------------- size
+
+  /** Pixels that there are for the drawing's width. */
+  roomNow() {
+    const room = this.fit ? this.fit().width : this.svg.parentNode.parentNode.clientWidth - 2;
+    return Math.max(300, Math.round(room || 1000));
+  }
+
+  /** As large as it is planned, or smaller if all of it is to fit. */
+  resize() {
+    const { width, height } = this.plan,
+      most = this.fit ? this.fit() : null,
+      scale = most ? Math.min(1.25, most.width / width, most.height / height) : 1;
+    this.svg.style.width = `${Math.floor(width * scale)}px`;
+    this.svg.style.aspectRatio = `${width} / ${height}`;
+    this.svg.parentNode.style.width = "fit-content";
+    this.svg.parentNode.classList.toggle("unlettered", 12 * scale < SMALLEST);
+  }
+
+  /** Lays out anew where the width has changed for good. */
+  resized() {
+    if (this.what && Math.abs(this.roomNow() - this.room) > 8 && !matchMedia("print").matches) {
+      if (this.forms) this.showFirst(this.forms);
+      else this.show(this.what);
+      this.hooks.drawn?.();
+    } else this.paint.follow(this.view);
   }
 
   // -------------------------------------------------------------- the view
 
   /** Shows what lies around (x, y), enlarged k times. */
   look({ x, y, k }) {
+    const { width, height } = this.plan;
     const within = (at, size) => Math.min(size - size / 2 / k, Math.max(size / 2 / k, at));
     k = Math.min(CLOSEST, Math.max(1, k));
-    this.view = { x: within(x, WIDTH), y: within(y, HEIGHT), k };
-    const left = corner(this.view.x, k, WIDTH),
-      top = corner(this.view.y, k, HEIGHT);
+    this.view = { x: within(x, width), y: within(y, height), k };
+    const left = corner(this.view.x, k, width),
+      top = corner(this.view.y, k, height);
     this.svg.setAttribute(
       "viewBox",
-      [left, top, WIDTH / k, HEIGHT / k].map((v) => v.toFixed(2)).join(" "),
+      [left, top, width / k, height / k].map((v) => v.toFixed(2)).join(" "),
     );
     this.paint.follow(this.view);
   }
@@ -240,15 +373,16 @@ class Picture {
     this.go({ ...this.view, x: this.view.x + dx, y: this.view.y + dy });
   }
 
-  /** Where on the drawing the pointer is. */
-  place(event) {
+  /** Where on the drawing a pointer is. */
+  place({ clientX, clientY }) {
     const frame = this.svg.getBoundingClientRect(),
+      { width, height } = this.plan,
       { x, y, k } = this.view;
     const at = (offset, size, length, middle) =>
       corner(middle, k, length) + ((offset / size) * length) / k;
     return [
-      at(event.clientX - frame.left, frame.width, WIDTH, x),
-      at(event.clientY - frame.top, frame.height, HEIGHT, y),
+      at(clientX - frame.left, frame.width, width, x),
+      at(clientY - frame.top, frame.height, height, y),
     ];
   }
 
@@ -260,97 +394,19 @@ class Picture {
       { class: "zoom" },
       button("zoom in", "+", () => this.zoom(1.5)),
       button("zoom out", "−", () => this.zoom(1 / 1.5)),
-      button("show the whole drawing", "fit", () => this.go(WHOLE)),
+      button("show the whole drawing", "fit", () => this.go(this.whole())),
     );
-  }
-
-  // -------------------------------------------------------------- the reader's hand
-
-  listen() {
-    const { svg, hooks } = this,
-      nodeAt = (event) => event.target.closest?.(".node:not(.cut)")?.dataset.node ?? null;
-    const act = (event) => {
-      const layer = event.target.closest?.("[data-layer]")?.dataset.layer,
-        id = nodeAt(event);
-      if (layer !== undefined) hooks.fold(Number(layer));
-      else if (id) hooks.pick(id);
-      return layer !== undefined || id !== null;
-    };
-    svg.addEventListener("click", (event) => {
-      if (!this.dragged) act(event);
-    });
-    svg.addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey) return;
-      const done = event.key === "Enter" || event.key === " " ? act(event) : this.key(event);
-      if (done) event.preventDefault();
-    });
-    for (const name of ["pointerover", "focusin"])
-      svg.addEventListener(name, (event) => {
-        if (nodeAt(event) && !this.still()) hooks.point(nodeAt(event), event);
-      });
-    for (const name of ["pointerout", "focusout"])
-      svg.addEventListener(name, (event) => {
-        if (nodeAt(event) && !this.still()) hooks.point(null, event);
-      });
-    svg.addEventListener("focusin", (event) => this.reveal(nodeAt(event)));
-    svg.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
-    svg.addEventListener("pointerdown", (event) => {
-      this.dragged = false;
-      if (event.button === 0) this.drag = { x: event.clientX, y: event.clientY };
-    });
-    window.addEventListener("pointermove", (event) => this.pull(event));
-    window.addEventListener("pointerup", () => {
-      this.drag = null;
-      svg.classList.remove("dragged");
-    });
-  }
-
-  /** Whether nodes under the pointer or the focus don't count: while it drags, or they are replaced. */
-  still() {
-    return Boolean(this.drag) || this.replacing;
-  }
-
-  /** A plain wheel scrolls the page, unless the reader is at work in the drawing. */
-  wheel(event) {
-    if (!event.ctrlKey && !event.metaKey && !this.svg.contains(document.activeElement)) return;
-    event.preventDefault();
-    this.zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.03 : 0.002)), ...this.place(event));
-  }
-
-  pull(event) {
-    if (!this.drag) return;
-    const dx = event.clientX - this.drag.x,
-      dy = event.clientY - this.drag.y;
-    if (!this.dragged && Math.hypot(dx, dy) < 5) return;
-    const unit = WIDTH / this.view.k / this.svg.clientWidth;
-    this.dragged = true;
-    this.svg.classList.add("dragged");
-    this.drag = { x: event.clientX, y: event.clientY };
-    this.shift(-dx * unit, -dy * unit);
-  }
-
-  key({ key, shiftKey, target }) {
-    const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[
-      key
-    ];
-    const id = target.dataset.node;
-    if (way && (shiftKey || !id))
-      this.shift((way[0] * WIDTH * STRIDE) / this.view.k, (way[1] * HEIGHT * STRIDE) / this.view.k);
-    else if (way) this.step(id, way);
-    else if (key === "+" || key === "=") this.zoom(1.5);
-    else if (key === "-") this.zoom(1 / 1.5);
-    else if (key === "0") this.go(WHOLE);
-    else return false;
-    return true;
   }
 
   /** Goes from a node to the nearest of the circuit in a direction. */
   step(id, [dx, dy]) {
-    const here = this.nodes.get(id);
+    const { nodes } = this.plan,
+      here = nodes.get(id);
+    if (!here) return;
     let next = null,
       least = Infinity;
     for (const box of this.svg.querySelectorAll(".node:not(.cut)")) {
-      const there = this.nodes.get(box.dataset.node),
+      const there = nodes.get(box.dataset.node) ?? here,
         x = there.x - here.x,
         y = there.y - here.y;
       const ahead = x * dx + y * dy,
@@ -364,9 +420,10 @@ class Picture {
 
   /** Moves the view to a node that is outside of it. */
   reveal(id) {
-    const node = this.nodes.get(id),
+    const node = this.plan.nodes.get(id),
+      { width, height } = this.plan,
       { x, y, k } = this.view;
-    if (!node || (Math.abs(node.x - x) < WIDTH / 2 / k && Math.abs(node.y - y) < HEIGHT / 2 / k))
+    if (!node || (Math.abs(node.x - x) < width / 2 / k && Math.abs(node.y - y) < height / 2 / k))
       return;
     this.go({ x: node.x, y: node.y, k });
   }

@@ -1,27 +1,31 @@
 // Small figures: axes, bars with intervals, points, matrices. Each is one picture to a screen reader,
 // with a name, and stands above a table of the same numbers.
 
-const FIGURE = { width: 640, left: 58, right: 18, top: 26, bottom: 42 };
+/** Pixels that a figure may be wide: letters keep their size, so a figure is drawn for its screen. */
+const ROOM = Math.max(300, Math.min(640, document.documentElement.clientWidth - 50));
+const FIGURE = { width: ROOM, left: 58, right: 18, top: 26, bottom: 42 };
 
 /** A figure with a caption; `id` is `figure-...`, for links and tests. */
-function figureOf(id, name, size, marks, caption) {
+function figureOf(id, about, size, marks, caption) {
   const svg = draw(
     "svg",
     {
       viewBox: `0 0 ${size.width} ${size.height}`,
       class: "chart",
       role: "img",
-      "aria-label": name,
+      "aria-label": about,
     },
     marks,
   );
+  const wide = size.width > ROOM,
+    name = { tabindex: 0, role: "region", "aria-label": `${about}, wider than the screen` };
   const figure = make(
     "figure",
     { id: `figure-${id}`, class: "evidence" },
-    svg,
+    wide ? make("div", { class: "scroll", ...name }, svg) : svg,
     make("figcaption", { class: "legend" }, caption),
   );
-  svg.style.setProperty("max-width", `${size.width}px`);
+  svg.style.setProperty(wide ? "width" : "max-width", `${size.width}px`);
   figure.style.setProperty("width", `min(100%, ${Math.max(size.width, 340)}px)`);
   return figure;
 }

@@ -43,6 +43,8 @@ class GraphData:
     """Whether an MLP reads what its layer's heads read."""
     d_model: int
     """Width of the residual stream; 0 if unknown."""
+    unit: str
+    """What one gate stands on: `edge`, `node` or `part`; each counts as an edge."""
     n_edges: int
     """Edges."""
     n_edges_ungrouped: int
@@ -71,6 +73,8 @@ class EdgeColumns:
     """Positions of the readers."""
     score: tuple[float | None, ...]
     """What circuits are cut from, higher first, to six digits."""
+    part: tuple[str, ...] | None
+    """Names of parts, or of edges at spans; None of whole edges, whose ends name them."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,8 @@ class ReportData:
     """Whether `attribution` has a sign."""
     circuits: tuple[CircuitData, ...]
     """Of the first run, in the order of its points."""
+    shared: tuple[tuple[int, ...], ...] | None
+    """Of each circuit, positions of edges that all tasks share; None of a run of one task."""
     others: tuple[OtherRun | Incomparable, ...]
     """Circuits of the further runs."""
     command: str | None

@@ -5,7 +5,6 @@ const WIDTHS = {
   attribution: "attribution score",
   exact: "exact rise of the KL",
 };
-const MAIN = DATA.runs[0];
 /** @type {State} */
 const state = {
   circuit: MAIN.chosen,
@@ -17,90 +16,47 @@ const state = {
   pinned: new Set(),
   strongest: null,
   sides: null,
+  all: false,
+  edges: [],
+  names: new Map(),
+  groups: new Map(),
+  view: null,
 };
 
 const circuit = () => DATA.circuits[state.circuit];
 
-function showSummary() {
-  const { about, full } = MAIN,
-    point = MAIN.points[MAIN.chosen];
-  document.title = shown(`${about.task} in ${about.model}: a circuit of ${point.n_edges} edges`);
-  byId("title").textContent = shown(`${about.task} in ${about.model}`);
-  byId("about").textContent = shown(
-    `Judged exactly on ${spell(full.n)} ${about.split} pairs. Cut edges carry: ${about.ablation}. Task metric: ${about.metric}.`,
-  );
-  const grouped =
-    GRAPH.n_edges !== GRAPH.n_edges_ungrouped
-      ? `; ${spell(point.n_edges_ungrouped)} of ${spell(GRAPH.n_edges_ungrouped)} by query head`
-      : "";
-  const near = (name) => {
-    const v = intervalAt(point, name);
-    const told = name === "kl" ? nats : spell;
-    return v ? `95 %: ${told(v.low)} to ${told(v.high)}` : "";
-  };
-  const cards = [
-    [
-      "edges",
-      spell(point.n_edges),
-      `of ${spell(GRAPH.n_edges)}, ${percent(point.n_edges / GRAPH.n_edges)}${grouped}`,
-    ],
-    ["KL from the model", `${nats(point.kl)} nats`, near("kl")],
-    [
-      "faithfulness",
-      spell(point.faithfulness),
-      near("faithfulness") || "1 is the model, 0 no circuit",
-    ],
-    ["accuracy", percent(point.accuracy), `the model: ${percent(full.accuracy)}`],
-    ["same top answer", percent(point.exact_match), "as the model"],
-    [about.metric, spell(point.metric), `the model: ${spell(full.metric)}`],
-  ];
-  byId("cards").append(
-    make(
-      "dl",
-      {},
-      cards.map(([name, value, note]) =>
-        make(
-          "div",
-          {},
-          make("dt", {}, words(String(name))),
-          make("dd", {}, make("b", {}, value), " ", make("small", {}, note)),
-        ),
-      ),
-    ),
-  );
-  if (DATA.command) byId("command-line").append(make("code", {}, DATA.command));
-}
-
 // ---------------------------------------------------------------- the circuit
 
-/** The circuit's edges as the drawing wants them: the strongest by what is width, as many as the filter lets through. */
-function drawnEdges() {
-  const { edges } = circuit(),
+/** A circuit's edges as drawings want them, the strongest by what is width first. */
+function edgesToDraw(at, column) {
+  const { edges } = DATA.circuits[at],
     { writer, reader } = DATA.edges,
-    share = shares(DATA.edges, edges, state.column);
+    share = shares(DATA.edges, edges, column);
   const found = edges.map((id) => ({
     id,
     writer: writer[id],
     reader: reader[id],
     share: share(id),
-    look: harmful(id) ? "harmful" : "usual",
+    look: harmful(id, at) ? "harmful" : isOwn(id, at) ? "own" : "usual",
   }));
-  if (state.column !== "score") found.sort((a, b) => b.share - a.share);
-  return found.slice(0, state.strongest ?? edges.length);
+  if (column !== "score") found.sort((a, b) => b.share - a.share);
+  return found;
 }
 
+/** As many of the circuit's edges as the filter lets through. */
+const drawnEdges = () =>
+  edgesToDraw(state.circuit, state.column).slice(0, state.strongest ?? circuit().edges.length);
+
 function showCircuit() {
-  const { edges } = circuit(),
-    { collapsed, hidden } = state,
+  const { collapsed, hidden } = state,
     strongest = drawnEdges();
   const curves = bundles(strongest, collapsed, edgeName).filter(
     ({ from, to }) => !hidden.has(from) && !hidden.has(to),
   );
-  const whole = edges.map((id) => ({
-    writer: DATA.edges.writer[id],
-    reader: DATA.edges.reader[id],
-  }));
-  picture.show({ curves, used: nodesOf(whole, collapsed), hidden, collapsed });
+  const used = nodesOf(endsAt(state.circuit), collapsed);
+  const tags = tagsOf(used);
+  picture.show({ curves, used, all: state.all, hidden, collapsed, tags, mark: groupMark });
+  showLegend(curves.length);
   showSizes(curves.reduce((n, curve) => n + curve.edges.length, 0));
   for (const dot of /** @type {NodeListOf<SVGElement>} */ (
     document.querySelectorAll("[data-point]")
@@ -115,9 +71,9 @@ function showSizes(n) {
   const { n_edges, n_nodes, edges } = circuit(),
     { kl, faithfulness } = MAIN.points[state.circuit];
   byId("size").value = String(order().indexOf(state.circuit));
-  byId("size").setAttribute("aria-valuetext", `${n_edges} edges`);
+  byId("size").setAttribute("aria-valuetext", `${n_edges} ${UNITS}`);
   byId("size-text").textContent =
-    `${spell(n_edges)} edges${state.circuit === MAIN.chosen ? " (chosen)" : ""}`;
+    `${spell(n_edges)} ${UNITS}${state.circuit === MAIN.chosen ? " (chosen)" : ""}`;
   const most = edges.length,
     strongest = Math.min(state.strongest ?? most, most);
   byId("strongest").value = String(
@@ -131,7 +87,7 @@ function showSizes(n) {
       ? ` Drawn: ${spell(n)}${strongest < most ? `, of the ${spell(strongest)} strongest` : ""}${state.hidden.size ? `, without ${state.hidden.size} hidden nodes` : ""}.`
       : "";
   byId("drawn").textContent =
-    `${spell(n_edges)} edges among ${spell(n_nodes)} nodes, KL ${nats(kl)} nats, faithfulness ${spell(faithfulness)}.${held}${part}`;
+    `${spell(n_edges)} ${UNITS} among ${spell(n_nodes)} nodes, KL ${nats(kl)} nats, faithfulness ${spell(faithfulness)}.${held}${part}`;
 }
 
 /** Positions of circuits, from the smallest. */
@@ -144,7 +100,9 @@ const order = () =>
 function mark(hover = null) {
   const id = hover ?? (picture.has(state.node) ? state.node : null);
   const pinned = [...state.pinned].filter((name) => picture.has(name));
-  picture.light([...new Set([...pinned, ...(id === null ? [] : [id])])]);
+  const [edge] = id === null ? edgesAtHand() : [];
+  const line = picture.curves.find((curve) => curve.edges.includes(edge)) ?? null;
+  picture.light([...new Set([...pinned, ...(id === null ? [] : [id])])], line);
   for (const box of picture.svg.querySelectorAll(".node")) {
     const name = box.dataset.node;
     box.classList.toggle("found", Boolean(state.search && matches(name)));
@@ -166,7 +124,7 @@ function showEdges() {
     const edge = found[i],
       at = reader[edge];
     return [
-      GRAPH.writers[writer[edge]],
+      edgeButton(edge, DATA.edges.part?.[edge] ?? GRAPH.writers[writer[edge]]),
       GRAPH.readers[at],
       GRAPH.reader_kind[at],
       ...columns.map((c) => spell(DATA.edges[c][edge])),
@@ -181,16 +139,72 @@ function showEdges() {
   );
 }
 
-function showLegend() {
-  const names = { q: "query", k: "key", v: "value", mlp: "MLP", logits: "logits" };
+const KIND_NAMES = { q: "query", k: "key", v: "value", mlp: "MLP", logits: "logits" };
+
+/** What colour, width and dashes of `n` lines mean. */
+function showLegend(n) {
+  const kinds = new Set(circuit().edges.map((edge) => GRAPH.reader_kind[DATA.edges.reader[edge]]));
   byId("legend").replaceChildren(
-    ...KINDS.map((kind) => make("span", {}, make("i", { class: `swatch ${kind}` }), names[kind])),
-    ...(DATA.signed
-      ? [make("span", {}, make("i", { class: "swatch dashed" }), "works against the metric")]
-      : []),
-    make("span", {}, "Colour: what reads. Width: the score."),
+    make("span", {}, "Reads:"),
+    ...KINDS.filter((kind) => kinds.has(kind)).map((kind) =>
+      make("span", {}, make("i", { class: `swatch ${kind}` }), KIND_NAMES[kind]),
+    ),
+    widthKey(n),
+    signKey(),
+    ...sharedKey(),
+    ...groupKeys(),
   );
 }
+
+/** Three widths with what they stand for, and its unit. */
+function widthKey(n) {
+  const { column } = state,
+    { about } = MAIN,
+    [low, high] = rangeOf(DATA.edges, circuit().edges, column);
+  const line = (share) => [
+    draw(
+      "svg",
+      { class: "key", viewBox: "0 0 34 6", "aria-hidden": "true" },
+      draw("path", { class: "edge", d: "M1 3H33", "stroke-width": ink({ share }, n).width }),
+    ),
+    make("span", { class: "number" }, spell(low + share * share * (high - low), 2)),
+  ];
+  const unit = {
+    score: about.learner
+      ? `ranking score of ${about.learner}, no unit`
+      : `ranking score, ${attributedUnit()}`,
+    attribution: `size of the ${about.init} score, ${attributedUnit()}`,
+    exact: "rise of the KL without the edge, nats",
+  }[column];
+  const ends = high > low ? [0, 0.6, 1] : [0.6];
+  return make("span", { id: "width-key" }, `Width, ${unit}: `, ends.flatMap(line));
+}
+
+const attributedUnit = () => (ATTRIBUTED && ATTRIBUTED !== "none" ? unitOf(ATTRIBUTED) : "no unit");
+
+/** Whether lines have a sign: only an exact effect gives them one. */
+function signKey() {
+  const dash = make("i", { class: "swatch dashed" });
+  if (!isVerified())
+    return make("span", { id: "sign-key" }, `No signs: not verified. ${attributedSign()}`);
+  return circuit().edges.some((edge) => harmful(edge))
+    ? make("span", { id: "sign-key" }, dash, "without it the KL surely falls")
+    : make("span", { id: "sign-key" }, "No edge works against the circuit for sure.");
+}
+
+/** What dots mean where several tasks were learned together. */
+function sharedKey() {
+  if (!SHARED) return [];
+  const n = SHARED[state.circuit].size,
+    own = make("i", { class: "swatch dotted" });
+  const text = `this task's own (${spell(circuit().edges.length - n)}); whole lines are shared by all tasks (${spell(n)})`;
+  return [make("span", { id: "shared-key" }, own, text)];
+}
+
+const attributedSign = () =>
+  DATA.edges.attribution
+    ? `Attributed: ${MAIN.about.init}${ATTRIBUTED ? ` of ${words(ATTRIBUTED)}` : ""}.`
+    : "";
 
 // ---------------------------------------------------------------- the reader's hand
 
@@ -230,6 +244,7 @@ function key(event) {
   const focused = document.activeElement?.closest("#drawing .node:not(.cut)");
   const id = focused?.dataset.node ?? (picture.has(state.node) ? state.node : null);
   if (event.key === "Escape" && state.node) select(state.node);
+  else if (event.key === "Escape" && state.edges.length) selectEdge([]);
   else if (event.key === "Escape" && chosenNode) chooseInBoth(chosenNode);
   else if (event.key === "H" && state.hidden.size) unhide([...state.hidden]);
   else if (event.key === "p" && id) pin(id);
@@ -253,6 +268,11 @@ function listen() {
     showCircuit();
     remember();
   });
+  byId("all").addEventListener("change", () => {
+    state.all = byId("all").checked;
+    showCircuit();
+    remember();
+  });
   byId("search").addEventListener("input", find);
   byId("search").addEventListener("keydown", (event) => {
     const hit =
@@ -265,6 +285,7 @@ function listen() {
   byId("save-svg").addEventListener("click", () =>
     save(`${fileName()}.svg`, figure(picture), "image/svg+xml"),
   );
+  byId("save-json").hidden = Boolean(DATA.edges.part); // the two ends do not say what is kept
   byId("save-json").addEventListener("click", () =>
     save(`${fileName()}.json`, JSON.stringify(asJson()), "application/json"),
   );
@@ -279,8 +300,12 @@ function listen() {
 
 /** Goes to a section without giving the view in the address away. */
 function jump(event) {
-  const section = document.querySelector(event.target.getAttribute("href"));
+  const link = event.target.closest("a");
   event.preventDefault();
+  goTo(document.querySelector(link.getAttribute("href")));
+}
+
+function goTo(section) {
   section.scrollIntoView();
   section.setAttribute("tabindex", "-1");
   section.focus({ preventScroll: true });
@@ -292,7 +317,11 @@ const fileName = () => `circuit-${circuitName(0, state.circuit)}`;
 
 function showAll() {
   byId("width").value = state.column;
+  byId("all").checked = state.all;
   showCircuit();
+  const { width, height } = picture.plan,
+    { view } = state;
+  picture.look(view ? { k: view.k, x: view.x * width, y: view.y * height } : picture.whole());
   showComparison();
 }
 
@@ -301,8 +330,10 @@ const picture = new Picture(byId("drawing"), {
     if (id || !staysIn(event)) mark(id);
   },
   pick: select,
+  edge: (curve) => selectEdge(curve?.edges ?? []),
   fold,
   moved: rememberSoon,
+  drawn: () => mark(),
 });
 byId("size").max = String(DATA.circuits.length - 1);
 for (const column of Object.keys(WIDTHS).filter((c) => DATA.edges[c]))
@@ -312,8 +343,8 @@ showFrontier(choose);
 showEvidence();
 showPairs();
 showSettings();
-showLegend();
 recall();
+showOverview();
 listen();
 listenComparison();
 showAll();

@@ -7,6 +7,7 @@ from typing import TypedDict
 from circuitprune.errors import RunError
 from circuitprune.files.records import JsonObject, from_json
 from circuitprune.files.whole import read_json
+from circuitprune.runs.together import tasks_in
 
 KINDS = {"stability": "groups", "compare": "circuits"}
 """Studies, written as `<name>.json`, and a key by which a file of another name is known."""
@@ -29,7 +30,7 @@ def sources(given: Sequence[str | Path]) -> tuple[list[Path], dict[str, JsonObje
 
     A path is a run folder, a folder with a `stability.json` or `compare.json`, or such a file. A
     study of stability that no run is given with stands for its own runs; a run that is one of a
-    study's brings it along.
+    study's brings it along. A run over several tasks stands for the runs of its tasks.
 
     Raises:
         RunError: no run, two studies of a kind, or a file that is neither.
@@ -38,7 +39,9 @@ def sources(given: Sequence[str | Path]) -> tuple[list[Path], dict[str, JsonObje
     found: dict[str, Path] = {}
     for path in map(Path, given):
         files = _studies(path)
-        if not files or (path / "frontier.json").is_file():
+        inside = tasks_in(path)
+        runs += inside
+        if not (files or inside) or (path / "frontier.json").is_file():
             runs.append(path)
         for kind, file in files.items():
             if kind in found:

@@ -30,14 +30,15 @@ function figure(picture) {
   copy.prepend(draw("rect", { x, y, width, height, fill: look.getPropertyValue("--paper") }));
   if (live.classList.contains("painted"))
     copy.querySelector(".edges").before(painted(picture, look));
-  copy.setAttribute("width", WIDTH);
-  copy.setAttribute("height", HEIGHT);
+  copy.setAttribute("width", picture.plan.width);
+  copy.setAttribute("height", picture.plan.height);
+  copy.removeAttribute("style");
   return new XMLSerializer().serializeToString(copy);
 }
 
 /** What the canvas shows, as elements. */
 function painted(picture, look) {
-  const band = ({ opacity, ...place }) =>
+  const band = ({ opacity, layer, middle, ...place }) =>
     draw("rect", { ...place, opacity, fill: look.getPropertyValue("--panel") });
   const path = (curve) => {
     const { points, width, opacity, dash, style } = picture.stroke(curve);
@@ -55,7 +56,12 @@ function painted(picture, look) {
     });
   };
   const opacity = getComputedStyle(picture.paint.canvas).opacity;
-  return draw("g", {}, BANDS.map(band), draw("g", { opacity }, picture.curves.map(path)));
+  return draw(
+    "g",
+    {},
+    picture.plan.bands.map(band),
+    draw("g", { opacity }, picture.curves.map(path)),
+  );
 }
 
 /** The circuit in the form of EAP-IG and MIB, by query head; what they can't say is under `circuitprune`. */
@@ -92,8 +98,20 @@ function asJson() {
       schema: 1,
       graph: { n_kv_readers },
       score_dtype: "float32",
-      provenance: { ...MAIN.about, ...part, evidence },
+      provenance: { ...MAIN.about, ...part, ...ownWords(), evidence },
     },
+  };
+}
+
+/** The reader's names and groups, as a file keeps them. */
+function ownWords() {
+  const groups = groupNames().map((name) => [
+    name,
+    [...state.groups].filter(([, group]) => group === name).map(([id]) => id),
+  ]);
+  return {
+    ...(state.names.size ? { names: Object.fromEntries(state.names) } : {}),
+    ...(groups.length ? { groups: Object.fromEntries(groups) } : {}),
   };
 }
 

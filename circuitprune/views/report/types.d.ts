@@ -5,6 +5,7 @@ interface Control extends HTMLElement {
   value: string;
   max: string;
   open: boolean;
+  checked: boolean;
 }
 
 /** A part of a JSON Schema, as far as `schema.json` needs. */
@@ -60,6 +61,55 @@ interface Curve {
   share: number;
   edges: number[];
   name: (edge: number) => string;
+  points: number[];
+}
+
+/** A box of a drawing: its centre, half its sizes, what it is and where. */
+interface Box {
+  id: string;
+  x: number;
+  y: number;
+  w: number;
+  h: number;
+  kind: string;
+  label: string;
+  layer: number;
+  row: number;
+}
+
+/** Boxes side by side, in blocks of heads that share keys and values; and what they take of the width. */
+interface Row {
+  layer: number;
+  blocks: string[][];
+  mlp: string | null;
+  y: number;
+  top: number;
+  bottom: number;
+  taken: number[][];
+}
+
+/** The strip behind a layer's boxes. */
+interface Band {
+  layer: number;
+  middle: number;
+  x: number;
+  y: number;
+  width: number;
+  height: number;
+  rx: number;
+  opacity: number;
+}
+
+/** Where all of a drawing stands. */
+interface Plan {
+  width: number;
+  height: number;
+  cell: number;
+  columns: number;
+  nodes: Map<string, Box>;
+  rows: Row[];
+  bands: Band[];
+  gaps: { y: number; first: number; last: number }[];
 }
 
 /** What the reader sees and does; all of it is kept in the address. */
@@ -73,6 +123,11 @@ interface State {
   pinned: Set<string>;
   strongest: number | null;
   sides: Side[] | null;
+  all: boolean;
+  edges: string[];
+  names: Map<string, string>;
+  groups: Map<string, string>;
+  view: View | null;
 }
 
 /** An axis that is bent, and where its ticks stand. */

@@ -15,6 +15,7 @@ from circuitprune.circuits.agreement import average_ranks
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.recovery import auroc, average_precision
 from circuitprune.circuits.selection import n_edges_of
+from circuitprune.metrics import log10_kl
 from circuitprune.views.tensorboard.images import (
     Curve,
     circuit_image,
@@ -24,32 +25,37 @@ from circuitprune.views.tensorboard.images import (
 
 READABLE = 100
 """Edges that a small picture of a circuit can hold."""
-FRONTIER_CURVES = ("kl", "faithfulness", "metric", "accuracy", "exact_match")
-"""Evidence that is drawn over the number of edges."""
+FRONTIER_CURVES = ("faithfulness", "metric", "accuracy", "exact_match")
+"""Evidence that is drawn over the number of edges, beside the KL."""
 _OLDER = 5
 """Earlier frontiers that stay visible."""
 
 
 def write_arrangement(writer: SummaryWriter, trains: bool, has_reference: bool) -> None:
-    """The CUSTOM SCALARS tab: loss beside density, KL and faithfulness by size, the frontier."""
+    """The CUSTOM SCALARS tab: KL and faithfulness by size, loss beside density, the frontier."""
 
-    def charts(**tags: str) -> dict[str, list[object]]:
+    def charts(tags: Mapping[str, str]) -> dict[str, list[object]]:
         return {name: ["Multiline", [pattern]] for name, pattern in tags.items()}
 
-    frontier = charts(KL="^frontier/kl$", faithfulness="^frontier/faithfulness$")
+    kl, faithfulness = "log10 of the KL in nats", "faithfulness"
+    frontier = charts({kl: "^frontier/KL_log10$", faithfulness: "^frontier/faithfulness$"})
     arrangement = {"frontier, over edges": frontier}
     if trains:
         arrangement = {
-            "training": charts(
-                loss="^train/(loss|objective)$",
-                density="^train/(density|expected_density|target_density)$",
+            "validation, by size": charts(
+                {kl: "^by_size/KL_log10/", faithfulness: "^by_size/faithfulness/"}
             ),
-            "validation, by size": charts(KL="^val_kl/", faithfulness="^val_faithfulness/"),
+            "training": charts(
+                {
+                    "loss": "^train/(loss|objective|opposite)$",
+                    "density": "^train/(density|expected_density|target_density)$",
+                }
+            ),
             **arrangement,
         }
     if has_reference:
         arrangement["reference circuit"] = charts(
-            auroc="^reference/auroc$", average_precision="^reference/average_precision$"
+            {name: f"^reference/{name}$" for name in ("auroc", "average_precision")}
         )
     writer.add_custom_scalars(arrangement)
 
@@ -101,6 +107,7 @@ def write_verified(
         step: Of the picture; that of a curve's point is its number of edges.
     """
     for n_edges, evidence in sorted(points.items()):
+        writer.add_scalar("frontier/KL_log10", log10_kl(evidence["kl"]), n_edges)
         for name in FRONTIER_CURVES:
             if name in evidence:  # faithfulness can be undefined
                 writer.add_scalar(f"frontier/{name}", evidence[name], n_edges)

@@ -47,7 +47,10 @@ class Pictures(Callback):
 
     def _writer(self, trainer: Trainer) -> SummaryWriter | None:
         logger = trainer.logger
-        return logger.experiment if isinstance(logger, TensorBoardLogger) else None
+        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+            found: SummaryWriter = logger.experiment
+            return found
+        return None
 
     def _first_at(self, step: int, what: str) -> bool:
         """Whether this is not yet drawn at this step, as a run's last step would be twice."""

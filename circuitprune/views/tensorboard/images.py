@@ -25,6 +25,7 @@ from circuitprune.circuits.layout import (
     strengths,
     strokes,
 )
+from circuitprune.metrics import KL_FLOOR, log10_kl
 
 _EMPTY = (247, 249, 252)
 _FULL = (8, 48, 107)
@@ -34,16 +35,15 @@ Pixels = UInt8[Tensor, "rgb height width"]
 Curve = Sequence[tuple[int, float]]
 """Numbers of kept edges, and the KL in nats of the circuit with so many."""
 
-_SCALE = 2
-"""Pixels drawn for one that is shown, in each direction."""
+_SCALE, _SMOOTH = 4, 2
+"""Pixels drawn for a point of the layout, in each direction, and for one of the picture's: pictures
+are twice as fine as the layout, for screens of today."""
 _LARGEST, _UNIT, _MANY = 900, 40, 16
-"""Pixels on the longer side at most, and between two heads; columns or rows that fit there."""
+"""Points on the longer side at most, and between two heads; columns or rows that fit there."""
 _HEAD = 1.3
 """Margin for two lines of text on top of a circuit, in units of its layout."""
 _INK, _SOFT, _LINE, _BAND, _CUT = "#1b2027", "#59626e", "#d9dde3", "#f6f7f9", "#c3c9d1"
 _NOW = "#0072b2"
-KL_FLOOR = 1e-5
-"""The least KL that is told from 0, in nats."""
 
 
 def layer_density(
@@ -63,7 +63,7 @@ def layer_density(
 
 
 def density_image(
-    graph: Graph, mask: Bool[Tensor, " edge"], cell: int = 24
+    graph: Graph, mask: Bool[Tensor, " edge"], cell: int = 48
 ) -> UInt8[Tensor, "rgb height width"]:
     """`layer_density` as an image, dark where many edges are kept, on a square-root scale.
 
@@ -179,11 +179,11 @@ class _Pen:
 
 
 def _even(pixels: float) -> int:
-    return _SCALE * math.ceil(pixels / _SCALE)
+    return _SMOOTH * math.ceil(pixels / _SMOOTH)
 
 
 def _pixels(image: Image.Image) -> Pixels:
-    small = image.reduce(_SCALE)
+    small = image.reduce(_SMOOTH)
     return torch.from_numpy(numpy.array(small)).permute(2, 0, 1).contiguous()
 
 
@@ -215,7 +215,7 @@ class _Plot:
 
     def __init__(self, curves: Sequence[Curve]) -> None:
         counts = [math.log10(max(n, 1)) for curve in curves for n, _ in curve] or [0.0]
-        values = [_log_kl(kl) for curve in curves for _, kl in curve] or [0.0]
+        values = [log10_kl(kl) for curve in curves for _, kl in curve] or [0.0]
         self.x_range = (
             math.floor(min(counts)),
             max(math.ceil(max(counts)), math.floor(min(counts)) + 1),
@@ -232,7 +232,7 @@ class _Plot:
         """A point of a curve, in pixels."""
         (left, right), (low, high) = self.x_range, self.y_range
         across = (math.log10(max(n_edges, 1)) - left) / (right - left)
-        up = (_log_kl(kl) - low) / (high - low)
+        up = (log10_kl(kl) - low) / (high - low)
         x = self.left + across * (self.width - self.left - self.right)
         y = self.height - self.bottom - up * (self.height - self.top - self.bottom)
         return x * _SCALE, y * _SCALE
@@ -268,10 +268,6 @@ class _Plot:
     def dot(self, n_edges: float, kl: float) -> None:
         """A mark at one circuit."""
         self.draw.circle(self.at(n_edges, kl), 3.5 * _SCALE, _NOW)
-
-
-def _log_kl(kl: float) -> float:
-    return math.log10(max(kl, KL_FLOOR)) if math.isfinite(kl) else math.log10(KL_FLOOR)
 
 
 def _decades(logarithms: Sequence[float]) -> tuple[int, int]:
