@@ -9,14 +9,16 @@ demo: $(VENV)/.installed  ## find, verify and export a circuit of the shipped mo
 	rm -rf runs/demo
 	$(BIN)/python scripts/train_mask.py configs/ioi.yaml output_dir=runs/demo
 
+FEW := threads=2 n_removed=100 n_random=20 n_knockouts=5 n_adversarial=10
+
 real: $(VENV)/.installed-gguf  ## the same of a pretrained model, SmolLM2-135M or MODEL=FOLDER, with evidence
 	rm -rf runs/real
 	model=$${MODEL:-$$($(BIN)/python scripts/get_real_model.py)} && \
 	$(BIN)/python scripts/train_mask.py configs/smollm2_ioi.yaml model.name=$$model train.steps=300 output_dir=runs/real
-	$(BIN)/python scripts/verify.py runs/real
+	$(BIN)/python scripts/verify.py runs/real $(FEW)
 
 test: $(VENV)/.installed-dev  ## the whole test suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/.installed-dev  ## what CI runs before the tests
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Cost of each kind of work on a real model and real pairs, in plain forwards of the same batch.
 
-    python benchmarks/real.py FOLDER [--task ioi] [--batch 16] [--repeats 5] [--row step eap ...]
+    python benchmarks/real.py FOLDER [--task ioi] [--batch 16] [--row step eap ...] [--cpu]
 
 As `benchmarks/run.py`, whose rows and rules it shares, but the model is in a folder, the pairs are
 a task's and padded as they are, and what clean and corrupt prompts begin with alike is run once:
@@ -32,13 +32,15 @@ def loaded(folder: str, task: str, n: int) -> tuple[GatedModel, Batch]:
     return GatedModel(model), data.batches("train", n)[0]
 
 
-def measure(row: str, folder: str, task: str, n: int, repeats: int) -> dict[str, float | str]:
+def measure(
+    row: str, folder: str, task: str, n: int, repeats: int, cpu: bool
+) -> dict[str, float | str]:
     """`timed` on a real batch, with the share of its tokens that is run once."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if cpu else 2)
     torch.manual_seed(0)
     gated, batch = loaded(folder, task, n)
     once = int(batch.shared().sum()) / int(batch.mask.sum())
-    return {"once": once, **timed(row, gated, batch, repeats)}
+    return {"once": once, **timed(row, gated, batch, repeats, cpu)}
 
 
 def dry_run_seconds(folder: str, task: str) -> float:
@@ -58,9 +60,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--row", nargs="*", choices=[*ROWS, "dry-run"], default=[*ROWS, "dry-run"])
+    parser.add_argument("--cpu", action="store_true", help="CPU seconds of one thread")
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    shared = (options.folder, options.task, options.batch, options.repeats)
+    shared = (options.folder, options.task, options.batch, options.repeats, options.cpu)
     if options.in_process:
         print(json.dumps(measure(options.row[0], *shared)))
         return
@@ -73,7 +76,7 @@ def main() -> None:
             continue
         command = [sys.executable, __file__, options.folder, "--in-process", "--row", row]
         command += ["--task", options.task, "--batch", str(options.batch)]
-        command += ["--repeats", str(options.repeats)]
+        command += ["--repeats", str(options.repeats), *(["--cpu"] if options.cpu else [])]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         print(_line(json.loads(done.stdout.splitlines()[-1])), flush=True)
 

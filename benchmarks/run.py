@@ -1,11 +1,13 @@
 """Cost of each kind of work as a ratio to one plain forward of the same model in the same process.
 
-    python benchmarks/run.py [--batch 16 32] [--layers 4 12 24] [--repeats 7] [--row step ...]
+    python benchmarks/run.py [--batch 16 32] [--layers 4 12 24] [--row step ...] [--cpu]
 
 The shape is GPT-2 small with random weights (nothing is downloaded): 12 layers, 12 heads, d_model
 768, vocabulary 50,257, 20 tokens a prompt, float32, two threads, metric at the last position.
 Machines are shared and noisy, so plain forwards and the work alternate and the ratio is of their
-medians. Each row runs in a process of its own; peak memory is that process's peak RSS.
+medians; `best` is that of their minima. With `--cpu` seconds are the process's own, on one thread,
+for a machine on which others work: their turns do not count, the caches that they empty do. Each
+row runs in a process of its own; peak memory is that process's peak RSS.
 """
 
 import argparse
@@ -27,7 +29,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from circuitprune.attribution import METHODS
 from circuitprune.circuits.graph import Graph
 from circuitprune.data.pairs import Batch
-from circuitprune.engine.ablation import Patch
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
 from circuitprune.metrics import kl_divergence, logit_diff
@@ -104,7 +105,11 @@ def work(row: str, references: References, batch: Batch) -> Callable[[], object]
     return step
 
 
-def seconds_per_exact_edge(references: References, batch: Batch) -> float:
+Clock = Callable[[Callable[[], object]], float]
+"""Seconds that something takes."""
+
+
+def seconds_per_exact_edge(references: References, batch: Batch, clock: Clock) -> float:
     """Mean over all edges, from a stratified sample of at least 300.
 
     Edges of one writer into one attention layer share work, so the sample is of such groups: a
@@ -119,7 +124,7 @@ def seconds_per_exact_edge(references: References, batch: Batch) -> float:
         def metric(logits: Tensor, of: Batch) -> Tensor:
             return logit_diff(logits, of)
 
-        return _seconds(lambda: edge_effects(references, [batch], metric, edges))
+        return clock(lambda: edge_effects(references, [batch], metric, edges))
 
     every = torch.arange(graph.n_edges)
     logits = every[graph.logits_block.edges]
@@ -136,18 +141,23 @@ def seconds_per_exact_edge(references: References, batch: Batch) -> float:
     return total / graph.n_edges + record / 1000
 
 
-def measure(row: str, n_batch: int, repeats: int, n_layers: int) -> dict[str, float | str]:
+def measure(
+    row: str, n_batch: int, repeats: int, n_layers: int, cpu: bool
+) -> dict[str, float | str]:
     """`timed` on random prompts and the GPT-2-small shape with so many layers."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if cpu else 2)
     torch.manual_seed(0)
     gated = GatedModel(GPT2LMHeadModel(GPT2Config(n_layer=n_layers)).eval())
     batch = random_batch(n_batch, gated.model.config.vocab_size)
-    return {"batch": n_batch, "layers": n_layers, **timed(row, gated, batch, repeats)}
+    return {"batch": n_batch, "layers": n_layers, **timed(row, gated, batch, repeats, cpu)}
 
 
-def timed(row: str, gated: GatedModel, batch: Batch, repeats: int) -> dict[str, float | str]:
+def timed(
+    row: str, gated: GatedModel, batch: Batch, repeats: int, cpu: bool
+) -> dict[str, float | str]:
     """Median seconds of the work and of plain forwards between them, their ratio, and peak RSS."""
-    references = References(gated, Patch(gated.ports), max_gb=4)
+    clock = _cpu_seconds if cpu else _seconds
+    references = References(gated, "patch", max_gb=4)
     mask = None if bool(batch.mask.all()) else batch.mask.long()
 
     @torch.no_grad()
@@ -155,16 +165,16 @@ def timed(row: str, gated: GatedModel, batch: Batch, repeats: int) -> dict[str, 
         gated.model(batch.clean, attention_mask=mask, use_cache=False)
 
     plain()
-    plain_times, times = [_seconds(plain) for _ in range(3)], []
+    plain_times, times = [clock(plain) for _ in range(3)], []
     if row == "exact":
-        times.append(seconds_per_exact_edge(references, batch))
+        times.append(seconds_per_exact_edge(references, batch, clock))
     else:
         todo = work(row, references, batch)
         for _ in range(1 if row in LONG else repeats + 1):
-            times.append(_seconds(todo))
-            plain_times.append(_seconds(plain))
+            times.append(clock(todo))
+            plain_times.append(clock(plain))
         times = times[1:] or times  # the first one warms up
-    plain_times += [_seconds(plain) for _ in range(3)]
+    plain_times += [clock(plain) for _ in range(3)]
     ratio = statistics.median(times) / statistics.median(plain_times)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return {
@@ -182,6 +192,12 @@ def _seconds(todo: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def _cpu_seconds(todo: Callable[[], object]) -> float:
+    start = time.process_time()
+    todo()
+    return time.process_time() - start
+
+
 def main() -> None:
     """Print a table of all rows, each measured in a fresh process."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -189,18 +205,20 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="*", default=[12])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--row", nargs="*", choices=list(TARGETS), default=list(TARGETS))
+    parser.add_argument("--cpu", action="store_true", help="CPU seconds of one thread")
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.in_process:
         row, n_batch = options.row[0], options.batch[0]
-        print(json.dumps(measure(row, n_batch, options.repeats, options.layers[0])))
+        found = measure(row, n_batch, options.repeats, options.layers[0], options.cpu)
+        print(json.dumps(found))
         return
     print("| work | batch | layers | ratio | best | peak RSS | plain forward | target |")
     print("|---|---|---|---|---|---|---|---|")
     for n_layers, n_batch, row in product(options.layers, options.batch, options.row):
         command = [sys.executable, __file__, "--in-process", "--row", row]
         command += ["--batch", str(n_batch), "--repeats", str(options.repeats)]
-        command += ["--layers", str(n_layers)]
+        command += ["--layers", str(n_layers), *(["--cpu"] if options.cpu else [])]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         print(_line(json.loads(done.stdout.splitlines()[-1])), flush=True)
 

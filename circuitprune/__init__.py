@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from circuitprune.engine.references import References
     from circuitprune.errors import CircuitPruneError
     from circuitprune.models.loading import load_model
+    from circuitprune.pipelines.learned_together import learn_together
     from circuitprune.pipelines.study import Study
     from circuitprune.pipelines.train import discover
     from circuitprune.runs.settings import load_config
@@ -30,6 +31,7 @@ __all__ = [
     "Study",
     "discover",
     "get_task",
+    "learn_together",
     "load_config",
     "load_model",
     "prepare",
@@ -45,6 +47,7 @@ _HOMES = {
     "Study": "pipelines.study",
     "discover": "pipelines.train",
     "get_task": "data.tasks",
+    "learn_together": "pipelines.learned_together",
     "load_config": "runs.settings",
     "load_model": "models.loading",
     "prepare": "data.pairs",

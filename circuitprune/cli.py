@@ -5,6 +5,7 @@ before torch is loaded.
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -12,13 +13,33 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from circuitprune.config import RunConfig
+from circuitprune.data.checks import nearest
 from circuitprune.data.own import is_own, user_object
 from circuitprune.data.tasks import JsonlTask, get_task
 from circuitprune.errors import DataError
 from circuitprune.files.text import show
+from circuitprune.pipelines.commands import (
+    add_convert,
+    add_export,
+    add_figure,
+    add_finetune,
+    add_mib,
+    add_part_edges,
+    add_sentiment,
+    add_tracking,
+)
+from circuitprune.runs.launched import refuse_several
 from circuitprune.runs.settings import load_config
 from circuitprune.runs.stopping import stoppable
-from circuitprune.views.arguments import COUNT, FRACTION, INCHES, Parser, file_first
+from circuitprune.views.arguments import (
+    COUNT,
+    FRACTION,
+    Parser,
+    add_overrides,
+    file_first,
+    parse,
+    typed,
+)
 from circuitprune.views.failure import installed_version, told
 from circuitprune.views.settings import HOW_TO_COMPLETE, completion, settings_text
 
@@ -37,7 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
         command = commands.add_parser(name, help=about, formatter_class=AsWritten)
         if name in arguments:  # the others' arguments, some of which take imports, are not asked
             add(command)
-    return _run(_parse(parser, arguments), last)
+    named = next((one for one in arguments if not one.startswith("-")), None)
+    if named is not None and named not in COMMANDS:
+        parser.error(f"no command {named!r}; {nearest(named, list(COMMANDS))}")
+    return _run(parse(parser, arguments), last)
 
 
 def script_main(name: str, arguments: list[str] | None = None) -> int:
@@ -46,7 +70,7 @@ def script_main(name: str, arguments: list[str] | None = None) -> int:
     description = f"{about[0].upper()}{about[1:]}."
     parser = Parser(description=description, formatter_class=AsWritten)
     add(parser)
-    return _run(_parse(parser, arguments), arguments is None)
+    return _run(parse(parser, arguments), arguments is None)
 
 
 train_main = partial(script_main, "train")
@@ -57,22 +81,24 @@ compare_main = partial(script_main, "compare-scores")
 def add_train(parser: argparse.ArgumentParser) -> None:
     """The arguments of `train`."""
     _add_run(parser)
-    parser.set_defaults(command=_train, hint="the same command with train.resume=auto goes on")
+    hint = "the same command with train.resume=auto goes on"
+    parser.set_defaults(command=_train, hint=hint, shares=True)
 
 
 def add_attribute(parser: argparse.ArgumentParser) -> None:
     """The arguments of `attribute`."""
     _add_run(parser)
-    parser.set_defaults(command=_attribute, hint="the same command goes on from here")
+    about = "patch the N edges of largest |score| exactly: attribution.verify_top=N"
+    parser.add_argument("--verify-top", type=COUNT, metavar="N", help=about)
+    hint = "the same command goes on from here"
+    parser.set_defaults(command=_attribute, hint=hint, shares=True)
 
 
 def add_check(parser: argparse.ArgumentParser) -> None:
     """The arguments of `check`."""
-    about = "a .jsonl or .csv file of pairs, see docs/data.md"
-    parser.add_argument("pairs", type=file_first, help=about)
+    parser.add_argument("pairs", type=file_first, help="a .jsonl or .csv file, see docs/data.md")
     parser.add_argument("model", nargs="?", help="whose tokenizer it is for (zoo/small)")
-    about = "such as task.n_train=0.5; half to train on and half held out without"
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help=about)
+    add_overrides(parser, "such as task.n_train=0.5; half to train on and half held out without")
     parser.set_defaults(command=_check, hint="nothing was written")
 
 
@@ -92,8 +118,7 @@ def add_stability(parser: argparse.ArgumentParser) -> None:
 def add_transfer(parser: argparse.ArgumentParser) -> None:
     """The arguments of `compare`."""
     parser.add_argument("circuits", nargs="+", help="run folders or circuit files of one graph")
-    about = "verify every circuit on the pairs of every run"
-    parser.add_argument("--transfer", action="store_true", help=about)
+    parser.add_argument("--transfer", action="store_true", help="verify each on each run's pairs")
     parser.add_argument("--size", type=FRACTION, help="fraction of edges to compare at")
     parser.add_argument("--random", type=COUNT, default=20, help="random circuits beside them (20)")
     parser.add_argument("--output-dir", default="runs/compare", help="where compare.json goes")
@@ -103,13 +128,19 @@ def add_transfer(parser: argparse.ArgumentParser) -> None:
 def add_verify(parser: argparse.ArgumentParser) -> None:
     """The arguments of `verify`."""
     parser.add_argument("folder", help="the output_dir of a finished run, such as runs/ioi")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="such as n_bootstrap=2000 or seed=1"
-    )
+    add_overrides(parser, "such as n_bootstrap=2000 or seed=1")
     parser.add_argument("--circuit", help="file of another circuit than the run's chosen one")
     about = "also drop dispensable edges: circuits/minimal.json"
     parser.add_argument("--minimise", action="store_true", help=about)
-    parser.set_defaults(command=_verify, hint="the same command goes on from here")
+    parser.set_defaults(command=_verify, hint="the same command goes on from here", shares=True)
+
+
+def add_refine(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `refine`."""
+    parser.add_argument("folder", help="the output_dir of a finished run, such as runs/ioi")
+    add_overrides(parser, "such as refinement.tries=64")
+    parser.add_argument("-o", "--output", help="folder of the refined run (runs/ioi_refined)")
+    parser.set_defaults(command=_refine, hint="the same command goes on from here")
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
@@ -131,33 +162,6 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_report, hint="nothing was written")
 
 
-def add_figure(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `figure`."""
-    from circuitprune.views.figures import FIGURES
-
-    parser.epilog = "; ".join(f"{name}: {about}" for name, about in FIGURES.items())
-    parser.add_argument("figure", choices=FIGURES, help="what to draw")
-    parser.add_argument("sources", nargs="+", help="run folders or files, see below")
-    parser.add_argument("-o", "--output", required=True, help="a .pdf, .svg, .png or .dot file")
-    parser.add_argument("--width", type=INCHES, help="inches (3.35, a column, or as needed)")
-    parser.add_argument("--labels", nargs="+", default=(), help="names in place of the folders'")
-    parser.add_argument("--size", type=FRACTION, help="circuit: fraction of edges, such as 0.01")
-    nodes = ("auto", "all", "kept")
-    parser.add_argument("--nodes", choices=nodes, default="auto", help="circuit: which are drawn")
-    parser.set_defaults(command=_figure, hint="nothing was written")
-
-
-def add_export(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `export`."""
-    from circuitprune.pipelines.export import EXPORTS
-
-    parser.add_argument("circuit", help="a run folder, whose chosen circuit it is, or a file")
-    parser.add_argument("-o", "--output", required=True, help="the file to write")
-    parser.add_argument("--format", choices=EXPORTS, default="mib", help="what to write (mib)")
-    parser.add_argument("--size", type=FRACTION, help="of a run: fraction of edges, such as 0.01")
-    parser.set_defaults(command=_export, hint="nothing was written")
-
-
 def add_completion(parser: argparse.ArgumentParser) -> None:
     """The arguments of `completion`."""
     parser.epilog = HOW_TO_COMPLETE
@@ -166,21 +170,29 @@ def add_completion(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "check": ("say what becomes of a file of pairs, without running a model", add_check),
+    "convert": ("make a file of pairs of one of EAP-IG, MIB or Edge-Pruning", add_convert),
     "train": ("learn, verify and export a circuit", add_train),
     "attribute": ("score the edges, verify and export circuits of the best", add_attribute),
     "stability": ("run with several seeds and pairs, and compare the circuits", add_stability),
     "compare": ("what circuits share, and what each does on other tasks", add_transfer),
+    "refine": ("exchange edges of a run's circuits by exact runs", add_refine),
     "verify": ("gather the evidence for the circuit of a run", add_verify),
     "compare-scores": ("how far scores of the same edges agree", add_compare),
+    "part-edges": ("how a run's nodes, neurons or features move each other", add_part_edges),
+    "finetune": ("tune a copy of a model on a task", add_finetune),
+    "tracking": ("find the heads that track entities, and what tuning made of them", add_tracking),
+    "sentiment": ("find the direction of sentiment, and the tokens that hold it", add_sentiment),
     "report": ("write what runs found as one HTML file", add_report),
     "figure": ("draw one figure for a paper", add_figure),
     "export": ("write a circuit for MIB, Edge-Pruning, a spreadsheet or Graphviz", add_export),
+    "mib": ("write runs as a submission to MIB, with its table of CPR and CMD", add_mib),
     "completion": ("print what makes a shell complete commands and settings", add_completion),
 }
 """Commands by name, with what they do and their arguments: one line for each.
 
 `add` of a command puts its arguments into a parser and, by `set_defaults`, two more: `command`,
 which takes the parsed options and returns the exit code, and `hint`, what Ctrl-C says to do next.
+Where processes of torchrun share the work there is `shares`; other commands refuse to run in many.
 """
 
 
@@ -194,24 +206,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 def _add_config(parser: argparse.ArgumentParser) -> None:
     about = "a yaml file, or the name of a shipped one, such as ioi; the defaults without"
     parser.add_argument("config", nargs="?", help=about)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.steps=500")
+    add_overrides(parser, "such as train.steps=500")
     parser.epilog = settings_text()
-
-
-def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
-    """As `parse_args`, but overrides may also follow an option, where argparse takes none."""
-    options, rest = parser.parse_known_args(arguments)
-    late = [item for item in rest if "=" in item and not item.startswith("-")]
-    if len(late) < len(rest) or (late and not hasattr(options, "overrides")):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if late:
-        options.overrides += late
-    for name in ("config", "model"):
-        first = getattr(options, name, None)
-        if first is not None and "=" in first:  # it was left out, and this is a setting
-            setattr(options, name, None)
-            options.overrides = [first, *options.overrides]
-    return options
 
 
 def _run(options: argparse.Namespace, last: bool) -> int:
@@ -220,6 +216,8 @@ def _run(options: argparse.Namespace, last: bool) -> int:
         sys.stdout.reconfigure(line_buffering=True)  # a pipe sees each line when it is said
     try:
         with stoppable(last):
+            if not getattr(options, "shares", False) or getattr(options, "dry_run", False):
+                refuse_several()
             return int(options.command(options))
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         code, message = told(error, options.hint)
@@ -239,23 +237,27 @@ def _config(options: argparse.Namespace) -> RunConfig:
 
 def _train(options: argparse.Namespace) -> int:
     config = _config(options)
+    from circuitprune.pipelines.together import discover_together, dry_run_together
     from circuitprune.pipelines.train import discover, dry_run
 
+    several = bool(config.tasks)
     if options.dry_run:
-        show(dry_run(config))
+        show((dry_run_together if several else dry_run)(config))
         return 0
-    discover(config, command=_typed("train_mask", options))
-    return _show(config)
+    found = (discover_together if several else discover)(config, command=typed("train", options))
+    return 0 if found is None else _show(config)
 
 
 def _attribute(options: argparse.Namespace) -> int:
+    if options.verify_top is not None:
+        options.overrides = [*options.overrides, f"attribution.verify_top={options.verify_top}"]
     config = _config(options)
     from circuitprune.pipelines.attribute import attribute, dry_run_attribute
 
     if options.dry_run:
         show(dry_run_attribute(config))
         return 0
-    frontier = attribute(config, command=_typed("attribute", options))
+    frontier = attribute(config, command=typed("attribute", options))
     return 0 if frontier is None else _show(config)
 
 
@@ -264,8 +266,7 @@ def _check(options: argparse.Namespace) -> int:
     config, pairs = load_config(None, [*named, *options.overrides]), JsonlTask(options.pairs)
     from circuitprune.pipelines.check import check
 
-    found = check(config, pairs, options.overrides)
-    show(found.page())
+    show((found := check(config, pairs, options.overrides)).page())
     return 0 if found.kept is not None else DataError.exit_code
 
 
@@ -290,13 +291,23 @@ def _transfer(options: argparse.Namespace) -> int:
     return 0
 
 
+def _refine(options: argparse.Namespace) -> int:
+    from circuitprune.pipelines.refine import refine_run
+
+    show((refine_run(options.folder, options.overrides, options.output) / "summary.md").read_text())
+    return 0
+
+
 def _verify(options: argparse.Namespace) -> int:
     from circuitprune.pipelines.verify import verify_run
 
-    verify_run(options.folder, options.overrides, options.circuit, options.minimise)
+    found = verify_run(options.folder, options.overrides, options.circuit, options.minimise)
+    if found is None:  # another process of torchrun tells it
+        return 0
     folder = Path(options.folder)
     show((folder / "verification.md").read_text())
-    show(f"page      {folder / 'verification.md'}\nnumbers   {folder / 'verification.json'}")
+    for name, file in (("page", "md"), ("numbers", "json")):
+        show(f"{name:9} {folder / f'verification.{file}'}")
     show(f"report    {folder / 'report.html'}")
     return 0
 
@@ -315,36 +326,15 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
-def _figure(options: argparse.Namespace) -> int:
-    from circuitprune.views.figures import Options, write_figure
-
-    about = Options(options.width, options.labels, options.size, options.nodes)
-    show(f"figure       {write_figure(options.figure, options.sources, options.output, about)}")
-    return 0
-
-
-def _export(options: argparse.Namespace) -> int:
-    from circuitprune.pipelines.export import export
-
-    path = export(options.circuit, options.output, options.format, options.size)
-    show(f"circuit      {path}")
-    return 0
-
-
 def _completion(_: argparse.Namespace) -> int:
     show(completion(COMMANDS))
     return 0
-
-
-def _typed(script: str, options: argparse.Namespace) -> str:
-    named = [] if options.config is None else [options.config]
-    return " ".join([f"python scripts/{script}.py", *named, *options.overrides])
 
 
 def _show(config: RunConfig) -> int:
     folder = Path(config.output_dir)
     show((folder / "summary.md").read_text())
     show(f"circuits     {folder / 'circuits'}\nsummary      {folder / 'summary.md'}")
-    show(f"TensorBoard  tensorboard --logdir {folder}")
+    show(f"TensorBoard  {shlex.join(['tensorboard', '--logdir', str(folder)])}")
     show(f"report       {folder / 'report.html'}")
     return 0

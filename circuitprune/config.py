@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Literal
 
+from circuitprune.attribution.levels import FeaturesConfig, Level, Spans, level_rules, span_rules
 from circuitprune.attribution.methods import METHODS, names_with
+from circuitprune.data.caching import CacheConfig
 from circuitprune.data.checks import (
     COUNT,
     COUNT_OR_0,
@@ -28,6 +30,9 @@ from circuitprune.data.checks import (
 )
 from circuitprune.data.own import is_own
 from circuitprune.data.tasks import TASKS
+from circuitprune.patching.budget import RefinementConfig
+from circuitprune.training.target import ObjectiveName, Target
+from circuitprune.training.tasks import several_rules
 from circuitprune.training.trainer import TrainerConfig
 
 METRICS = ("auto", "logit_diff", "prob_diff", "answer_prob")
@@ -48,12 +53,8 @@ class ModelConfig:
     """Commit or tag of a hub id."""
 
     def __post_init__(self) -> None:
-        refuse(
-            misfits(self, "model.")
-            or broken(
-                (bool(self.name), "model.name is empty; it takes a folder, a file or a hub id")
-            )
-        )
+        named = (bool(self.name), "model.name is empty; it takes a folder, a file or a hub id")
+        refuse(misfits(self, "model.") or broken(named))
 
 
 @dataclass(frozen=True)
@@ -114,13 +115,11 @@ class AttributionConfig:
     """Attribution: the result of `attribute`, what starts the gates in `train`."""
 
     method: str = "gate_ig"
-    """A method of docs/attribution.md, `acdc`, FILE.py:your_method, or `none`: training from all
-    gates alike."""
+    """A method of docs/attribution.md, `acdc`, FILE.py:your_method, or `none`: all gates alike."""
     steps: int = 5
     """Points of the integrated methods."""
     metric: Literal["auto", "kl", "logit_diff", "prob_diff", "answer_prob"] = "auto"
-    """What is attributed; `auto` is the KL for gate_ig and the task metric for all others: at the
-    clean run, where EAP looks, the KL is flat."""
+    """What is attributed; `auto`: the KL for gate_ig, for others the task's: EAP's KL is flat."""
     direction: Literal["noising", "denoising"] = "noising"
     """exact, exact_nodes: ablate in the clean run, or restore in the corrupt one."""
     edges: str | None = None
@@ -131,6 +130,8 @@ class AttributionConfig:
     """Integrated methods: also measure how far the scores of m and of 2m steps agree in order."""
     doublings: int = 1
     """convergence: how often `steps` is doubled."""
+    verify_top: int = 0
+    """attribute: patch so many edges of largest |score| exactly, and say how far they agree."""
     shard_edges: int = 256
     """exact: edges in one file of unfinished work."""
     threads: int = 1
@@ -141,11 +142,10 @@ class AttributionConfig:
     """acdc: what must not grow: the KL to the full model, or minus the task metric."""
 
     def __post_init__(self) -> None:
-        counts = {"shard_edges": COUNT, "steps": MANY, "doublings": FEW, "threads": FEW}
-        refuse(
-            misfits(self, "attribution.", **counts, acdc_thresholds=POSITIVE)
-            or broken(*self._rules())
-        )
+        counts = {"shard_edges": COUNT, "steps": MANY, "verify_top": COUNT_OR_0}
+        counts |= {"doublings": FEW, "threads": FEW}
+        counts |= {"acdc_thresholds": POSITIVE}
+        refuse(misfits(self, "attribution.", **counts) or broken(*self._rules()))
 
     def _rules(self) -> list[tuple[bool, str]]:
         known, method, thresholds = (*METHODS, "none"), self.method, self.acdc_thresholds
@@ -183,12 +183,28 @@ class GatesConfig:
     """`topk` orders all edges in one run; `hard_concrete` aims at one density."""
     temperature: float = 0.5
     """topk: width of the soft top-k, in standard deviations of the initial scores."""
+    temperature_end: float = 1.0
+    """topk: the width at the last step, as a fraction of `temperature`; 1: it stays."""
     mask: Literal["mixed", "straight_through", "sigmoid"] = "mixed"
     """topk: what the forward pass sees: the hard top-k, its soft form, or a random mix of both."""
+    budgets: Literal["log_uniform", "log_both", "uniform", "adaptive"] = "log_uniform"
+    """topk: how the number of edges of a step is drawn; see docs/method.md."""
+    count: Literal["raw", "live"] = "raw"
+    """topk: what budgets count: edges, or those of them on a path, as `verify.sizes` does."""
     k_min: float = 8.0
-    """topk: smallest budget, in edges, live or not, where `verify.sizes` counts the live ones."""
+    """topk: smallest budget, in edges."""
     k_max: float = 1.0
-    """topk: largest budget, as a fraction of all edges, live or not."""
+    """topk: largest budget, as a fraction of all edges."""
+    direction: Literal["keep", "joint"] = "keep"
+    """`joint`: every second step cuts the kept edges, keeps the others and asks the opposite."""
+    starts: list[str] = field(default_factory=list)
+    """More attribution methods to start from: ranks are averaged with `attribution.method`'s."""
+    average: float = 0.0
+    """topk: share of the steps, the last ones, over which the final scores are averaged."""
+    shared_cost: float = 1.5
+    """tasks: what an edge shared by all takes from a budget, in edges of one task's own."""
+    target: str | None = None
+    """Such as `kl<=0.1`: the smallest circuit that reaches it on validation pairs is cut too."""
     init_density: float = 0.5
     """hard_concrete: expected fraction of open edges at the start, in (0, 1)."""
     target_density: float = 0.05
@@ -204,11 +220,16 @@ class GatesConfig:
 
     def __post_init__(self) -> None:
         ranges = {
-            **dict.fromkeys(("temperature", "k_min"), POSITIVE),
+            **dict.fromkeys(("temperature", "temperature_end", "k_min", "shared_cost"), POSITIVE),
             **dict.fromkeys(("penalty_weight", "penalty_lr"), NOT_NEGATIVE),
             **dict.fromkeys(("init_density", "target_density"), INSIDE),
+            **dict.fromkeys(("warmup", "average"), SHARE),
         }
-        refuse(misfits(self, "gates.", k_max=PART, warmup=SHARE, **ranges))
+        known = [*METHODS]
+        starts = [(is_known(m, known), f"gates.starts={unknown(m, known)}") for m in self.starts]
+        refuse(misfits(self, "gates.", k_max=PART, **ranges) or broken(*starts))
+        if self.target is not None:
+            Target.read(self.target)
 
 
 @dataclass(frozen=True)
@@ -278,41 +299,48 @@ class VerifyConfig:
 
 
 @dataclass(frozen=True)
-class CacheConfig:
-    """Memory for reference runs."""
-
-    max_gb: float = 2.0
-    """Budget in GB (1e9 bytes); what does not fit is computed again."""
-    prefixes: bool = True
-    """Under ablation=patch, run what clean and corrupt prompts begin with alike once."""
-
-    def __post_init__(self) -> None:
-        refuse(misfits(self, "cache.", max_gb=NOT_NEGATIVE))
-
-
-@dataclass(frozen=True)
 class RunConfig:
     """Everything one run needs. Saved, resolved, as `config.yaml` beside its results."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
-    ablation: Literal["patch", "zero", "mean", "positional-mean"] = "patch"
-    """What a cut edge carries."""
+    tasks: list[str] = field(default_factory=list)
+    """Names, in place of `task.name`, or files of pairs: learned together; see
+    docs/several_tasks.md."""
+    level: Level = "edge"
+    """What gates stand on: edges, whole nodes, hidden neurons of MLPs, features of dictionaries."""
+    spans: Spans = "none"
+    """Gates of edges at spans of positions: by `difference` of the prompts, or by a task's tags."""
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    ablation: Literal["patch", "zero", "mean", "positional-mean", "resample", "optimal"] = "patch"
+    """What a cut edge carries; see docs/method.md."""
     attribution: AttributionConfig = field(default_factory=AttributionConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)
-    objective: Literal["kl", "logit_diff", "prob_diff", "faithfulness_gap", "cross_entropy"] = "kl"
+    objective: ObjectiveName = "kl"
     """What training minimises."""
     train: TrainConfig = field(default_factory=TrainConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)
+    refine: bool = False
+    """Exchange edges of each circuit by exact runs before it is verified."""
+    refinement: RefinementConfig = field(default_factory=RefinementConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     output_dir: str = "runs/run"
     """Folder of the results; must not hold a run yet."""
-    preset: Literal["none", "edge_pruning"] = "none"
+    preset: Literal["none", "edge_pruning", "mattr"] = "none"
     """A published recipe under the file's own settings."""
 
     def __post_init__(self) -> None:
         named = (bool(self.output_dir), "output_dir is empty; it takes the folder of the results")
-        refuse(misfits(self) or broken(named))
+        others, starts = (self.attribution.method, self.verify.selection), self.gates.starts
+        rules = level_rules(self.level, self.features, starts, *others, self.ablation, self.refine)
+        given = self.level, self.tasks, starts
+        rules += span_rules(self.spans, *given, *others, self.refine)
+        sized = self.gates.target is None or self.verify.selection != "threshold"
+        gates, verify = self.gates, self.verify
+        how = (gates.learner, gates.count, gates.budgets, verify.selection)
+        rules += several_rules(self.tasks, *how, self.refine, verify.reference)
+        rules.append((sized, "gates.target looks for a size, verify.selection=threshold for none"))
+        refuse(misfits(self) or broken(named, *rules))
 
 
 def __getattr__(name: str) -> object:

@@ -3,6 +3,7 @@
 Answer sets are padded with -1, so a row may have any number of right and of wrong tokens.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
@@ -138,6 +139,21 @@ def kl_from_log(full_log: Logits, circuit: Logits) -> PerExample:
     return (full_log.exp() * (full_log - log_probabilities(circuit))).sum(dim=-1)
 
 
+KL_FLOOR = 1e-5
+"""The least KL that a curve tells from 0, in nats."""
+
+
+def log10_kl(kl: float) -> float:
+    """A KL in nats as a power of ten, for curves: `log10(max(kl, KL_FLOOR))`.
+
+    Example:
+        >>> from circuitprune.metrics import log10_kl
+        >>> log10_kl(0.01), log10_kl(0.0)
+        (-2.0, -5.0)
+    """
+    return math.log10(max(kl, KL_FLOOR)) if math.isfinite(kl) else math.log10(KL_FLOOR)
+
+
 def exact_match(full: Logits, circuit: Logits) -> PerExample:
     """1 where the circuit's most likely token is the full model's."""
     return (full.argmax(1) == circuit.argmax(1)).to(circuit.dtype)
@@ -264,18 +280,19 @@ def evidence_values(
 class CircuitEvaluation(torchmetrics.Metric):
     """Evidence over any number of batches: sums and counts in float64.
 
-    Sums reduce over ranks, so the result does not depend on the batching.
+    Means do not depend on the batching, nor on which process ran which examples.
 
     Args:
         metric: Of task performance, higher is better.
+        shared: Whether each process has a part of the examples: all of them must call `compute`.
     """
 
     full_state_update = False
     sums: Tensor
     count: Tensor
 
-    def __init__(self, metric: Metric = logit_diff) -> None:
-        super().__init__()
+    def __init__(self, metric: Metric = logit_diff, shared: bool = False) -> None:
+        super().__init__(sync_on_compute=shared)
         self.metric = metric
         zeros = torch.zeros(len(EVIDENCE_NAMES), dtype=torch.float64)
         self.add_state("sums", default=zeros, dist_reduce_fx="sum")
@@ -288,7 +305,7 @@ class CircuitEvaluation(torchmetrics.Metric):
         self.count += len(circuit)
 
     def compute(self) -> Float[Tensor, "5"]:
-        """The means in the order of `EVIDENCE_NAMES`, then the number of examples, of all ranks.
+        """The means in the order of `EVIDENCE_NAMES`, then the number of examples.
 
         Raises:
             MetricError: no examples.

@@ -48,7 +48,7 @@ MOST_TIMES = 30
 """How often a command may be given until it has to be done."""
 RUN = [one for one in settings(Path()) if not one.startswith("output_dir")]
 """Settings of a quick run, with the names of a workspace."""
-VERIFY = ["n_bootstrap=30", "n_random=3", "n_knockouts=2", "progress=false"]
+VERIFY = ["n_bootstrap=30", "n_random=3", "n_knockouts=2", "n_adversarial=2", "progress=false"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,10 @@ JOBS = {
     ),
     "attribute acdc": Job(
         attribute("acdc", "attribution.acdc_thresholds=[1e-4,1e-3]"), "out/shards/*.safetensors"
+    ),
+    "refine": Job(
+        ["refine", "first", "refinement.tries=6", "train.progress=false", "-o", "out"],
+        "out/refining/*.json",
     ),
     "verify": Job(["verify", "first", *VERIFY, "--minimise"], "first/evidence/*.json"),
     "verify a file": Job(

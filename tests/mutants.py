@@ -168,6 +168,14 @@ def drawn(count: int, seed: int, folders: Sequence[str] = FOLDERS) -> list[Mutan
     return [_mutant(*one) for one, _ in zip(turns, range(count), strict=False)]
 
 
+FILES_OF_SETTINGS = (
+    "config.py",
+    "data/caching.py",
+    "training/trainer.py",
+    "pipelines/verify_config.py",
+    "attribution/levels.py",
+    "patching/budget.py",
+)
 SECTIONS = {
     "ModelConfig": "model.",
     "TaskConfig": "task.",
@@ -177,6 +185,8 @@ SECTIONS = {
     "TrainerConfig": "train.trainer.",
     "VerifyConfig": "verify.",
     "CacheConfig": "cache.",
+    "FeaturesConfig": "features.",
+    "RefinementConfig": "refinement.",
     "RunConfig": "",
     "EvidenceConfig": "evidence.",
 }
@@ -185,7 +195,7 @@ SECTIONS = {
 
 def ignored() -> Iterator[Mutant]:
     """Each setting in turn put back to its default, with the tests that are to notice."""
-    for name in ("config.py", "training/trainer.py", "pipelines/verify_config.py"):
+    for name in FILES_OF_SETTINGS:
         source = (PACKAGE / name).read_text()
         for part in ast.parse(source).body:
             if not isinstance(part, ast.ClassDef):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -62,3 +63,21 @@ def test_every_kind_of_finding_that_is_passed_over_has_its_reason():
     for rule in tomllib.loads(text)["tool"]["bandit"]["skips"]:
         line = next(line for line in text.splitlines() if f'"{rule}"' in line)
         assert len(line.partition("#")[2]) > 30
+
+
+def test_what_runs_side_by_side_is_shown_whole_and_each_failure_counts(tmp_path):
+    """The two functions of `.ci/run` that begin steps and wait for them."""
+    text = (ROOT / ".ci" / "run").read_text()
+    functions = text[text.index("step() {") : text.index("install() {")]
+    steps = f"""
+        set -euo pipefail; started=0 work={tmp_path}
+        {functions}
+        good() {{ echo one; sleep 0.1; echo two; }}
+        bad() {{ echo three; false; echo never; }}
+        beside first good; together; echo between
+        beside second bad; beside third good; together; echo never
+    """
+    done = subprocess.run(["bash", "-c", steps], capture_output=True, text=True)
+    said = [line for line in done.stdout.splitlines() if line and not line.startswith("==")]
+    assert said == ["one", "two", "between", "three", "one", "two", "failed: second"]
+    assert done.returncode == 1

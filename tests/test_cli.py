@@ -6,6 +6,7 @@ import json
 import os
 import re
 import runpy
+import shlex
 import signal
 import socket
 import subprocess
@@ -18,10 +19,19 @@ from pipelines.test_train import contents
 from tiny import pair_rows, save_model, save_pairs, settings, tokenizer
 from transformers import BertConfig, BertLMHeadModel, BertModel
 
-from circuitprune.cli import attribute_main, compare_main, main, script_main, train_main
+from circuitprune.cli import (
+    add_train,
+    attribute_main,
+    compare_main,
+    main,
+    script_main,
+    train_main,
+)
 from circuitprune.pipelines import scoring
+from circuitprune.runs import stopping
 from circuitprune.runs.settings import settings as settings_of_config
 from circuitprune.training.module import MaskTraining
+from circuitprune.views.arguments import Parser, parse, typed
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's and transformers' advice
@@ -302,37 +312,39 @@ def test_both_commands_take_the_same_arguments(home, tmp_path, capsys):
     assert capsys.readouterr().out == script
 
 
-def run_script(
-    *arguments: str, cwd: Path, script: str = "train_mask"
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """`run_script(name, *arguments)` -> exit code and output of `python scripts/name.py`."""
+
+    def run(name: str, *arguments: str) -> tuple[int, str]:
+        path = str(ROOT / "scripts" / f"{name}.py")
+        before = {number: signal.getsignal(number) for number in stopping.NUMBERS}
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", [path, *arguments])
+            with pytest.raises(SystemExit) as ended:
+                runpy.run_path(path, run_name="__main__")
+        for number, handler in before.items():  # a script is deaf when it is done
+            signal.signal(number, handler)
+        return ended.value.code, capsys.readouterr().out
+
+    return run
 
 
-def test_the_script_from_another_folder(home, tmp_path):
+def test_the_script_from_another_folder(home, tmp_path, monkeypatch, run_script):
     """As a user types it: a relative output folder appears where the command runs."""
-    result = run_script(
-        str(home / "run.yaml"), *settings(home), "output_dir=out", "train.steps=2", cwd=tmp_path
-    )
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "out" / "COMPLETE").exists()
-    assert "accuracy" in result.stdout and "out/summary.md" in result.stdout
-    assert "python scripts/train_mask.py" in (tmp_path / "out" / "summary.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(home / "run.yaml"), *settings(home), "output_dir=my out", "train.steps=2"]
+    code, out = run_script("train_mask", *arguments)
+    assert code == FINISHED and (tmp_path / "my out" / "COMPLETE").exists()
+    assert "accuracy" in out and "my out/summary.md" in out
+    again = (tmp_path / "my out" / "summary.md").read_text()
+    assert "`circuitprune train " in again and "'output_dir=my out'" in again
+    assert "tensorboard --logdir 'my out'\n" in out
 
 
-def test_the_script_exits_with_the_code_of_the_error(home, tmp_path, monkeypatch, capsys):
-    script = ROOT / "scripts" / "train_mask.py"
-    monkeypatch.setattr(sys, "argv", [str(script), str(home / "run.yaml"), "train.stepz=1"])
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_path(str(script), run_name="__main__")
-    assert caught.value.code == CONFIG
-    assert capsys.readouterr().err.startswith("error: ")
+def test_the_script_exits_with_the_code_of_the_error(home, run_script):
+    assert run_script("train_mask", str(home / "run.yaml"), "train.stepz=1") == (CONFIG, "")
 
 
 # ---------------------------------------------------------------- attribute, compare-scores
@@ -357,7 +369,7 @@ def test_attribute_prints_the_summary_and_where_it_is(attribution, tmp_path):
     folder = tmp_path / "run"
     assert code == FINISHED and (folder / "COMPLETE").exists()
     assert (folder / "summary.md").read_text() in out and str(folder / "circuits") in out
-    assert "python scripts/attribute.py" in (folder / "summary.md").read_text()
+    assert "`circuitprune attribute " in (folder / "summary.md").read_text()
     assert_refused(attribution("attribution.method=eap"), RUN, "finished run")
 
 
@@ -400,7 +412,7 @@ def test_an_interrupted_attribution_goes_on_by_the_same_command(
     assert attribution("attribution.method=exact")[0] == FINISHED
 
 
-def test_compare_scores(attribution, tmp_path, capsys):
+def test_compare_scores(attribution, tmp_path, capsys, run_script):
     for name in ("eap", "gate_ig"):
         assert (
             attribution(f"attribution.method={name}", f"output_dir={tmp_path / name}")[0]
@@ -412,8 +424,7 @@ def test_compare_scores(attribution, tmp_path, capsys):
     assert "110 of 110" in out and "top 10.0%" in out
     assert main(["compare-scores", *paths, "--top", "0.1"]) == FINISHED
     assert capsys.readouterr().out == out
-    script = run_script(*paths, "--top", "0.1", cwd=tmp_path, script="compare_scores")
-    assert script.returncode == FINISHED and script.stdout == out
+    assert run_script("compare_scores", *paths, "--top", "0.1") == (FINISHED, out)
     assert compare_main([paths[0], str(tmp_path / "absent")]) == RUN
     assert capsys.readouterr().err.startswith("error: ")
 
@@ -446,6 +457,8 @@ HEAVY = {"torch", "lightning", "transformers"}
         "check --help",
         "check nowhere.jsonl",
         "check nowhere.csv task.n_tran=3",
+        "convert --help",
+        "convert nowhere.jsonl -o ours.jsonl",
         "completion",
     ],
 )
@@ -462,6 +475,43 @@ def test_what_needs_no_model_loads_no_torch(arguments):
     answers = "help" in arguments or arguments in ("--version", "completion")
     wanted = FINISHED if answers else DATA if "nowhere.jsonl" in arguments else CONFIG
     assert done.stdout.splitlines()[-1] == f"heavy: [] {wanted}", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("trian ioi", "no command 'trian'; did you mean 'train'? Known: check, "),
+        ("train ioi --steps 5", "arguments: --steps 5; a setting is written as train.steps=500"),
+        ("report a --steps 5", "arguments: --steps 5\n"),
+        ("verify", "required: folder\n"),
+        ("check", "required: pairs\n"),
+    ],
+)
+def test_what_was_typed_wrong_is_named_with_what_is_right(arguments, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments.split())
+    assert stop.value.code == CONFIG and words in capsys.readouterr().err
+
+
+def test_what_a_summary_says_to_type_again_is_one_word_for_each_argument():
+    """Wherever it was installed from, and with quotes where a shell would take it apart."""
+    arguments = ["my configs/a.yaml", "verify.sizes=[0.1, 0.2]", "train.steps=3"]
+    options = parse(parser_of_train(), ["--dry-run", *arguments])
+    assert shlex.split(typed("train", options)) == ["circuitprune", "train", *arguments]
+
+
+def parser_of_train() -> Parser:
+    parser = Parser()
+    add_train(parser)
+    return parser
+
+
+def test_settings_may_follow_an_option_and_are_no_other_commands(home):
+    """The default of no settings is made anew each time."""
+    assert parse(parser_of_train(), ["a", "--dry-run", "train.lr=1"]).overrides == ["train.lr=1"]
+    parser = parser_of_train()
+    assert parse(parser, ["a", "--dry-run", "b=1"]).overrides == ["b=1"]
+    assert parse(parser, ["a", "--dry-run", "c=1"]).overrides == ["c=1"]
 
 
 def test_the_help_of_train_lists_every_setting(capsys):

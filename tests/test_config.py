@@ -90,7 +90,8 @@ def test_every_preset_loads_and_changes_only_what_it_names(name):
         if section.name not in PRESETS[name] and section.name != "preset":
             assert getattr(config, section.name) == getattr(default, section.name)
     for section, recipe in PRESETS[name].items():
-        expected = replace(getattr(default, section), **recipe)
+        plain = not isinstance(recipe, dict)
+        expected = recipe if plain else replace(getattr(default, section), **recipe)
         assert getattr(config, section) == expected
 
 
@@ -147,7 +148,7 @@ def test_a_value_in_place_of_a_section_is_refused():
     ("override", "allowed"),
     [
         ("gates.learner=magic", ("topk", "hard_concrete")),
-        ("ablation=noise", ("patch", "zero", "mean", "positional-mean")),
+        ("ablation=noise", ("patch", "zero", "mean", "positional-mean", "resample", "optimal")),
         ("model.dtype=float16", ("float32", "float64", "bfloat16")),
         ("objective=loss", ("kl", "faithfulness_gap", "cross_entropy")),
         ("preset=none_such", ("none", "edge_pruning")),
@@ -401,6 +402,28 @@ def test_shipped_configs_load_and_hold_overrides_only(path):
     assert "output_dir" in changed
 
 
+def test_a_name_is_a_shipped_config_whatever_folder_is_called_so(tmp_path, monkeypatch):
+    """Such as that of an earlier run; only a file of that very name comes first."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ioi").mkdir()
+    assert load_config("ioi").task.name == "ioi"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("train: {steps: 3}")
+    with pytest.raises(ConfigError, match=r"'run' is a folder; its config is run/config\.yaml"):
+        load_config("run")
+
+
+def test_the_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
+    """A shell leaves it in `task.path=~/pairs.jsonl`, and a file holds what was written."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.yaml").write_text("output_dir: ~/runs\nmodel: {name: ~/model}\n")
+    typed = ["task.name=jsonl", "task.path=~/pairs.jsonl", "train.resume=~/last.ckpt"]
+    config = load_config(tmp_path / "a.yaml", typed)
+    assert (config.output_dir, config.model.name) == (f"{tmp_path}/runs", f"{tmp_path}/model")
+    assert config.task.path == f"{tmp_path}/pairs.jsonl"
+    assert config.train.resume == f"{tmp_path}/last.ckpt"
+
+
 def test_configs_are_shipped_for_every_task_and_model():
     names = {path.stem for path in SHIPPED}
     for task in ("ioi", "greater_than", "sva", "pronoun"):
@@ -498,6 +521,9 @@ def said_of(config: RunConfig, key: str) -> object:
 TEXT = [key for key in declared(str) if key != "task.metric"]
 ODD = ["2024_01_01", "010", "12:30:45", "5e12345", "0123456", "1e10", "no", "a #1", "a: b", "[a"]
 ODD += ["null and void", "{x}", "=", "~x", "!a", "*a", "&a", " spaced ", "0x10", "2024-01-01"]
+OF_KNOWN_NAMES = ("task.name", "attribution.method", "features.dictionaries")
+OF_KNOWN_NAMES += ("gates.starts", "gates.target", "tasks")
+"""What takes one of a few names or forms, or a list."""
 BESIDE = {"task.path": "task: {name: jsonl}\n"}
 """What else must be set."""
 
@@ -508,7 +534,7 @@ def test_every_setting_declared_as_text_is_tried():
 
 
 @pytest.mark.parametrize("value", ODD)
-@pytest.mark.parametrize("key", [k for k in TEXT if k not in ("task.name", "attribution.method")])
+@pytest.mark.parametrize("key", [k for k in TEXT if k not in OF_KNOWN_NAMES])
 def test_text_keeps_what_was_typed_on_the_command_line(write, key, value):
     config = load_config(write(BESIDE.get(key, "")), [f"{key}={value}"])
     assert said_of(config, key) == value

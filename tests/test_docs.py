@@ -5,6 +5,7 @@ import contextlib
 import io
 import re
 import sys
+from functools import partial
 from importlib import import_module
 from random import Random
 from types import SimpleNamespace
@@ -16,6 +17,9 @@ from documents import DOCS, PAGES, ROOT, anchors, blocks, code, commands, links
 import circuitprune
 from circuitprune import cli, errors, metrics
 from circuitprune.config import RunConfig
+from circuitprune.pipelines.sentiment import read_sentiment
+from circuitprune.pipelines.tracking import read_tracking
+from circuitprune.pipelines.tune_config import load_tune_config
 from circuitprune.pipelines.verify_config import load_options
 from circuitprune.runs.settings import flatten, load_config
 from circuitprune.views import failure
@@ -24,6 +28,8 @@ sys.path.insert(0, str(DOCS / "_ext"))
 PACKAGE = ROOT / "circuitprune"
 SCRIPTS = {"train_mask": "train", "compare_scores": "compare-scores"}
 """Scripts that are called otherwise than their command."""
+OF_SCRIPTS = {"train-zoo", "train-dictionary", "get-real-model", "run-notebooks"}
+"""Scripts that are no command."""
 SECTIONS = {name.split(".")[0] for name in flatten(RunConfig()) if "." in name}
 PATHS = {"model.layers", "model.norm"}
 """Defaults of a `Family`, which look like settings and are none."""
@@ -102,10 +108,19 @@ def test_commands_exist_and_take_what_is_written(page):
         if script:
             assert (ROOT / "scripts" / f"{name}.py").exists(), name
             name = SCRIPTS.get(name, name.replace("_", "-"))
-            if name in ("train-zoo", "get-real-model"):  # of scripts alone
+            if name in OF_SCRIPTS:
                 continue
         assert name in cli.COMMANDS, name
         check_arguments(name, arguments)
+
+
+READERS = {
+    "verify": load_options,
+    "finetune": partial(load_tune_config, None),
+    "tracking": read_tracking,
+    "sentiment": read_sentiment,
+}
+"""Who reads the settings of a command that takes others than a run's."""
 
 
 def check_arguments(name, arguments):
@@ -117,11 +132,8 @@ def check_arguments(name, arguments):
         flag = word.strip("[].,:").partition("=")[0]
         assert not flag.startswith("-") or flag in known, f"{name} {flag}"
     settings = [word.rstrip(".,:)") for word in arguments if re.match(r"[a-z_.]+=", word)]
-    settings = [re.sub(r"=[A-Z]+\b.*", "=placeholder", setting) for setting in settings]
-    if name == "verify":
-        load_options(settings)
-    else:
-        load_config(None, settings)
+    settings = [re.sub(r"=[A-Z]+\b[^,\]]*", "=placeholder", setting) for setting in settings]
+    READERS.get(name, partial(load_config, None))(settings)
 
 
 @every_page
@@ -191,9 +203,21 @@ def test_the_quick_start_runs(monkeypatch, tmp_path):
     assert (tmp_path / "runs" / "mine" / "report.html").exists()
 
 
+def test_the_pairs_of_the_quick_start_are_enough_for_its_commands(tmp_path):
+    text = (DOCS / "quickstart.md").read_text()
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(next(block.text for block in blocks(text) if block.language == "json"))
+    assert cli.main(["check", str(pairs)]) == 0
+
+
 def test_the_example_of_pairs_runs(monkeypatch, tmp_path):
     found = run_examples("data.md", monkeypatch, tmp_path, {})
     assert found["data"].report.summary() == "kept 200 train, 50 val, 100 test"
+
+
+def test_the_answers_of_howto_run(monkeypatch, tmp_path):
+    found = run_examples("howto.md", monkeypatch, tmp_path, {})
+    assert 0 < found["circuit"].n_edges < 100
 
 
 def test_the_examples_of_extending_run(monkeypatch, tmp_path):

@@ -25,21 +25,23 @@ from circuitprune.attribution import METHODS
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.selection import select_sizes
+from circuitprune.circuits.span_graph import flow_of
 from circuitprune.config import RunConfig
 from circuitprune.data.pairs import PairData
 from circuitprune.engine.progress import unwatched
 from circuitprune.errors import CircuitPruneError
 from circuitprune.metrics import TASK_METRICS, cross_entropy, kl_divergence, logit_diff, prob_diff
 from circuitprune.models.loading import load_tokenizer
-from circuitprune.pipelines import attribute, scoring, setup, verify
+from circuitprune.pipelines import attribute, refining, scoring, setup, verify
 from circuitprune.pipelines.frontier import cut, ranked_frontier
 from circuitprune.pipelines.learning import make_module, make_trainer
 from circuitprune.pipelines.logs import make_logger
 from circuitprune.pipelines.pairs import split_pairs
+from circuitprune.pipelines.refining import training_pairs
 from circuitprune.pipelines.setup import Setup, make_setup, training_batches
 from circuitprune.pipelines.subject import Subject
 from circuitprune.pipelines.verify_config import EvidenceConfig, load_options
-from circuitprune.runs.frontier import Frontier
+from circuitprune.runs.frontier import Frontier, Provenance
 from circuitprune.runs.settings import flatten, to_yaml
 from circuitprune.runs.shards import Ranks
 from circuitprune.training.checkpoints import Checkpoints
@@ -150,6 +152,38 @@ class Made:
         return kl_divergence(self.quick.references.full_logits(self.batch), LOGITS).tolist()
 
     @property
+    def opposite(self) -> list[float] | None:
+        """What joint training minimises where it cuts."""
+        opposite = self.module.opposite
+        return opposite and opposite(LOGITS, self.batch).tolist()
+
+    @property
+    def divergence_from_empty(self) -> list[float]:
+        return kl_divergence(self.quick.references.empty_logits(self.batch), LOGITS).tolist()
+
+    @property
+    def differences(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Logit differences of the circuit, the model and the empty circuit."""
+        ends = self.quick.references
+        logits = (LOGITS, ends.full_logits(self.batch), ends.empty_logits(self.batch))
+        return tuple(logit_diff(one, self.batch) for one in logits)
+
+    @property
+    def mismatch(self) -> list[float]:
+        circuit, full, _ = self.differences
+        return ((circuit - full) / full.abs().clamp(min=1)).square().tolist()
+
+    @property
+    def distance(self) -> list[float]:
+        circuit, full, empty = self.differences
+        return ((circuit - full).abs() / (full - empty).abs().clamp(min=1)).tolist()
+
+    @property
+    def verified(self) -> Provenance:
+        """What a frontier says of itself."""
+        return ranked_frontier(self.quick, IMPORTANCE).provenance
+
+    @property
     def gap(self) -> list[float]:
         """Of faithfulness, squared: over what the training pairs lose without any edge."""
         quick, none = self.quick, self.quick.gated.graph.no_edges()
@@ -217,6 +251,14 @@ class Made:
         """Edges in each shard of exact patching."""
         run = lambda: scoring.by_exact(self.quick, self.home / "no", Ranks())  # noqa: E731
         return list(map(len, self.asked(scoring, "run_shards", run)[0]))
+
+    @property
+    def refinement(self) -> dict[str, float]:
+        """What the search for a refined circuit is made with."""
+        masks = {0.1: IMPORTANCE > 1}
+        run = lambda: refining.refined_masks(self.quick, masks, None)  # noqa: E731
+        search, *_, most_rounds = self.asked(refining, "refine", run)[:4]
+        return {**vars(search), "most_rounds": most_rounds}
 
     @cached_property
     def case(self):
@@ -287,6 +329,9 @@ ROWS = [
         lambda m: m.asked(setup, "load_model", lambda: setup.load(m.config.model, unwatched))[2],
         "v1.2",
     ),
+    Row("level", "node", lambda m: m.setup.gated.graph.n_edges, 11),
+    Row("level", "neuron", lambda m: m.setup.gated.graph.n_edges, 1 + 2 * (4 + 128)),
+    Row("spans", "difference", lambda m: len(flow_of(m.setup.gated.graph).enters), 4),
     Row("ablation", "zero", lambda m: m.setup.references.ablation.kind, "zero"),
     Row("ablation", "mean", lambda m: m.setup.references.ablation.kind, "mean"),
     Row("cache.prefixes", "false", lambda m: not m.setup.references.leaves_out_prefixes, True),
@@ -348,9 +393,25 @@ ROWS = [
     # the gates and what they minimise
     Row("gates.learner", "hard_concrete", lambda m: type(m.module.learner), HardConcrete),
     Row("gates.temperature", "0.7", lambda m: m.module.learner.temperature, 0.7),
+    Row(
+        "gates.temperature_end",
+        "0.4",
+        lambda m: m.module.learner.temperature_at(m.module.steps),
+        0.2,
+    ),
     Row("gates.mask", "sigmoid", lambda m: m.module.learner.mask, "sigmoid"),
-    Row("gates.k_min", "3", lambda m: m.module.learner.k_min, 3),
-    Row("gates.k_max", "0.5", lambda m: m.module.learner.k_max, 55),
+    Row("gates.budgets", "uniform", lambda m: m.module.learner.budgets.schedule, "uniform"),
+    Row("gates.count", "live", lambda m: m.module.learner.graph, lambda m: m.quick.gated.graph),
+    Row("gates.k_min", "3", lambda m: m.module.learner.budgets.k_min, 3),
+    Row("gates.k_max", "0.5", lambda m: m.module.learner.budgets.k_max, 55),
+    Row("gates.direction", "joint", lambda m: m.opposite, lambda m: m.divergence_from_empty),
+    Row(
+        "gates.average",
+        "0.25",
+        lambda m: (m.module.average, m.module.learner.averages),
+        (0.25, True),
+    ),
+    Row("gates.target", "kl<=1", lambda m: m.verified.get("target"), "kl<=1"),
     Row("gates.init_density", "0.3", lambda m: m.densities, (0.3, 0.3), HARD),
     Row(
         "gates.init_density",
@@ -386,6 +447,14 @@ ROWS = [
         lambda m: cross_entropy(LOGITS, m.batch).tolist(),
     ),
     Row("objective", "kl", lambda m: m.loss, lambda m: m.divergence, ("objective=logit_diff",)),
+    Row(
+        "objective",
+        "acc",
+        lambda m: m.loss,
+        lambda m: (-logit_diff(LOGITS, m.batch)).sigmoid().tolist(),
+    ),
+    Row("objective", "ld_match", lambda m: m.loss, lambda m: m.mismatch),
+    Row("objective", "cmd", lambda m: m.loss, lambda m: m.distance),
     Row(
         "objective",
         "faithfulness_gap",
@@ -441,6 +510,12 @@ ROWS = [
     ),
     Row("verify.batch_size", "7", lambda m: m.batch_sizes, {7}),
     Row("verify.reference", "{home}/known.json", lambda m: m.module.reference, KNOWN),
+    # refinement
+    *(
+        Row(f"refinement.{name}", value, lambda m, name=name: m.refinement[name], float(value))
+        for name, value in (("tries", "5"), ("least_gain", "0.1"), ("most_rounds", "3"))
+    ),
+    Row("refinement.n_pairs", "5", lambda m: sum(map(len, training_pairs(m.quick, 4))), 5),
     # what `verify` takes
     Row("evidence.sections", "[mib]", lambda m: m.sections, ["mib"]),
     Row("evidence.threads", "3", threads_of_verify, 3),
@@ -450,6 +525,8 @@ ROWS = [
             ("n_bootstrap", "30"),
             ("n_random", "30"),
             ("n_knockouts", "3"),
+            ("n_removed", "3"),
+            ("n_adversarial", "3"),
             ("tolerance", "0.5"),
             ("seed", "3"),
         )
@@ -457,12 +534,20 @@ ROWS = [
 ]
 
 ELSEWHERE = {
+    "tasks": "pipelines/test_together.py::test_each_task_is_an_ordinary_run",
+    "gates.shared_cost": "pipelines/test_together.py::test_a_price_changes_what_is_shared",
+    "gates.starts": "pipelines/test_learned.py::test_more_starts_are_scored_and_averaged",
     "output_dir": "pipelines/test_train.py::test_the_folder_holds_what_is_promised",
+    "features.dictionaries": "pipelines/test_parts.py::test_features_are_cut_as_the_config_says",
+    "features.errors": "pipelines/test_parts.py::test_features_are_cut_as_the_config_says",
     "preset": "test_config.py::test_every_preset_loads_and_changes_only_what_it_names",
     "attribution.direction": "pipelines/test_attribute.py::test_exact_scores_are_those_of_patching",
     "attribution.edges": "pipelines/test_attribute.py::test_only_the_edges_of_a_circuit_are_scored",
     "attribution.per_example": (
         "pipelines/test_attribute.py::test_scores_of_each_pair_average_to_the_scores"
+    ),
+    "attribution.verify_top": (
+        "pipelines/test_attribute.py::test_the_strongest_edges_are_patched_exactly"
     ),
     "attribution.convergence": (
         "pipelines/test_attribute.py::test_convergence_is_said_written_and_drawn"
@@ -478,6 +563,11 @@ ELSEWHERE = {
     ),
     "train.resume": "pipelines/test_train.py::test_an_interrupted_run_goes_on_to_the_same_bytes",
     "verify.ranking": "pipelines/test_attribute.py::test_a_signed_ranking_takes_what_helps_first",
+    "refine": "pipelines/test_refine.py::test_training_with_refine_leaves_the_same_circuits",
+    "refinement.max_size": (
+        "pipelines/test_refine.py::"
+        "test_no_circuit_gets_worse_on_the_training_pairs_and_what_is_told_is_true"
+    ),
     "evidence.progress": "pipelines/test_verify.py::test_a_pipe_hears_of_every_section",
 }
 """Settings that a whole run shows, and the test that has one."""

@@ -263,7 +263,7 @@ class Circuit:
     # ---------------------------------------------------------------- to look at
 
     def __repr__(self) -> str:
-        return f"Circuit({self.n_edges:,} of {self.graph.n_edges:,} edges)"
+        return f"Circuit({self.n_edges:,} of {self.graph.n_edges:,} {self.graph.unit}s)"
 
     def summary(self) -> str:
         """A few lines of text: sizes in both conventions, then the provenance."""

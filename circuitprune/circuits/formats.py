@@ -15,8 +15,11 @@ from circuitprune.circuits.edge_pruning import (
 )
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.mib import from_mib, to_mib, to_own
+from circuitprune.circuits.part_graph import PartGraph
 from circuitprune.circuits.parts import Parts
 from circuitprune.circuits.reading import NEEDS_GRAPH
+from circuitprune.circuits.span_graph import SpanGraph
+from circuitprune.circuits.standing import has_parts
 from circuitprune.errors import GraphError
 
 Json = dict[str, object] | list[object]
@@ -28,6 +31,8 @@ Format = Literal["circuitprune", "mib", "edge_pruning", "edge_pruning_gpt2"]
 
 def forms_of(value: Json) -> tuple[Format, ...]:
     """The formats that a value of its kind may have; an edge list is written as it was."""
+    if isinstance(value, dict) and has_parts(value.get("circuitprune")):
+        return ("circuitprune",)
     return ("edge_pruning",) if isinstance(value, list) else ("circuitprune", "mib")
 
 
@@ -45,6 +50,12 @@ def write(parts: Parts, format: Format, embeddings: Sequence[str] = ()) -> Json:
     """
     if format == "circuitprune":
         return to_own(parts)
+    if isinstance(parts.graph, PartGraph | SpanGraph):
+        at = " at spans" if isinstance(parts.graph, SpanGraph) else ""
+        raise GraphError(
+            f"format {format!r} is of edges, and this circuit is of {parts.graph.unit}s{at}; take "
+            "'circuitprune', which holds both"
+        )
     if format == "mib":
         return to_mib(parts)
     if format == "edge_pruning":
@@ -87,6 +98,7 @@ def unlike(theirs: Graph, ours: Graph) -> str:
     """What to say of two graphs that differ, and what to set where only the convention does."""
     said = f"{theirs.describe()}, expected {ours.describe()}"
     if not theirs.ungrouped().same_edges(ours.ungrouped()):
-        return said
+        spanned = isinstance(theirs, SpanGraph), isinstance(ours, SpanGraph)
+        return f"{said}; tokens are dealt to spans otherwise: see `spans`" if any(spanned) else said
     by = "query_head, as MIB counts," if theirs.n_kv_readers == theirs.n_heads else "kv_head"
     return f"{said}; only key/value readers differ: set model.kv_readers={by} for these edges"

@@ -80,7 +80,10 @@ class Graph:
                 f"{self.n_kv_readers} key/value readers cannot serve {self.n_heads} heads evenly"
             )
 
-    # ---------------------------------------------------------------- counts
+    @property
+    def unit(self) -> str:
+        """What one gate stands on, in words."""
+        return "edge"
 
     @property
     def n_writers(self) -> int:
@@ -327,8 +330,6 @@ class Graph:
             size = self.n_heads // self.n_kv_readers
             start = (within - self.n_heads) % self.n_kv_readers * size
         return range(first := self.head_writer(layer, start), first + size)
-
-    # ---------------------------------------------------------------- the two conventions
 
     @cached_property
     def group_of_ungrouped(self) -> Int[Tensor, " edge_ungrouped"]:

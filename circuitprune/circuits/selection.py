@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.part_graph import PartGraph
 from circuitprune.circuits.reachability import joinable_edges, live_edges
 from circuitprune.errors import GraphError
 
@@ -98,6 +99,8 @@ def rank(
     if method in ("top_n", "top_n_raw"):
         return scores.argsort(descending=True, stable=True)
     if method == "greedy":
+        if isinstance(graph, PartGraph):
+            raise GraphError("greedy grows along edges; parts have none between them: take top_n")
         return torch.tensor(_greedy_order(graph, scores), device=scores.device)
     raise GraphError(f"unknown method {method!r}; choose one of {', '.join(get_args(Method))}")
 

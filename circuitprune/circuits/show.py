@@ -15,12 +15,12 @@ def facts_of(circuit: "circuitprune.circuits.circuit.Circuit") -> list[tuple[str
     """Its sizes in both conventions, then the provenance, as `(name, text)`."""
     graph = circuit.graph
     sizes = f"{circuit.n_edges:,} of {graph.n_edges:,} ({circuit.density:.2%})"
-    if graph.n_kv_readers != graph.n_heads:
+    if graph.n_edges_ungrouped != graph.n_edges:
         sizes += f" by KV head; {circuit.n_edges_ungrouped:,} of {graph.n_edges_ungrouped:,}"
         sizes += " by query head"
     nodes = f"{len(circuit.nodes):,} of {graph.n_writers + 1:,}"
     facts = [(_shown(key), _shown(value)) for key, value in circuit.provenance.items()]
-    return [("edges", sizes), ("nodes", nodes), *facts]
+    return [(f"{graph.unit}s", sizes), ("nodes", nodes), *facts]
 
 
 def html_of(circuit: "circuitprune.circuits.circuit.Circuit") -> str:

@@ -81,6 +81,11 @@ class Batch:
         """The batch with whatever its prompts begin with."""
         return self
 
+    @property
+    def spans(self) -> Int[Tensor, "batch pos"] | None:
+        """The span that each token is dealt to; None if they are not told apart."""
+        return None
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
         return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
@@ -105,6 +110,19 @@ class Batch:
         clean, corrupt = self.clean.gather(1, at), self.corrupt.gather(1, at)
         mask = here <= last[:, None]
         return Rest(self.index, clean, corrupt, mask, last, self.answers, self.wrong, prefix, self)
+
+
+@dataclass(frozen=True)
+class Dealt(Batch):
+    """Examples whose tokens are dealt to spans of positions."""
+
+    dealt: Int[Tensor, "batch pos"]
+    """The span of each token; any on padding."""
+
+    @property
+    def spans(self) -> Int[Tensor, "batch pos"] | None:
+        """The span that each token is dealt to."""
+        return self.dealt
 
 
 @dataclass(frozen=True)
@@ -134,12 +152,24 @@ class Rest(Batch):
         """The same examples whole."""
         return self.of
 
+    @property
+    def spans(self) -> Int[Tensor, "batch pos"] | None:
+        """The span of each token behind the prefix."""
+        spans = self.of.spans
+        return None if spans is None else self._of_rest(spans)
+
+    def _of_rest(self, values: Int[Tensor, "batch whole"]) -> Int[Tensor, "batch pos"]:
+        """What stands behind the prefix; whatever comes last goes on over the padding."""
+        here = torch.arange(self.clean.shape[1], device=values.device)
+        at = self.prefix.lengths[:, None] + here
+        return values.gather(1, at.clamp(max=values.shape[1] - 1))
+
 
 def collate(examples: Sequence[Example], indices: Sequence[int], pad_id: int) -> Batch:
     """One batch of the examples; `indices` are their ids in the data set."""
     lengths = torch.tensor([len(example.clean) for example in examples])
     clean = _rows([example.clean for example in examples], pad_id)
-    return Batch(
+    whole = Batch(
         index=torch.tensor(list(indices)),
         clean=clean,
         corrupt=_rows([example.corrupt for example in examples], pad_id),
@@ -148,6 +178,9 @@ def collate(examples: Sequence[Example], indices: Sequence[int], pad_id: int) ->
         answers=_rows([example.answers for example in examples], NO_TOKEN),
         wrong=_rows([example.wrong for example in examples], NO_TOKEN),
     )
+    if not examples[0].spans:
+        return whole
+    return Dealt(**vars(whole), dealt=_rows([example.spans for example in examples], 0))
 
 
 def _rows(rows: Sequence[Sequence[int]], fill: int) -> Int[Tensor, "row column"]:
@@ -208,6 +241,6 @@ def few_pairs(batches: Sequence[Batch], n: int = FEW_PAIRS) -> list[Batch]:
         if missing <= 0:
             break
         parts = {f.name: getattr(batch, f.name)[:missing] for f in fields(batch)}
-        few.append(Batch(**parts))
+        few.append(type(batch)(**parts))
         missing -= len(few[-1])
     return few

@@ -26,6 +26,10 @@ class Example:
     """Tokens of which any one is right after `clean`; at least one."""
     wrong: tuple[int, ...]
     """Tokens of which any one is wrong; at least one, none of them in `answers`."""
+    tagged: tuple[str, ...] = ()
+    """The tag of each token of the prompts, empty without one; nothing if the pair has no tags."""
+    spans: tuple[int, ...] = ()
+    """The span that each token is dealt to; nothing if they are not told apart."""
 
 
 def bos_tokens(tokenizer: PreTrainedTokenizerBase, bos: str = "auto") -> tuple[int, ...]:
@@ -166,12 +170,34 @@ class Encoder:
             return NO_WRONG
         if set(answers) & set(wrong):
             return SHARED
-        return Example(pair, *prompts, answers, wrong)
+        tagged = ("",) * len(self.prefix) + self._tags(pair) if pair.tags else ()
+        return Example(pair, *prompts, answers, wrong, tagged)
+
+    def _tags(self, pair: Pair) -> tuple[str, ...]:
+        """The tag of each token of the clean prompt: of the place that it shares a character with.
+
+        Raises:
+            DataError: the tokenizer does not say which characters a token is of.
+        """
+        if not self.tokenizer.is_fast:
+            raise DataError(
+                f"pair {pair.id!r} has tags, and this tokenizer does not say which characters a "
+                "token is of: take its fast version, or leave out the tags"
+            )
+        found = self.tokenizer(pair.clean, add_special_tokens=False, return_offsets_mapping=True)
+        return tuple(
+            next((tag for tag, (a, b) in pair.tags.items() if a < end and first < b), "")
+            for first, end in found["offset_mapping"]
+        )
 
     def one_token(self, prompt: str, texts: Sequence[str]) -> list[str]:
         """Those of the texts that add exactly one known token to the prompt and change none."""
+        return list(self.next_tokens(prompt, texts))
+
+    def next_tokens(self, prompt: str, texts: Sequence[str]) -> dict[str, int]:
+        """The same, each with its token."""
         (tokens,) = self._tokens([prompt])
-        return list(self._continuations(prompt, tokens, texts))
+        return self._continuations(prompt, tokens, texts)
 
     def _continuations(
         self, prompt: str, tokens: list[int], texts: Sequence[str]

@@ -23,7 +23,7 @@ from circuitprune.data.encoding import (
     pad_token,
     refuse_beyond,
 )
-from circuitprune.data.splits import SPLITS, Size, counts, is_count, sizes, split
+from circuitprune.data.splits import SPLITS, Size, counts, is_count, left_empty, sizes, split
 from circuitprune.data.tasks.pair import Task, fitted, pairs_of
 from circuitprune.errors import DataError
 
@@ -263,9 +263,14 @@ def _shared_out(examples: list[Example], wanted: Sequence[Size], seed: int, by: 
     """All pairs, or a few less where inseparable sets do not fill the sides exactly.
 
     Raises:
-        DataError: the sides together want more than there is.
+        DataError: the sides together want more than there is, or one that is wanted gets nothing.
     """
     asked = counts(wanted, len(examples))
+    if empty := left_empty(wanted, asked):
+        raise DataError(
+            f"too few pairs: {len(examples)} fit, which leaves none for {' and '.join(empty)}; add "
+            "some, or set to 0 what may be empty"
+        )
     if sum(asked) > len(examples):
         raise DataError(
             f"n_train, n_val and n_test want {' + '.join(map(str, asked))} pairs, but "
@@ -273,8 +278,11 @@ def _shared_out(examples: list[Example], wanted: Sequence[Size], seed: int, by: 
         )
     spare = [0, *(2**power for power in range(len(examples).bit_length()))]
     for left_out in spare:
+        fewer = counts(wanted, len(examples) - left_out)
+        if left_empty(wanted, fewer):
+            break
         try:
-            return split(examples, *_three(counts(wanted, len(examples) - left_out)), seed, by)
+            return split(examples, *_three(fewer), seed, by)
         except DataError as error:
             problem = error
     raise problem

@@ -89,6 +89,17 @@ def counts(wanted: Sequence[Size], n_pairs: int) -> list[int]:
     return [next(left) if number is None else number for number in fixed]
 
 
+def left_empty(wanted: Sequence[Size], numbers: Sequence[int]) -> list[str]:
+    """Sides that are wanted and get no pair.
+
+    Example:
+        >>> left_empty(["auto", 0, "auto"], [1, 0, 0])
+        ['n_test=auto']
+    """
+    sides = zip(SPLITS, wanted, numbers, strict=True)
+    return [f"n_{side}={size}" for side, size, number in sides if size != 0 and number == 0]
+
+
 def is_count(size: Size) -> bool:
     """Whether a size is a number of pairs, whatever the task holds; 1.0 is a fraction."""
     return size != "auto" and (isinstance(size, int) or size == 0 or size > 1)

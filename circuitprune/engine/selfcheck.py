@@ -7,8 +7,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from circuitprune.circuits.part_graph import PartGraph
+from circuitprune.engine.feature_sites import places_of
 from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.gated_parts import GatedParts
 from circuitprune.engine.progress import Progress, silent
+from circuitprune.engine.sites import Edit, Slices, edited
 from circuitprune.errors import ModelError
 from circuitprune.metrics import kl_divergence
 
@@ -32,6 +36,9 @@ def self_check(gated: GatedModel, seed: int = 0, progress: Progress = silent) ->
     query, key or value reader must change its own heads alone, and at the first position, where a
     head can only attend to itself, only through the value.
 
+    Of gates on parts, the first two, and that closing all parts of one MLP is patching its output:
+    nobody reads another stream than the others, so there are no readers to close.
+
     Args:
         gated: The model under gates.
         seed: Of the prompts.
@@ -43,7 +50,11 @@ def self_check(gated: GatedModel, seed: int = 0, progress: Progress = silent) ->
     """
     laws = _Laws(gated, seed)
     checks: list[Callable[[], None]] = [laws.open, laws.closed, laws.one_head]
-    checks += [partial(laws.reader, kind) for kind in "qkv"]
+    if isinstance(gated, GatedParts):
+        whole = gated.opens and gated.closes
+        checks = [laws.open] * gated.opens + [laws.closed] * gated.closes + [laws.one_mlp] * whole
+    else:
+        checks += [partial(laws.reader, kind) for kind in "qkv"]
     progress(0, len(checks))
     for done, check in enumerate(checks, start=1):
         check()
@@ -108,6 +119,23 @@ class _Laws:
         with self.output.register_forward_pre_hook(patch):
             patched = self.gated.plain(self.clean, self.mask)
         self.compare(f"out-edges of a{self.layer}.h{self.head} closed", cut, patched)
+
+    def one_mlp(self) -> None:
+        """All parts of an MLP closed: its output patched in the untouched model."""
+        gated, graph, name = self.gated, self.graph, f"m{self.layer}"
+        assert isinstance(gated, GatedParts) and isinstance(graph, PartGraph)
+        mine = torch.tensor([cut.of == name for cut in graph.cuts])[graph.edge_cut]
+        cut, _ = self._gated(mine.long(), 1)
+        module, side = places_of(gated.ports)[name]
+        place, seen = Slices(module, side, 1, graph.d_model), list[Tensor]()
+
+        def run(tokens: Tensor, edit: Edit) -> Tensor:
+            forward = edited(place, module.forward, len(tokens), edit)
+            with gated.ports.intercept([(module, "forward", forward)]):
+                return gated.ports.run(tokens, self.mask, None)
+
+        run(self.corrupt, lambda now: seen.append(now) or now)  # type: ignore[func-returns-value]
+        self.compare(f"all parts of {name} closed", cut, run(self.clean, lambda _: seen[0]))
 
     def reader(self, kind: str) -> None:
         """One attention reader closed: its own heads change, and the first position only by v."""

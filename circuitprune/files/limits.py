@@ -5,7 +5,9 @@ from typing import BinaryIO, Literal
 
 from circuitprune.errors import CircuitPruneError, RunError
 
-Kind = Literal["config", "pairs", "line", "circuit", "frontier", "json", "tensors", "checkpoint"]
+Kind = Literal[
+    "config", "pairs", "line", "circuit", "frontier", "json", "tensors", "checkpoint", "tuning"
+]
 
 LIMITS: dict[Kind, int] = {
     "config": 100_000,
@@ -16,6 +18,7 @@ LIMITS: dict[Kind, int] = {
     "json": 100_000_000,
     "tensors": 8_000_000_000,
     "checkpoint": 250_000_000,
+    "tuning": 32_000_000_000,
 }
 """Bytes of a file by what it is; `line` is one pair. A circuit by query head of 32 layers of 32
 heads, every edge listed as MIB does, has 130 million."""
@@ -47,6 +50,7 @@ _WORDS: dict[Kind, str] = {
     "json": "a file of JSON",
     "tensors": "a file of tensors",
     "checkpoint": "a checkpoint",
+    "tuning": "a checkpoint of a model that is tuned",
 }
 
 

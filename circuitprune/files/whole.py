@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,35 +13,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from circuitprune.errors import RunError
+from circuitprune.files.atomic import write_atomic as write_atomic
 from circuitprune.files.decoding import decode
 from circuitprune.files.limits import HEADER, Kind, read_bytes
 from circuitprune.files.records import to_json
-
-
-def write_atomic(path: str | Path, content: bytes | str) -> None:
-    """Leaves either the old file or the whole new one at `path`, also after a crash.
-
-    A temporary file in the same folder is written and flushed to the disk, then renamed over
-    `path`, and the folder is flushed. Text is UTF-8. Missing parent folders are created.
-
-    Raises:
-        RunError: the folder cannot be written, or the disk is full; the old file is untouched.
-    """
-    path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_to_disk(temporary, data)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise RunError(
-            f"{path} was not written ({error.strerror or error}); "
-            "check free space and permissions of the folder"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: object) -> None:
@@ -103,6 +77,28 @@ def write_tensors(
     write_atomic(path, _with_metadata(content, {**notes, "sha256": _digest(whole, notes)}))
 
 
+def read_foreign_tensors(
+    path: str | Path,
+) -> tuple[dict[str, Shaped[Tensor, "..."]], dict[str, str]]:
+    """Tensors and metadata of a safetensors file of any program.
+
+    Raises:
+        RunError: missing, too large, truncated or not safetensors.
+    """
+    path = Path(path)
+    _refuse_header(path)
+    data = read_bytes(path, "tensors")
+    header = _header(path, data)
+    try:
+        tensors = safetensors.torch.load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise RunError(
+            f"{path} is not a safetensors file or is truncated: {error!s:.300}"
+        ) from error
+    written = header.get("__metadata__")
+    return tensors, dict(written) if isinstance(written, dict) else {}
+
+
 def read_tensors(
     path: str | Path, finite: bool = False
 ) -> tuple[dict[str, Shaped[Tensor, "..."]], dict[str, str]]:
@@ -117,17 +113,7 @@ def read_tensors(
             values.
     """
     path = Path(path)
-    _refuse_header(path)
-    data = read_bytes(path, "tensors")
-    header = _header(path, data)
-    try:
-        tensors = safetensors.torch.load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise RunError(
-            f"{path} is not a safetensors file or is truncated: {error!s:.300}"
-        ) from error
-    written = header.get("__metadata__")
-    notes = dict(written) if isinstance(written, dict) else {}
+    tensors, notes = read_foreign_tensors(path)
     expected = notes.pop("sha256", None)
     if expected is None:
         raise RunError(f"{path} has no checksum, so circuitprune did not write it")
@@ -184,21 +170,3 @@ def _digest(tensors: Mapping[str, Shaped[Tensor, "..."]], notes: Mapping[str, st
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _write_to_disk(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename in this folder survive a power cut; Windows cannot open folders."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

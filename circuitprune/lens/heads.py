@@ -9,8 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.recording import record_writers
 from circuitprune.errors import DataError
 from circuitprune.lens.logits import logit_lens
+from circuitprune.models.softmax import eager_attention
 
 ATTENDS = 0.4
 """Mean attention from which a probe calls a head by its name."""
@@ -48,7 +50,7 @@ def attention_patterns(
 
     Rows sum to 1. Memory grows with the square of the length: for a few prompts at a time.
     """
-    with _eager(gated), _weights(gated) as patterns:
+    with eager_attention(gated.model), _weights(gated) as patterns:
         padded = None if bool(mask.all()) else mask.long()
         gated.model(input_ids=tokens, attention_mask=padded, use_cache=False)
     return torch.stack(patterns)
@@ -110,7 +112,7 @@ def _copying(
 ) -> Float[Tensor, "2 layer head"]:
     """Share of tokens in the top of what each head writes of them, and of minus that."""
     ports, graph = gated.ports, gated.graph
-    written = gated.record(tokens, torch.ones_like(tokens, dtype=torch.bool))
+    written = record_writers(gated.ports, tokens, torch.ones_like(tokens, dtype=torch.bool))
     streams = [written[0], *_after_first_layer(gated, written)]
     found = torch.zeros(2, graph.n_layers, graph.n_heads)
     group = graph.n_heads // graph.n_kv_readers
@@ -136,17 +138,6 @@ def _after_first_layer(
     if gated.graph.n_layers < 2:
         return []
     return [written[0] + written[gated.graph.mlp_writer(0)]]
-
-
-@contextmanager
-def _eager(gated: GatedModel) -> Iterator[None]:
-    """The only attention of Hugging Face that returns its weights; restored afterwards."""
-    before = gated.model.config._attn_implementation
-    gated.model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        gated.model.set_attn_implementation(before)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from circuitprune.data.batches import Batch
 from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.recording import record_writers
 from circuitprune.errors import MetricError, ModelError
 from circuitprune.metrics import distinct
 from circuitprune.models.norms import known_norm, norm_scale
@@ -107,7 +108,7 @@ def direct_logit_attribution(
             "direct logit attribution compares answers with wrong ones; a pair has none"
         )
     graph, rows = gated.graph, torch.arange(len(batch), device=batch.last.device)
-    written = gated.record(batch.clean, batch.mask)[:, rows, batch.last]
+    written = record_writers(gated.ports, batch.clean, batch.mask)[:, rows, batch.last]
     biases = torch.zeros_like(written[0])
     for layer in range(graph.n_layers):
         heads = graph.heads(layer)

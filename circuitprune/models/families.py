@@ -22,6 +22,7 @@ GPT2 = Family(
     output="c_proj",
     attention_norm="ln_1",
     mlp_norm="ln_2",
+    down="c_proj",
 )
 GPT_NEOX = Family(
     layers="gpt_neox.layers",
@@ -30,6 +31,7 @@ GPT_NEOX = Family(
     projections=("query_key_value",),
     fused="per_group",
     output="dense",
+    down="dense_4h_to_h",
     parallel=lambda config: config.use_parallel_residual,
 )
 SANDWICH = replace(
@@ -50,6 +52,7 @@ GPT_J = replace(
     output="out_proj",
     attention_norm="ln_1",
     mlp_norm="ln_1",
+    down="fc_out",
 )
 PHI3 = replace(
     LLAMA,
@@ -232,7 +235,7 @@ FAMILIES: dict[str, Declared] = {
         attention="self_attn",
         parallel=sequential,
     ),
-    "phi": replace(ONE_NORM, final_norm="model.final_layernorm", output="dense"),
+    "phi": replace(ONE_NORM, final_norm="model.final_layernorm", output="dense", down="fc2"),
     "phi3": PHI3,
     "phimoe": LLAMA,
     "qwen2": LLAMA,
@@ -243,7 +246,7 @@ FAMILIES: dict[str, Declared] = {
     "smollm3": LLAMA,
     "solar_open": LLAMA,
     "stablelm": _stablelm,
-    "starcoder2": LLAMA,
+    "starcoder2": replace(LLAMA, down="c_proj"),
     "vaultgemma": replace(LLAMA, mlp_norm="pre_feedforward_layernorm"),
     "xglm": BART,
 }

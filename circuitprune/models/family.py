@@ -31,6 +31,9 @@ class Family:
     mlp: str | tuple[str, str, str] = "mlp"
     """One module, or its first linear map, its activation and its second linear map: where there
     is no such module, or it adds the residual stream itself."""
+    down: str = "down_proj"
+    """From the MLP: its last linear map, whose input is the hidden neurons. Mixtures of experts
+    have none of that name, and so no neurons of their own."""
     projections: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
     """The q, k and v projections, or the one module that holds all three."""
     fused: Fused = "no"

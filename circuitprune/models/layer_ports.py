@@ -22,6 +22,8 @@ class LayerPorts:
     projections: tuple[nn.Module, ...]
     output: nn.Module
     mlp: nn.Module
+    down: nn.Module | None
+    """The MLP's last linear map, from its hidden neurons; None in a mixture of experts."""
     attention_norm: nn.Module
     mlp_norm: nn.Module
     attention_post_norm: nn.Module | None
@@ -87,6 +89,7 @@ def layer_ports(layer: nn.Module, family: Family, scale: float) -> LayerPorts:
         projections=tuple(find(attention, name) for name in family.projections),
         output=find(attention, family.output),
         mlp=_mlp(layer, family.mlp),
+        down=_down(layer, family),
         attention_norm=optional(family.attention_norm) or NoNorm(),
         mlp_norm=optional(family.mlp_norm) or NoNorm(),
         attention_post_norm=optional(family.attention_post_norm),
@@ -109,3 +112,13 @@ def _mlp(layer: nn.Module, path: str | tuple[str, str, str]) -> nn.Module:
         return find(layer, path)
     first, activation, second = (find(layer, part) for part in path)
     return Span(first, activation, second)
+
+
+def _down(layer: nn.Module, family: Family) -> nn.Module | None:
+    """What makes the MLP's output of its hidden neurons, where one linear map does."""
+    path = f"{family.mlp}.{family.down}" if isinstance(family.mlp, str) else family.mlp[2]
+    try:
+        module = layer.get_submodule(path)
+    except AttributeError:
+        return None
+    return module if isinstance(module, nn.Linear | Conv1D) else None

@@ -15,12 +15,14 @@ from circuitprune.errors import ConfigError, RunError
 from circuitprune.files.text import show
 from circuitprune.files.whole import read_json
 from circuitprune.pipelines.describe import check_text, cost_text, describe, memory_text, pairs_text
-from circuitprune.pipelines.frontier import finish, frontier_of, ranked_frontier
+from circuitprune.pipelines.frontier import cut, finish
 from circuitprune.pipelines.logs import log_final, log_texts, logging_to, make_logger
 from circuitprune.pipelines.metric import metric_name
+from circuitprune.pipelines.refining import refined_frontier
 from circuitprune.pipelines.scoring import Scoring, scoring_of
-from circuitprune.pipelines.setup import Print, Setup, chosen_edges, reference_edges
+from circuitprune.pipelines.setup import Print, Setup, chosen_edges, reference_edges, silent
 from circuitprune.pipelines.study import Study
+from circuitprune.pipelines.verified_top import verify_top
 from circuitprune.runs.folder import claim, create, tidy, unfinished, write_command
 from circuitprune.runs.frontier import Frontier, Provenance, write_results
 from circuitprune.runs.lock import locked, unusable
@@ -49,8 +51,8 @@ def attribute(config: RunConfig, say: Print = show, command: str = "") -> Fronti
     folder = Path(config.output_dir)
     ranks = processes()
     if not ranks.leads:
-        say, config = _silent, replace(config, train=replace(config.train, progress=False))
-    with threads(_threads(config)):
+        say, config = silent, replace(config, train=replace(config.train, progress=False))
+    with threads(_threads(config)), ranks.together():
         setup = _prepare(config)
         ranks.wait()  # all have seen the folder as it was
         say(describe(setup))
@@ -118,21 +120,20 @@ def _threads(config: RunConfig) -> int | None:
     return config.attribution.threads if method is not None and method.sharded else None
 
 
-def _silent(_: str) -> None:
-    """What a process that does not lead says."""
-
-
 def _finish(setup: Setup, scoring: Scoring, say: Print, command: str) -> Frontier:
     """Verify, write and log; `COMPLETE` last."""
     config, folder, split = setup.config, Path(setup.config.output_dir), setup.held_out
-    notes = notes_on(setup, scoring)
+    notes = list(notes_on(setup, scoring))
+    if config.attribution.verify_top:
+        notes.append(verify_top(setup, scoring))
     for note in notes:
         say(note)
     say(f"Verifying circuits exactly on {len(setup.data.splits[split])} {split} pairs")
     ranking = ranking_of(scoring.scores, config.verify.ranking)
     own = scoring.circuits  # of a method that finds circuits itself
-    found = frontier_of(setup, own) if own else ranked_frontier(setup, ranking)
-    command = command or "python scripts/attribute.py config.yaml"
+    refined = refined_frontier(setup, own or cut(setup, ranking), ranking, say)
+    found, ranking, notes = refined.frontier, refined.ranking, [*notes, *refined.notes]
+    command = command or "circuitprune attribute config.yaml"
     frontier = replace(found, provenance=_provenance(setup, found))
     write_results(folder, frontier, scoring.scores, ranking, summary(frontier, command, notes))
     write_command(folder, command)
@@ -186,7 +187,6 @@ def _provenance(setup: Setup, frontier: Frontier) -> Provenance:
         **frontier.provenance,
         "learner": None,
         "objective": None,
-        "init_metric": metric_name(setup),
         "init_steps": config.attribution.steps,
         "ranking": config.verify.ranking,
     }

@@ -8,7 +8,7 @@ from circuitprune.data.encoding import Encoder, encode_until
 from circuitprune.data.tasks import JsonlTask
 from circuitprune.data.tasks.given import ALL_KINDS
 from circuitprune.data.tasks.pair import choose_corruption
-from circuitprune.errors import DataError
+from circuitprune.errors import ConfigError, DataError
 from circuitprune.files.text import line
 from circuitprune.models.loading import load_tokenizer
 from circuitprune.pipelines.pairs import split_pairs
@@ -66,7 +66,11 @@ def check(config: RunConfig, pairs: JsonlTask, overrides: Sequence[str] = ()) ->
 
     Raises:
         ModelError: no such model, or none with a tokenizer.
+        ConfigError: a setting that names other pairs.
     """
+    others = [item for item in overrides if item.startswith(("task.name=", "task.path="))]
+    if others:
+        raise ConfigError(f"{others[0]} names other pairs than {pairs.path}; leave it out")
     sized = any(item.startswith(tuple(f"task.{name}=" for name in SIZES)) for item in overrides)
     task = replace(config.task, name="jsonl", path=str(pairs.path))
     if not sized:
@@ -76,14 +80,11 @@ def check(config: RunConfig, pairs: JsonlTask, overrides: Sequence[str] = ()) ->
     kind = choose_corruption(pairs, config.task.corruption)
     chosen = [pair for pair in pairs.all_pairs if kind in (ALL_KINDS, pair.kind)]
     encoder = encode_until(chosen, tokenizer, len(chosen), config.task.bos, longest)
-    kept, problem = None, "too few pairs that can be told apart to part them in two"
-    if sized or len(encoder.examples) > 1:
-        try:
-            kept = split_pairs(config, tokenizer, longest, pairs).report.kept
-        except DataError as error:
-            problem = str(error).splitlines()[0]
-    if kept is not None and not sized and not kept["test"]:
-        kept = None
+    kept, problem = None, ""
+    try:
+        kept = split_pairs(config, tokenizer, longest, pairs).report.kept
+    except DataError as error:
+        problem = str(error).splitlines()[0]
     return Checked(config, len(chosen), encoder, kept, problem)
 
 

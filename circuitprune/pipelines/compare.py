@@ -29,6 +29,7 @@ from circuitprune.evidence.bootstrap import Bootstrap, Interval
 from circuitprune.files.records import JsonObject
 from circuitprune.files.text import show
 from circuitprune.files.whole import write_json
+from circuitprune.pipelines.compare_together import against_apart
 from circuitprune.pipelines.cross_model import cross_model, differs, same_task
 from circuitprune.pipelines.gathering import keep, kept
 from circuitprune.pipelines.pairs import make_pairs
@@ -47,6 +48,7 @@ from circuitprune.runs.studies import (
     TransferCell,
     TransferSetting,
 )
+from circuitprune.runs.together import tasks_in
 from circuitprune.views.progress import shown
 
 N_BOOTSTRAP = 1000
@@ -68,7 +70,8 @@ def compare(
     one task and of two models, activations are also patched across the models.
 
     Args:
-        paths: Two or more run folders (their chosen circuits) or circuit files.
+        paths: Two or more run folders (their chosen circuits) or circuit files; a run over several
+            tasks stands for the runs of its tasks.
         transfer: All paths must then be run folders.
         size: Fraction of all edges to compare at; by default that of the smallest circuit.
         n_random: Random circuits of each of `FAMILIES`, for each circuit.
@@ -87,6 +90,7 @@ def compare(
     Source: circuits reused across tasks: Merullo et al. 2024, "Circuit Component Reuse Across Tasks
     in Transformer Language Models" (arXiv 2310.08744).
     """
+    given, paths = paths, [str(run) for path in paths for run in tasks_in(path) or (path,)]
     _check(paths, folder)
     found = {str(path): load_found(path) for path in paths}
     graph = same_graph(found.values())
@@ -101,6 +105,7 @@ def compare(
         overlap=overlaps(graph, masks),
         core=core,
         private=private,
+        against_apart=against_apart(given, found) or None,
     )
     kept_in = None if folder is None else Path(folder) / "columns"
     if transfer:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from circuitprune.circuits.span_graph import SpanGraph
 from circuitprune.engine.selfcheck import FORWARDS, LENGTH, PROMPTS
 from circuitprune.files.text import line
 from circuitprune.pipelines.memory import forecast
@@ -32,14 +33,17 @@ def check_text() -> str:
 def describe(setup: Setup) -> str:
     """The first screen of a run."""
     config, graph = setup.config, setup.gated.graph
-    by_kv_head = replace(graph, n_kv_readers=setup.gated.ports.n_kv_heads)
+    whole = setup.gated.ports.graph
+    by_kv_head = replace(whole, n_kv_readers=setup.gated.ports.n_kv_heads)
     family = setup.gated.model.config.get_text_config().model_type
     used = "KV head" if config.model.kv_readers == "kv_head" else "query head"
     lines = [
         f"model     {line(config.model.name)} (family {family}, {config.model.dtype}, "
         f"{setup.gated.model.config._attn_implementation} attention, {setup.gated.device})",
         f"graph     {graph.n_layers} layers, {graph.n_heads} heads, {by_kv_head.n_edges:,} edges "
-        f"by KV head, {graph.n_edges_ungrouped:,} by query head; readers here by {used}",
+        f"by KV head, {whole.n_edges_ungrouped:,} by query head; readers here by {used}",
+        *([] if config.level == "edge" else [f"level     {config.level}, {graph.n_edges:,} gates"]),
+        *([] if config.spans == "none" else [spans_text(setup)]),
         f"task      {line(config.task.name)}, ablation {config.ablation}, metric "
         f"{setup.metric_name}",
         *(f"pairs     {one.strip()}" for one in setup.data.report.summary().splitlines()),
@@ -48,6 +52,15 @@ def describe(setup: Setup) -> str:
         f"prefixes  {prefixes_text(setup)}",
     ]
     return "\n".join(lines)
+
+
+def spans_text(setup: Setup) -> str:
+    """How many gates stand at each span."""
+    graph = setup.gated.graph
+    assert isinstance(graph, SpanGraph)
+    counts = zip(graph.spans, graph.exists.sum(dim=0).tolist(), strict=True)
+    found = ", ".join(f"{span.name} {n:,}" for span, n in counts)
+    return f"spans     by {setup.config.spans}, {graph.n_edges:,} gates: {found}"
 
 
 def prefixes_text(setup: Setup) -> str:

@@ -1,6 +1,6 @@
 """Kinds of evidence one after the other, each kept in a file of its own as soon as it is done."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -9,8 +9,9 @@ from circuitprune.engine.progress import Watch
 from circuitprune.errors import CircuitPruneError, NonFiniteError, RunError
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.results import NotComputed, Section, Sections, kind_of
-from circuitprune.files.records import JsonObject, from_json
+from circuitprune.files.records import from_json
 from circuitprune.files.whole import read_json, write_json
+from circuitprune.runs.shards import Ranks
 from circuitprune.views.progress import shown
 
 Piece = TypeVar("Piece")
@@ -25,7 +26,8 @@ def gather(
     identity: Mapping[str, object],
     show: bool,
     say: Callable[[str], None],
-) -> Sections:
+    ranks: Ranks | None = None,
+) -> Sections | None:
     """The result of each section, taken from `<name>.json` in the folder or put there.
 
     Args:
@@ -35,32 +37,63 @@ def gather(
         identity: Plain values; a file is only taken if it was written with the same ones.
         show: Show how far each section is.
         say: Called with a line for each section that is taken from its file.
+        ranks: Who gathers; each process takes the next section that none has taken.
+
+    Returns:
+        None on processes that do not lead.
 
     Raises:
         NonFiniteError: a section came upon NaN. Other errors of this package stand in a section's
             place as `error`, and are not kept.
     """
-    sections: JsonObject = {}  # by names, which are fields of `Sections`
+    ranks = ranks or Ranks()
+    sections = _known(folder, kinds, identity)
+    for name in sections:
+        say(f"{name}: found in {folder / name}.json")
+    ranks.wait()  # all have seen the folder as it was
     with shown(show) as watch:
-        for number, (name, kind) in enumerate(kinds.items(), start=1):
-            path = folder / f"{name}.json"
-            before = kept(path, kind_of(name), identity)
-            if before is not None:
-                say(f"{name}: found in {path}")
-                sections[name] = before
-                continue
-            title = f"{number}/{len(kinds)} {name}"
-            found = _run(kind, replace(case, watch=_of_section(title, watch)))
+
+        def run(name: str) -> Section | NotComputed:
+            title = f"{list(kinds).index(name) + 1}/{len(kinds)} {name}"
+            found = section_of(title, kinds[name], case, watch)
             if not isinstance(found, NotComputed):
-                keep(path, found, identity)
+                keep(folder / f"{name}.json", found, identity)
+            return found
+
+        sections |= {
+            name: run(name) for name in kinds if name not in sections and ranks.first(name)
+        }
+        ranks.wait()
+        if not ranks.leads:
+            return None
+        sections = _known(folder, kinds, identity) | sections
+        sections |= {name: run(name) for name in kinds if name not in sections}  # undefined there
+    return Sections(**{name: sections[name] for name in kinds})  # type: ignore[arg-type]  # its fields
+
+
+def _known(
+    folder: Path, kinds: Iterable[str], identity: Mapping[str, object]
+) -> dict[str, Section | NotComputed]:
+    """The sections whose files are of the very same work."""
+    sections: dict[str, Section | NotComputed] = {}
+    for name in kinds:
+        found = kept(folder / f"{name}.json", kind_of(name), identity)
+        if found is not None:
             sections[name] = found
-    return Sections(**sections)
+    return sections
 
 
-def _run(kind: Kind, case: Case) -> Section | NotComputed:
-    """One section; where it is undefined for this circuit, the reason in its place."""
+def section_of(title: str, kind: Kind, case: Case, watch: Watch) -> Section | NotComputed:
+    """One section; where it is undefined for this circuit, the reason in its place.
+
+    Args:
+        title: What its work is shown as.
+        kind: Of evidence.
+        case: What it is about.
+        watch: Told how far it is.
+    """
     try:
-        return _judged(kind(case), case)
+        return _judged(kind(replace(case, watch=_of_section(title, watch))), case)
     except NonFiniteError:
         raise
     except CircuitPruneError as error:

@@ -1,16 +1,21 @@
 """What a study is given in place of settings: a model, pairs, circuits that are there already."""
 
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, TypeVar
 
+import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from circuitprune.attribution.levels import FeaturesConfig
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.selection import n_edges_of
 from circuitprune.config import ModelConfig
+from circuitprune.data.checks import nearest, refuse
 from circuitprune.data.splits import Size
 from circuitprune.data.tasks import TASKS, Pair, Task, get_task
 from circuitprune.data.tasks.given import GivenPairs
@@ -18,8 +23,9 @@ from circuitprune.data.tasks.jsonl import SUFFIXES
 from circuitprune.errors import ConfigError, DataError, GraphError, ModelError
 from circuitprune.models.held import own_model
 from circuitprune.models.loading import DTYPES
-from circuitprune.pipelines.setup import Loaded
+from circuitprune.pipelines.setup import Loaded, Setup
 
+Settings = TypeVar("Settings")
 Edges = Circuit | Bool[Tensor, " edge"] | Iterable[str]
 """A circuit, its mask, or the names of its edges."""
 
@@ -103,8 +109,13 @@ def task_name(task: object) -> str:
 def pair_counts(
     source: Task | None, n_train: Size | None, n_test: Size | None
 ) -> tuple[Size, Size]:
-    """How many pairs to draw: 64 and 64, or, of pairs that end, half and half of what fits."""
+    """How many pairs to draw: 64 and 64, or, of pairs that end, half and half of what fits.
+
+    A pair alone is looked at, not parted.
+    """
     default: Size = "auto" if isinstance(source, Sized) else 64
+    if isinstance(source, Sized) and len(source) == 1 and n_test is None:
+        n_test = 0
     return default if n_train is None else n_train, default if n_test is None else n_test
 
 
@@ -134,11 +145,20 @@ def mask_given(graph: Graph, circuit: Edges) -> Bool[Tensor, " edge"]:
         GraphError: of another model, or no circuit at all.
     """
     if isinstance(circuit, Tensor):
+        if circuit.dtype != torch.bool or circuit.shape != (graph.n_edges,):
+            raise GraphError(
+                f"a mask has {graph.n_edges:,} of torch.bool, one for each {graph.unit}, got "
+                f"{circuit.dtype} of shape {tuple(circuit.shape)}"
+            )
         return circuit
     if not isinstance(circuit, Circuit | Iterable):
         raise GraphError(f"a circuit is a Circuit, a mask or names of edges, got {circuit!r}")
     if not isinstance(circuit, Circuit):
-        return graph.mask_of([circuit] if isinstance(circuit, str) else circuit)
+        names = [circuit] if isinstance(circuit, str) else [*circuit]
+        if strange := [name for name in names if not isinstance(name, str)]:
+            what = f"{strange[0]!r:.80} in a list"
+            raise GraphError(f"a circuit is a Circuit, a mask or names of edges, got {what}")
+        return graph.mask_of(names)
     if not circuit.graph.same_edges(graph):
         raise GraphError(
             f"the circuit is of {circuit.graph.describe()}, this study of {graph.describe()}; "
@@ -153,3 +173,30 @@ def no_name(what: object) -> GraphError:
         "an effect is of a node 'a3.h1', an edge 'm0->logits' or a path 'a1.h2->m3->logits', by "
         f"its name; got {what!r}"
     )
+
+
+def of_level(level: str, spans: str, dictionaries: Sequence[str], errors: str) -> dict[str, Any]:
+    """What a config says of what gates stand on: `level`, `spans` and `features`."""
+    features = FeaturesConfig([*dictionaries], errors)  # type: ignore[arg-type]
+    return {"level": level, "spans": spans, "features": features}
+
+
+def refuse_unknown(kind: type, given: Mapping[str, object]) -> None:
+    """Nothing, if all keywords are settings of a kind.
+
+    Raises:
+        ConfigError: names one that is not, and those that there are.
+    """
+    names = [setting.name for setting in fields(kind)]
+    refuse([f"no setting {name!r}; {nearest(name, names)}" for name in given if name not in names])
+
+
+def own_settings(kind: type[Settings], setup: Setup, given: Mapping[str, object]) -> Settings:
+    """Settings of what a study is asked beside its task; seed and progress are the study's own.
+
+    Raises:
+        ConfigError: no such setting, or a value out of its range.
+    """
+    refuse_unknown(kind, given)
+    train = setup.config.train
+    return kind(**{"seed": train.seed, "progress": train.progress, **given})

@@ -1,7 +1,7 @@
 """What TensorBoard holds of a run beside its curves."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,19 @@ from circuitprune.errors import RunError
 from circuitprune.pipelines.describe import pairs_text
 from circuitprune.pipelines.setup import Setup
 from circuitprune.runs.frontier import Frontier
-from circuitprune.runs.settings import flatten, to_yaml
+from circuitprune.runs.settings import changed, to_yaml
 from circuitprune.views.tensorboard import board
 
 
-def make_logger(folder: Path, start: int | None = None) -> TensorBoardLogger:
+class RunLogger(TensorBoardLogger):
+    """Lightning's logger without its curve of the epoch: training knows steps alone."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write the numbers of one step."""
+        super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
+
+
+def make_logger(folder: Path, start: int | None = None) -> RunLogger:
     """TensorBoard events in the run's own folder.
 
     Args:
@@ -28,7 +36,7 @@ def make_logger(folder: Path, start: int | None = None) -> TensorBoardLogger:
             hidden.
     """
     about: dict[str, Any] = {} if start is None else {"purge_step": start}
-    return TensorBoardLogger(folder, name="", version="", default_hp_metric=False, **about)
+    return RunLogger(folder, name="", version="", default_hp_metric=False, **about)
 
 
 @contextmanager
@@ -78,5 +86,5 @@ def log_final(
     board.write_verified(logger.experiment, points, f"{split} pairs", n_edges)
     board.write_circuit(logger.experiment, "chosen", frontier.graph, chosen.mask, final, n_edges)
     numbers = {**chosen.evidence.to_json(), "n_edges": float(n_edges)}
-    logger.log_hyperparams(flatten(config), {f"final/{k}": v for k, v in numbers.items()})
+    logger.log_hyperparams(changed(config), {f"final/{k}": v for k, v in numbers.items()})
     logger.finalize("success")

@@ -2,13 +2,19 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
+from circuitprune.circuits.graph import Graph
 from circuitprune.config import RunConfig
 from circuitprune.data.pairs import Example
 from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.gated_parts import GatedParts
 from circuitprune.errors import is_out_of_memory
+from circuitprune.runs.launched import world
+
+Bytes = int | float
 
 
 @contextmanager
@@ -24,26 +30,113 @@ def forecast_told(
         raise
 
 
+@dataclass(frozen=True)
+class Forecast:
+    """An upper estimate of what training holds, in bytes."""
+
+    weights: Bytes
+    references: Bytes
+    """What writers write when cut, of all pairs, within the budget of `cache.max_gb`."""
+    prefixes: Bytes
+    """Keys and values of what the prompts of a pair begin with alike, within the same budget."""
+    step: Bytes
+    """Deltas, their gradients, and the inputs of readers, of the pairs of one step."""
+
+    @classmethod
+    def of_edges(
+        cls,
+        graph: Graph,
+        parameters: int,
+        size: int,
+        *,
+        rest: int,
+        prefix: float,
+        pairs: int,
+        batch: int,
+        max_gb: float,
+    ) -> "Forecast":
+        """Of gates on edges.
+
+        Args:
+            graph: With `d_model`.
+            parameters: Of the model.
+            size: Bytes of a number.
+            rest: Tokens of the longest prompt from where the prompts of its pair differ.
+            prefix: Mean number of tokens before that, if they are run once; else 0.
+            pairs: Of all sides.
+            batch: Pairs of a step in one process.
+            max_gb: `cache.max_gb`.
+        """
+        vector = rest * graph.d_model * size
+        held = 3 * graph.n_writers + graph.n_readers + 3 * graph.readers_per_layer
+        wide = graph.d_model * graph.n_kv_readers / graph.n_heads
+        keys_values = 2 * graph.n_layers * wide * prefix * size
+        written = graph.n_writers * vector
+        return cls.within(
+            parameters * size, written * pairs, keys_values * pairs, batch * held * vector, max_gb
+        )
+
+    @classmethod
+    def within(
+        cls, weights: Bytes, references: Bytes, prefixes: Bytes, step: Bytes, max_gb: float
+    ) -> "Forecast":
+        """The two caches cut, alike, to their common budget."""
+        share = min(1.0, max_gb * 1e9 / max(1.0, references + prefixes))
+        return cls(weights, references * share, prefixes * share, step)
+
+    @property
+    def total(self) -> Bytes:
+        """All of it."""
+        return self.weights + self.references + self.prefixes + self.step
+
+
 def forecast(gated: GatedModel, config: RunConfig, splits: Mapping[str, Sequence[Example]]) -> str:
     """An upper estimate of what one training step holds, and what ACDC does while it searches."""
-    graph, size = gated.graph, torch.finfo(gated.dtype).bits // 8
-    whole = config.ablation != "patch" or not (config.cache.prefixes and gated.ports.family.caches)
-    longest = max(len(one.clean) if whole else _rest(one) for one in splits["train"])
-    vector = longest * graph.d_model * size
-    weights = sum(p.numel() for p in gated.model.parameters()) * size
-    n_pairs = sum(map(len, splits.values()))
-    cached = min(config.cache.max_gb * 1e9, graph.n_writers * vector * n_pairs)
-    step = (
-        config.train.batch_size
-        * vector
-        * (3 * graph.n_writers + graph.n_readers + 3 * graph.readers_per_layer)
-    )
-    by_acdc = config.attribution.method == "acdc"
-    search = _searched(gated, vector * len(splits["train"])) if by_acdc else 0
-    parts = [f"weights {_bytes(weights)}", f"cached references {_bytes(cached)}"]
-    parts += [f"a training step {_bytes(step)}"]
+    found, search = of_run(gated, config, splits), 0
+    if config.attribution.method == "acdc":
+        whole = _runs_whole(gated, config)
+        longest = max(len(one.clean) if whole else _rest(one) for one in splits["train"])
+        size = torch.finfo(gated.dtype).bits // 8
+        search = _searched(gated, longest * gated.graph.d_model * size * len(splits["train"]))
+    parts = [f"weights {_bytes(found.weights)}", f"cached references {_bytes(found.references)}"]
+    parts += [f"prefixes {_bytes(found.prefixes)}"] if found.prefixes else []
+    parts += [f"a training step {_bytes(found.step)}"]
     parts += [f"ACDC's search up to {_bytes(search)}"] if search else []
-    return f"about {_bytes(weights + cached + max(step, search))}: {', '.join(parts)}"
+    total = found.total - found.step + max(found.step, search)
+    return f"about {_bytes(total)}: {', '.join(parts)}"
+
+
+def of_run(
+    gated: GatedModel, config: RunConfig, splits: Mapping[str, Sequence[Example]]
+) -> Forecast:
+    """The forecast of a run's own model and pairs."""
+    size, whole = torch.finfo(gated.dtype).bits // 8, _runs_whole(gated, config)
+    rest = max(len(one.clean) if whole else _rest(one) for one in splits["train"])
+    every = [one for side in splits.values() for one in side]
+    prefix = 0.0 if whole else sum(len(one.clean) - _rest(one) for one in every) / len(every)
+    parameters = sum(p.numel() for p in gated.model.parameters())
+    batch = config.train.batch_size // world()  # of this process
+    budget = config.cache.max_gb
+    if isinstance(gated, GatedParts):  # no stream of each reader, but every site's activation
+        written = rest * gated.width * size
+        return Forecast.within(
+            parameters * size, written * len(every), 0.0, 3 * batch * written, budget
+        )
+    return Forecast.of_edges(
+        gated.graph,
+        parameters,
+        size,
+        rest=rest,
+        prefix=prefix,
+        pairs=len(every),
+        batch=batch,
+        max_gb=budget,
+    )
+
+
+def _runs_whole(gated: GatedModel, config: RunConfig) -> bool:
+    """Whether prompts are run from their first token."""
+    return config.ablation != "patch" or not (config.cache.prefixes and gated.ports.family.caches)
 
 
 def _rest(example: Example) -> int:
@@ -69,5 +162,5 @@ def _searched(gated: GatedModel, vectors: int) -> int:
     return vectors * (writers + streams + heads + later)
 
 
-def _bytes(number: int | float) -> str:
+def _bytes(number: Bytes) -> str:
     return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"

@@ -12,7 +12,8 @@ from circuitprune.pipelines.setup import Setup
 
 def metric_name(setup: Setup) -> str:
     """`attribution.metric` with `auto` resolved; ACDC's worsening; `none` where none is asked."""
-    settings, metric = setup.config.attribution, setup.method.metric
+    settings = setup.config.attribution
+    metric = "none" if settings.method == "none" else setup.method.metric
     if metric == "none":
         return "none"
     if setup.own_metric is not None:

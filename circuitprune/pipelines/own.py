@@ -63,7 +63,7 @@ def own_method(found: object, name: str) -> Method:
             )
         return scores
 
-    return Method(function=score, cost=None, by_kv_head="sum", steps=True)
+    return Method(function=score, parts=score, cost=None, by_kv_head="sum", steps=True, whole=True)
 
 
 def own_metric(found: object, name: str) -> Metric:

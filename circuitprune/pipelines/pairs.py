@@ -2,8 +2,10 @@
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from circuitprune.circuits.span_graph import Span, spans_of
 from circuitprune.config import RunConfig
 from circuitprune.data.pairs import PairData, prepare
+from circuitprune.data.spans import deal, span_names
 from circuitprune.data.splits import resampled
 from circuitprune.data.tasks import Task, get_task
 from circuitprune.models.loading import longest_prompt
@@ -50,7 +52,7 @@ def split_pairs(
         DataError, ModelError: as `make_pairs`.
     """
     task = config.task
-    return prepare(
+    data = prepare(
         source or get_task(task.name, task.path),
         tokenizer,
         n_train=task.n_train,
@@ -64,3 +66,16 @@ def split_pairs(
         max_length=max_length,
         n_tokens=n_tokens,
     )
+    if config.spans != "none":
+        data.splits = deal(data.splits, config.spans)
+    return data
+
+
+def spans_in(config: RunConfig, data: PairData) -> tuple[Span, ...]:
+    """What is known of the spans that the tokens of a run's pairs are dealt to.
+
+    Raises:
+        DataError: as `deal`.
+    """
+    rows = [(one.spans, one.clean, one.corrupt) for side in data.splits.values() for one in side]
+    return spans_of(span_names(config.spans, data.splits), rows, config.ablation != "patch")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from circuitprune.attribution import Attribution, convergence, per_example
-from circuitprune.attribution.nodes import NodeAttribution, lift, node_scores
+from circuitprune.attribution import convergence, per_example
+from circuitprune.attribution.nodes import lift, node_scores
 from circuitprune.attribution.passes import watched
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.reachability import live_edges
@@ -29,6 +29,7 @@ from circuitprune.patching.effects import edge_effects, plan
 from circuitprune.pipelines.metric import attribution_metric, metric_name
 from circuitprune.pipelines.own import own_hashes
 from circuitprune.pipelines.setup import Print, Setup, chosen_edges, training_batches
+from circuitprune.pipelines.sharing import Methods, Sharing, methods_of
 from circuitprune.runs.settings import flatten
 from circuitprune.runs.shards import Job, Ranks, differences, run_shards
 from circuitprune.views.progress import shown
@@ -139,16 +140,29 @@ def _scored(setup: Setup, path: Path, say: Print, ranks: Ranks) -> Scoring | Non
         run = by_acdc if settings.method == "acdc" else by_exact
         scoring = run(setup, path.parent / "shards", ranks)
     else:
-        scoring = by_method(setup) if ranks.leads else None
+        scoring = _by_method_of_ranks(setup, path.parent / "shards", say, ranks)
     if scoring is not None:
         scoring.save(path, setup)
     return scoring
 
 
-def by_method(setup: Setup) -> Scoring:
-    """Scores by one of `METHODS`, all edges at once."""
+def _by_method_of_ranks(setup: Setup, folder: Path, say: Print, ranks: Ranks) -> Scoring | None:
+    """`by_method`, the batches shared among processes where the method is a mean over them."""
+    if ranks.world == 1:
+        return by_method(setup)
+    if setup.method.whole:
+        say(f"{setup.config.attribution.method} needs all pairs at once: one process runs it")
+        return by_method(setup) if ranks.leads else None
+    scoring = by_method(setup, Sharing(folder, job(setup), ranks))
+    return scoring if ranks.leads else None
+
+
+def by_method(setup: Setup, sharing: Sharing | None = None) -> Scoring:
+    """Scores by one of `METHODS`, all edges at once; by several processes where they share it."""
     settings, references, chosen = setup.config.attribution, setup.references, chosen_edges(setup)
-    (method, _), steps, each, agreement = _methods(setup), settings.steps, None, []
+    alone, steps, each, agreement = methods_of(setup), settings.steps, None, []
+    methods = alone if sharing is None else sharing.both(*alone)
+    method = methods[0]
     with shown(setup.config.train.progress) as watch:
         ask = partial(
             watched,
@@ -158,10 +172,11 @@ def by_method(setup: Setup) -> Scoring:
             attribution_metric(setup),
             watch=watch,
         )
-        scores, nodes = _scores_and_nodes(setup, *ask([steps], what="attribution"))
+        scores, nodes = _scores_and_nodes(setup, methods, *ask([steps], what="attribution"))
         if settings.per_example:
             asked = ask([steps], what="attribution of each pair", alone=True)
-            each = _only(per_example(method, references, *asked, steps).cpu(), chosen)
+            by_example = per_example if sharing is None else sharing.each
+            each = _only(by_example(alone[0], references, *asked, steps).cpu(), chosen)
         if settings.convergence:
             sizes = [steps * 2**i for i in range(settings.doublings + 1)]
             asked = ask(sizes, what="attribution with more steps")
@@ -170,28 +185,18 @@ def by_method(setup: Setup) -> Scoring:
     return Scoring(scores, each, agreement=agreement, nodes=nodes if chosen is None else None)
 
 
-def _methods(setup: Setup) -> tuple[Attribution, NodeAttribution | None]:
-    """What scores edges and, if the method scores nodes first, what scores those."""
-    method = setup.method
-    of_edges: Callable[..., Tensor] = method.score  # a directed one takes its direction by name
-    of_nodes: Callable[..., Tensor] | None = method.score_nodes
-    if not method.directed or of_nodes is None:
-        return of_edges, of_nodes
-    direction = setup.config.attribution.direction
-    return partial(of_edges, direction=direction), partial(of_nodes, direction=direction)
-
-
 def _scores_and_nodes(
-    setup: Setup, batches: Iterable[Batch], metric: Metric
+    setup: Setup, methods: Methods, batches: Iterable[Batch], metric: Metric
 ) -> tuple[Float[Tensor, " edge"], Float[Tensor, " writer"] | None]:
     """Scores of all edges, and of all nodes by the same method; None if it has none of nodes."""
     settings, graph = setup.config.attribution, setup.gated.graph
-    of_edges, of_nodes = _methods(setup)
+    of_edges, of_nodes = methods
     if of_nodes is not None:
         nodes = of_nodes(setup.references, batches, metric, settings.steps).cpu()
         return lift(graph, nodes), nodes
     scores = of_edges(setup.references, batches, metric, settings.steps).cpu()
-    return scores, node_scores(graph, scores) if setup.method.additive else None
+    additive = setup.method.additive and setup.config.level == "edge"
+    return scores, node_scores(graph, scores) if additive else None
 
 
 def by_exact(setup: Setup, folder: Path, ranks: Ranks) -> Scoring | None:
@@ -271,6 +276,8 @@ def by_acdc(setup: Setup, folder: Path, ranks: Ranks) -> Scoring | None:
 def job(setup: Setup) -> Job:
     """Every setting that decides a score, and hashes of the model, pairs, edges and own files."""
     parts = (
+        "level",
+        "spans",
         "model.",
         "task.",
         "ablation",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from circuitprune.attribution.methods import Method
@@ -16,20 +16,26 @@ from circuitprune.data.batches import few_pairs
 from circuitprune.data.checks import unknown
 from circuitprune.data.pairs import SPLITS, Batch, PairData
 from circuitprune.data.tasks import Task, get_task
-from circuitprune.engine.ablation import make_ablation
+from circuitprune.engine.ablation import Constant
 from circuitprune.engine.evaluation import evaluate_full
 from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.gated_parts import GatedParts
+from circuitprune.engine.gated_spans import GatedSpans
 from circuitprune.engine.progress import Watch, told
 from circuitprune.engine.references import References
 from circuitprune.engine.selfcheck import self_check
 from circuitprune.errors import ConfigError, DataError
+from circuitprune.evidence.ability import ability, refuse_unable
 from circuitprune.lens.predictions import ExamplePairs, TokenPair, predictions
 from circuitprune.metrics import TASK_METRICS, Evidence, Metric
 from circuitprune.models import load_model
+from circuitprune.models.dictionary import load_dictionaries
+from circuitprune.models.zoo import dictionary_path
 from circuitprune.pipelines.memory import forecast_told
 from circuitprune.pipelines.own import check_own, method_of, metric_of
-from circuitprune.pipelines.pairs import make_pairs
+from circuitprune.pipelines.pairs import make_pairs, spans_in
 from circuitprune.runs.identity import Identity
+from circuitprune.runs.launched import place, world
 from circuitprune.views.progress import shown
 
 
@@ -118,16 +124,24 @@ def make_setup(
     Raises:
         ModelError, DataError: the model or the pairs cannot be used, or the model cannot do the
             task.
-        ConfigError: a file of the user's own does not hold what the config says.
+        ConfigError: a file of the user's own does not hold what the config says; or `tasks`, which
+            are not one.
     """
+    if config.tasks:
+        raise ConfigError(
+            f"tasks={','.join(config.tasks)} are learned together by `train`, and by nothing else; "
+            "name one in task.name, or give a folder of one task inside the run's"
+        )
     check_own(config)
     with shown(config.train.progress) as watch, ExitStack() as refused:
         model, tokenizer = loaded or _loaded(config, watch)
-        gated = GatedModel(model, config.model.kv_readers)
+        gated = gated_at(config, model)
         refused.callback(gated.release)  # a model that is not used is given back as it was
         self_check(gated, progress=watch("self-check", "checks"))
         task = task or get_task(config.task.name, config.task.path)
         data = make_pairs(config, model, tokenizer, task)
+        if config.spans != "none":
+            gated = GatedSpans(gated, spans_in(config, data))
         metric_name, task_metric = metric or _task_metric(config.task.metric, task, data)
         batches = data.batches("train", config.verify.batch_size)
         with forecast_told(gated, config, data.splits):
@@ -136,7 +150,7 @@ def make_setup(
                 visited = [one for side in ("train", "val") for one in _sides(data, config)[side]]
                 references.fill(visited, watch("reference runs", "runs"))
             full = evaluate_full(references, batches, task_metric)
-        _refuse_failing(full, config.task.min_accuracy)
+        refuse_unable(ability(references, tokenizer, data, full), config.task.min_accuracy)
         refused.pop_all()
     identity = Identity(model, data.splits)
     return Setup(
@@ -144,14 +158,21 @@ def make_setup(
     )
 
 
-def _refuse_failing(full: Evidence, least: float) -> None:
-    if full.accuracy < least:
-        raise DataError(
-            f"the model cannot do this task: it is right on {full.accuracy:.1%} of "
-            f"{full.n} training pairs, below task.min_accuracy={least:.1%}, and a circuit of a "
-            "failing model explains nothing. Use another model or task, or lower "
-            "task.min_accuracy."
-        )
+def gated_at(config: RunConfig, model: nn.Module) -> GatedModel:
+    """The model under gates of the config's level.
+
+    Raises:
+        ModelError: a model without such parts, or dictionaries that do not fit it.
+        RunError: a file of dictionaries that is missing or damaged.
+    """
+    if config.level == "edge":
+        return GatedModel(model, config.model.kv_readers)
+    dictionaries = []
+    for named in config.features.dictionaries:
+        site, _, path = named.rpartition("=")
+        dictionaries += load_dictionaries(dictionary_path(path), site or None)
+    of_features = dictionaries, config.features.errors
+    return GatedParts(model, config.level, config.model.kv_readers, *of_features)
 
 
 def load(about: ModelConfig, watch: Watch) -> Loaded:
@@ -160,9 +181,27 @@ def load(about: ModelConfig, watch: Watch) -> Loaded:
     return load_model(about.name, about.dtype, about.revision, progress)
 
 
+def frozen_model(
+    model: str | Loaded, dtype: str, device: str, watch: Watch
+) -> tuple[str, PreTrainedModel, PreTrainedTokenizerBase]:
+    """What a model is called, the model where it shall run, frozen, and its tokenizer.
+
+    Args:
+        model: A name, a folder or a hub id; or a model with its tokenizer, which stays where it is.
+        dtype, device: As `model.dtype` and `train.device`, of a model that is loaded.
+        watch: Told how far loading is.
+    """
+    if not isinstance(model, str):
+        found, tokenizer = model
+        return str(found.name_or_path), found.eval().requires_grad_(False), tokenizer
+    found, tokenizer = load(ModelConfig(model, dtype), watch)  # type: ignore[arg-type]
+    found.to(device_of(device))  # type: ignore[arg-type]  # as in `_loaded`
+    return model, found.eval().requires_grad_(False), tokenizer
+
+
 def _loaded(config: RunConfig, watch: Watch) -> Loaded:
     """The model that the config names, where it shall run."""
-    device = _device(config.train.device)
+    device = device_of(config.train.device)
     model, tokenizer = load(config.model, watch)
     model.to(device)  # type: ignore[arg-type]  # transformers wraps it in an untyped decorator
     return model, tokenizer
@@ -174,8 +213,8 @@ def _references(gated: GatedModel, data: PairData, config: RunConfig, watch: Wat
     on_device = told(
         [batch.to(gated.device) for batch in sides["train"]], watch("means", "batches")
     )
-    ablation = make_ablation(config.ablation, gated.ports, on_device)
-    if ablation.kind != "patch":
+    ablation = gated.ablation(config.ablation, on_device)
+    if isinstance(ablation, Constant):
         for batch in (*sides["val"], *sides["test"]):
             ablation(batch)  # a view: costs nothing, and refuses prompts that are too long
     return References(gated, ablation, config.cache.max_gb, config.cache.prefixes)
@@ -186,11 +225,15 @@ def _sides(data: PairData, config: RunConfig) -> dict[str, list[Batch]]:
     return {name: data.batches(name, config.verify.batch_size) for name in SPLITS}
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device that `train.device` names; `auto` is CUDA where there is one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("train.device=cuda, but this torch finds no CUDA device; use cpu or auto")
+    if name == "cuda" and world() > 1:  # each process has a card of its own
+        torch.cuda.set_device(place())
+        return torch.device("cuda", place())
     return torch.device(name)
 
 
@@ -214,6 +257,10 @@ def _task_metric(name: str, task: Task, data: PairData) -> tuple[str, Metric]:
 
 
 Print = Callable[[str], None]
+
+
+def silent(_: str) -> None:
+    """What a process that does not lead says."""
 
 
 def training_batches(setup: Setup) -> list[Batch]:

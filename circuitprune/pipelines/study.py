@@ -1,79 +1,43 @@
-"""A model on a task, to hold in a notebook: attribute, cut, learn, evaluate, patch."""
+"""A model on a task, to hold in a notebook: attribute, cut, learn, evaluate, patch, judge."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from circuitprune.attribution.base import Attribution
+from circuitprune.attribution.part_edges import PartEdges, part_edges
 from circuitprune.attribution.scores import Scores
 from circuitprune.circuits.circuit import Circuit
-from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.selection import Method as Selection
 from circuitprune.circuits.selection import select
-from circuitprune.config import RunConfig, TaskConfig, TrainConfig
-from circuitprune.data.pairs import Batch
-from circuitprune.data.splits import Size
-from circuitprune.data.tasks import Pair, Task
-from circuitprune.engine.evaluation import evaluate, evaluate_full
-from circuitprune.engine.gated import GatedModel
-from circuitprune.engine.references import References
 from circuitprune.errors import ConfigError
-from circuitprune.files.text import line
+from circuitprune.evidence.results import Sections
+from circuitprune.evidence.sentiment import SentimentDirection
+from circuitprune.evidence.tracking import EntityTracking
 from circuitprune.metrics import Evidence, Metric
-from circuitprune.patching.effects import node_effects
-from circuitprune.patching.paths import path_effects
-from circuitprune.pipelines.given import (
-    Edges,
-    edges_wanted,
-    loaded_model,
-    mask_given,
-    model_config,
-    no_name,
-    pair_counts,
-    pairs_source,
-    task_name,
-)
-from circuitprune.pipelines.learned import Learned, provenance_of
-from circuitprune.pipelines.learning import fit
+from circuitprune.patching.paths import effect_of
+from circuitprune.pipelines.asked import evidence_of, searched
+from circuitprune.pipelines.given import Edges, edges_wanted, mask_given, no_name, own_settings
+from circuitprune.pipelines.learned import Learned, learned, provenance_of, refined_circuit
 from circuitprune.pipelines.metric import metric_name
 from circuitprune.pipelines.own import name_of, named_metric, own_method
+from circuitprune.pipelines.prepared import Prepared
 from circuitprune.pipelines.scoring import by_method
-from circuitprune.pipelines.setup import make_setup, training_batches
+from circuitprune.pipelines.sentiment import SentimentConfig, find_sentiment
+from circuitprune.pipelines.setup import Loaded, training_batches
+from circuitprune.pipelines.tracking import TrackingConfig, entity_tracking
+
+Start = Scores | str | Attribution
+"""Scores, or the name of a method or a function that makes them."""
 
 
-class Study:
+class Study(Prepared):
     """One model, one task, one ablation: everything that is asked of a circuit is asked here.
 
     The model is loaded, checked against its own logits and must be able to do the task; reference
-    runs are made once and shared by all that follows. Nothing is written.
-
-    Args:
-        model: `zoo/small`, a folder, a GGUF file, a hub id, or a model that is there already, which
-            is used where it is and as it is; `study.gated.release()` gives it back.
-        task: A name such as `ioi`, a JSONL or CSV file, a list of `Pair`, or a `Task`.
-        tokenizer: Of a model that is there already.
-        n_train, n_val, n_test: Pairs to attribute and train on, to watch training by, and to
-            evaluate on, as numbers, fractions or `auto`. By default 64, 0 and 64; of given pairs,
-            half and half of those that fit.
-        ablation: What a cut edge carries: `patch`, `zero`, `mean` or `positional-mean`.
-        metric: Task metric: `logit_diff`, `prob_diff`, `answer_prob`, `auto`, or a function of your
-            own, `(logits, batch) -> number per example`.
-        corruption: Kind of corrupt prompt; empty takes the task's default.
-        seed: Of drawing pairs, and of training.
-        batch_size: Pairs that run at once.
-        dtype, device, kv_readers: As `model.dtype`, `train.device`, `model.kv_readers`; a model
-            that is there already has its own type and device.
-        min_accuracy: Least accuracy of the model on the training pairs, in [0, 1].
-        progress: Show how far work is that takes longer than a second.
-
-    Raises:
-        ModelError, DataError, ConfigError: what cannot be used, and what to do.
+    runs are made once and shared by all that follows. Nothing is written. Arguments as of
+    `Prepared`.
 
     Example:
         >>> from circuitprune import Study
@@ -81,93 +45,6 @@ class Study:
         >>> study
         Study(zoo/small, ioi: 1,519 edges, patch, 8 training and 8 held-out pairs)
     """
-
-    def __init__(
-        self,
-        model: str | Path | nn.Module = "zoo/small",
-        task: str | Path | Sequence[Pair] | Task = "ioi",
-        *,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        n_train: Size | None = None,
-        n_val: Size = 0,
-        n_test: Size | None = None,
-        ablation: str = "patch",
-        metric: str | Metric = "auto",
-        corruption: str = "",
-        seed: int = 0,
-        batch_size: int = 16,
-        dtype: str | None = None,
-        device: str = "auto",
-        kv_readers: str = "kv_head",
-        min_accuracy: float = 0.6,
-        progress: bool = True,
-    ) -> None:
-        source, path = pairs_source(task)
-        loaded = loaded_model(model, tokenizer)
-        n_train, n_test = pair_counts(source, n_train, n_test)
-        own = named_metric(metric)
-        train = TrainConfig(batch_size=batch_size, seed=seed, progress=progress)
-        config = RunConfig(
-            model=model_config(model, loaded, dtype, kv_readers),
-            task=TaskConfig(
-                name="jsonl" if path else task_name(task),
-                path=path,
-                n_train=n_train,
-                n_val=n_val,
-                n_test=n_test,
-                seed=seed,
-                corruption=corruption,
-                metric="auto" if own else metric,  # type: ignore[arg-type]
-                min_accuracy=min_accuracy,
-            ),
-            ablation=ablation,  # type: ignore[arg-type]
-            train=replace(train, device=device),  # type: ignore[arg-type]
-        )
-        self.setup = make_setup(config, loaded, source, own)
-
-    @classmethod
-    def from_config(cls, config: RunConfig, fill: bool = True) -> "Study":
-        """The study that a config describes, as every command builds it; `fill` as `make_setup`."""
-        study = cls.__new__(cls)
-        study.setup = make_setup(config, fill=fill)
-        return study
-
-    # ---------------------------------------------------------------- what it is of
-
-    @property
-    def graph(self) -> Graph:
-        """Writers, readers and edges of the model."""
-        return self.setup.gated.graph
-
-    @property
-    def gated(self) -> GatedModel:
-        """The model under gates."""
-        return self.setup.gated
-
-    @property
-    def references(self) -> References:
-        """What cut edges carry, and the full model's own logits."""
-        return self.setup.references
-
-    @cached_property
-    def full(self) -> Evidence:
-        """The whole model on the held-out pairs."""
-        return evaluate_full(self.references, self._held_out(), self.setup.task_metric)
-
-    @cached_property
-    def empty(self) -> Evidence:
-        """No edge at all on the held-out pairs: what cut edges carry, alone."""
-        return self._measured(torch.zeros(self.graph.n_edges, dtype=torch.bool))
-
-    def __repr__(self) -> str:
-        config, splits = self.setup.config, self.setup.data.splits
-        return (
-            f"Study({line(config.model.name)}, {line(config.task.name)}: "
-            f"{self.graph.n_edges:,} edges, {config.ablation}, {len(splits['train'])} training and "
-            f"{len(splits[self.setup.held_out])} held-out pairs)"
-        )
-
-    # ---------------------------------------------------------------- what is asked of it
 
     def attribute(
         self, method: str | Attribution = "eap", *, steps: int = 5, metric: str | Metric = "auto"
@@ -203,31 +80,29 @@ class Study:
         self,
         steps: int = 500,
         *,
-        start: Scores | str | Attribution | None = "gate_ig",
+        start: Start | list[Start] | None = "gate_ig",
         learner: str = "topk",
         objective: str = "kl",
         progress: bool = True,
+        **gates: object,
     ) -> "Learned":
         """Gates learned on the training pairs; they order all edges.
 
         Args:
             steps: Of the optimiser.
-            start: Scores that start the gates, a method that makes them, or None: all alike.
+            start: Scores or a method to start from, a list whose ranks are averaged, or None.
             learner: `topk` or `hard_concrete`.
             objective: What is kept: `kl` to the full model, or another of `docs/method.md`.
             progress: Show the steps and the time left.
+            gates: Other settings of `gates`, such as `direction="joint"` or `average=0.2`.
+
+        Raises:
+            ConfigError: a setting out of its range.
         """
-        scores = start if isinstance(start, Scores | None) else self.attribute(start)
-        config = self.setup.config
-        config = replace(
-            config,
-            gates=replace(config.gates, learner=learner),  # type: ignore[arg-type]
-            objective=objective,  # type: ignore[arg-type]
-            train=replace(config.train, steps=steps, progress=progress),
-        )
-        setup = replace(self.setup, config=config)
-        module = fit(setup, None if scores is None else scores.values)
-        return Learned(setup, module.learner.ranking().float().cpu())
+        given = [one for one in (start if isinstance(start, list) else [start]) if one is not None]
+        rows = [one if isinstance(one, Scores) else self.attribute(one) for one in given]
+        values, gates = [one.values for one in rows], {"learner": learner, **gates}
+        return learned(self.setup, values, steps, objective, gates, progress)
 
     def circuit(
         self,
@@ -258,6 +133,16 @@ class Study:
             return replace(circuit, scores=scores.values, method=scores.method)
         return circuit
 
+    def refine(self, circuit: Edges, *, tries: int = 32, most_rounds: int = 100) -> Circuit:
+        """The circuit with edges exchanged as long as its exact KL on the training pairs falls.
+
+        Args:
+            circuit: A circuit, a mask, or names of edges; what comes back has no more edges.
+            tries: Edges to add, and to remove, that are run exactly in each round.
+            most_rounds: Changes accepted at most.
+        """
+        return refined_circuit(self.setup, circuit, tries, most_rounds)
+
     def evaluate(self, circuit: Edges) -> Evidence:
         """A circuit on the held-out pairs, exactly: its edges live, all others ablated.
 
@@ -286,20 +171,92 @@ class Study:
             return {name: self._effect(name, direction) for name in what}
         return self._effect(what, direction)
 
+    def part_edges(self, into: str | Sequence[str], *, steps: int = 10) -> PartEdges:
+        """How much each part moves the task metric through each of some parts, and directly.
+
+        On the training pairs; see docs/parts.md, Edges between parts.
+
+        Args:
+            into: Parts to look into, such as those of the largest scores.
+            steps: Runs behind each gradient; 1 takes the clean run's alone.
+
+        Raises:
+            ConfigError: a study with gates on edges.
+            GraphError: no such part.
+        """
+        if self.graph.unit == "edge":
+            raise ConfigError(
+                "edges between parts are of a study with level=node, neuron or feature"
+            )
+        batches = training_batches(self.setup)
+        return part_edges(self.references, batches, self.setup.task_metric, into, steps)
+
+    def acdc(self, threshold: float, *, worsening: str = "kl") -> Circuit:
+        """The circuit that ACDC's search on the training pairs leaves at one threshold.
+
+        Args:
+            threshold: Above 0: an edge stays if the circuit gets worse by as much without it.
+            worsening: `kl` to the full model, in nats, or `task`: what the task metric loses.
+
+        Raises:
+            ConfigError: a threshold that is not above 0, or no such worsening.
+        """
+        mask = searched(self.setup, threshold, worsening)
+        said = {**provenance_of(self.setup), "acdc_threshold": threshold}
+        return Circuit(self.graph, mask, None, said)
+
+    def evidence(self, circuit: Edges, *kinds: str, **budget: object) -> Sections:
+        """Evidence about a circuit on the held-out pairs, as `verify` gathers it.
+
+        Args:
+            circuit: A circuit, a mask, or names of edges.
+            kinds: Names of `EVIDENCE`, such as `completeness`, or `function`, which has the logit
+                lens; none takes all. See docs/evidence.md.
+            budget: Other options of `verify`, such as `n_random=20`.
+
+        Raises:
+            ConfigError: no such kind or option, or a value out of its range.
+
+        Example:
+            >>> study = Study("zoo/small", "ioi", n_train=8, n_test=8)
+            >>> found = study.evidence(["input->m0", "m0->logits"], "faithfulness", n_bootstrap=9)
+            >>> found.faithfulness.verdict
+            'fail'
+        """
+        return evidence_of(self.setup, circuit, kinds, budget)
+
+    def sentiment(self, **settings: object) -> SentimentDirection:
+        """How much of a review's sentiment lies along one direction of the model's stream.
+
+        Whatever the study's task is; see docs/sentiment.md.
+
+        Args:
+            settings: Of `SentimentConfig`, such as `n_train=12` or `layers=[0, 3]`.
+        """
+        return find_sentiment(self._loaded, own_settings(SentimentConfig, self.setup, settings))
+
+    def entity_tracking(self, base: "Study | None" = None, **settings: object) -> EntityTracking:
+        """The four groups of heads by which the model tracks what is in which box.
+
+        Whatever the study's task is; see docs/entity_tracking.md.
+
+        Args:
+            base: A study of the model that this one was tuned from; None looks at this one alone.
+            settings: Of `TrackingConfig`, such as `n_boxes=3`.
+        """
+        config = own_settings(TrackingConfig, self.setup, settings)
+        if not isinstance(base, Study | None):
+            raise ConfigError(f"base is a Study of the model before tuning, got {base!r:.60}")
+        return entity_tracking(self._loaded, None if base is None else base._loaded, config)
+
     # ---------------------------------------------------------------- private
 
-    def _held_out(self) -> list[Batch]:
-        setup = self.setup
-        return setup.data.batches(setup.held_out, setup.config.verify.batch_size)
-
-    def _measured(self, mask: Bool[Tensor, " edge"]) -> Evidence:
-        measured = evaluate(self.references, {"": mask}, self._held_out(), self.setup.task_metric)
-        return measured[""]
+    @property
+    def _loaded(self) -> Loaded:
+        return self.setup.gated.model, self.setup.tokenizer
 
     def _effect(self, name: str, direction: str) -> float:
         if not isinstance(name, str):
             raise no_name(name)
         batches, metric = training_batches(self.setup), self.setup.task_metric
-        if "->" in name:
-            return path_effects(self.references, batches, metric, [name], direction).item()
-        return node_effects(self.references, batches, metric, [name], direction).item()
+        return effect_of(self.references, batches, metric, name, direction)

@@ -17,9 +17,10 @@ from circuitprune.errors import GraphError, RunError
 from circuitprune.evidence import Case
 from circuitprune.files.tensors import taken
 from circuitprune.files.whole import read_json, read_tensors
-from circuitprune.pipelines.setup import Setup
+from circuitprune.pipelines.setup import Setup, make_setup
 from circuitprune.runs.finished import read_frontier
 from circuitprune.runs.frontier import Frontier, Provenance
+from circuitprune.runs.together import refuse_several
 
 SAME = 0.01
 """How far the full model's mean metric may be from the run's own, on another machine."""
@@ -49,7 +50,8 @@ def read_run(folder: Path, graph: Graph, config: RunConfig) -> Subject:
     """
     frontier, ranking = read_frontier(folder)
     check_graph(folder / "circuits", frontier.graph, graph)
-    learned = (folder / "gates.safetensors").exists()  # such a ranking has no sign
+    own = [folder / f"{name}.safetensors" for name in ("refined", "gates")]
+    learned = any(path.exists() for path in own)  # such a ranking has no sign
     scores = nodes = None
     if not learned and has_signs(config.attribution.method):
         path = folder / "scores.safetensors"
@@ -58,6 +60,19 @@ def read_run(folder: Path, graph: Graph, config: RunConfig) -> Subject:
         if "nodes" in tensors:
             nodes = taken(path, tensors, "nodes", (graph.n_writers,))
     return Subject(frontier, ranking.where(~ranking.isnan(), -torch.inf), scores, nodes)
+
+
+def reopened(folder: Path, config: RunConfig) -> tuple[Setup, Subject]:
+    """A finished run with its model and pairs, loaded again and held against what they were.
+
+    Raises:
+        CircuitPruneError: as `make_setup` and `read_run`, or another model or other pairs.
+    """
+    setup = make_setup(config)
+    check_model(folder, setup)
+    found = read_run(folder, setup.gated.graph, config)
+    check_pairs(found, setup)
+    return setup, found
 
 
 def check_graph(path: Path, theirs: Graph, ours: Graph) -> None:
@@ -106,7 +121,8 @@ def says_otherwise(circuit: Circuit, run: Provenance) -> dict[str, str]:
 
 
 def check_finished(folder: Path) -> None:
-    """Refuse a folder without a finished run."""
+    """Refuse a folder without a finished run of one task."""
+    refuse_several(folder)
     missing = [name for name in NEEDED if not (folder / name).exists()]
     if missing:
         raise RunError(

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -9,7 +10,6 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from circuitprune.circuits.circuit import Circuit
-from circuitprune.data.batches import Batch
 from circuitprune.errors import old_names
 from circuitprune.evidence import EVIDENCE, Case
 from circuitprune.evidence.minimise import MinimisedCircuit, minimised
@@ -17,17 +17,15 @@ from circuitprune.evidence.results import Sections
 from circuitprune.files.records import JsonObject, to_json
 from circuitprune.files.text import show
 from circuitprune.files.whole import write_atomic, write_json
+from circuitprune.pipelines.cases import case_of
 from circuitprune.pipelines.describe import describe
 from circuitprune.pipelines.gathering import Kind, gather
-from circuitprune.pipelines.setup import Print, Setup
-from circuitprune.pipelines.study import Study
+from circuitprune.pipelines.setup import Print, Setup, silent
 from circuitprune.pipelines.subject import (
     Subject,
     check_finished,
     check_metric,
-    check_model,
-    check_pairs,
-    read_run,
+    reopened,
     says_otherwise,
     tested_circuit,
 )
@@ -35,7 +33,7 @@ from circuitprune.pipelines.verify_config import EvidenceConfig, load_options, r
 from circuitprune.runs.folder import tidy
 from circuitprune.runs.lock import locked
 from circuitprune.runs.settings import PATHS, flatten
-from circuitprune.runs.shards import threads
+from circuitprune.runs.shards import processes, threads
 from circuitprune.runs.verification import SCHEMA, Budget, TestedCircuit, Verification
 from circuitprune.views.pages.verification import aside, page
 from circuitprune.views.report import write_report
@@ -47,7 +45,7 @@ def verify_run(
     circuit: str | Path | None = None,
     minimise: bool = False,
     say: Print = show,
-) -> Verification:
+) -> Verification | None:
     """Gather the evidence for the circuit of a run; returns what `verification.json` holds.
 
     Each section is kept in `evidence/<name>.json` as soon as it is done, and taken from there when
@@ -62,29 +60,38 @@ def verify_run(
         minimise: Also drop the edges that can go.
         say: Called with lines for the user.
 
+    Under torchrun each process takes the next section that none has taken; the first of them alone
+    prints and writes the rest.
+
+    Returns:
+        None on a process that does not lead.
+
     Raises:
         CircuitPruneError: anything a user can mend; what is finished stays.
     """
-    folder = Path(folder)
+    folder, ranks = Path(folder), processes()
     options, of_run = load_options(overrides)
+    if not ranks.leads:
+        say, options = silent, replace(options, progress=False)
     config = run_config(folder, of_run)
     config = replace(config, train=replace(config.train, progress=options.progress))
     check_finished(folder)
-    with threads(options.threads):
-        setup = Study.from_config(config).setup
-        check_model(folder, setup)
-        found = read_run(folder, setup.gated.graph, config)
+    with threads(options.threads), ranks.together():
+        setup, found = reopened(folder, config)
         name, whole_file = tested_circuit(folder, found, circuit, setup)
         tested = whole_file.trim()
         about = _about(name, whole_file, found)
         case = make_case(setup, found, tested.mask, options)
-        check_pairs(found, setup)
         check_metric(found, case, setup)
         say(f"{describe(setup)}\ncircuit   {name}, {tested.n_edges:,} edges{aside(about)}")
         identity, kinds = _identity(setup, case, found, options), _kinds(options, minimise)
-        with locked(folder), setup.forecast_told():
-            tidy(folder)
-            sections = gather(folder / "evidence", case, kinds, identity, options.progress, say)
+        with locked(folder) if ranks.leads else nullcontext(), setup.forecast_told():
+            if ranks.leads:
+                tidy(folder)
+            evidence = folder / "evidence"
+            sections = gather(evidence, case, kinds, identity, options.progress, say, ranks)
+            if sections is None:
+                return None
             if isinstance(sections.minimise, MinimisedCircuit):
                 _save_minimal(folder, found, tested, sections.minimise)
             whole = _verification(about, found, case, options, setup, sections)
@@ -96,33 +103,14 @@ def make_case(
     setup: Setup, found: Subject, mask: Bool[Tensor, " edge"], options: EvidenceConfig
 ) -> Case:
     """The circuit on the run's held-out pairs, with the budget of the options."""
-    device, size = setup.gated.device, setup.config.verify.batch_size
-
-    def batches(split: str) -> list[Batch]:
-        return [batch.to(device) for batch in setup.data.batches(split, size)]
-
-    return Case(
-        references=setup.references,
-        batches=batches(setup.held_out),
-        train_batches=batches("train"),
-        task_metric=setup.task_metric,
-        mask=mask,
+    return case_of(
+        setup,
+        mask,
+        options,
         ranking=found.ranking,
         sizes={point.size: point.mask for point in found.frontier.points},
-        seed=options.seed,
         scores=found.scores,
         nodes=found.nodes,
-        n_bootstrap=options.n_bootstrap,
-        n_random=options.n_random,
-        n_knockouts=options.n_knockouts,
-        tolerance=options.tolerance,
-        tokenizer=setup.tokenizer,
-        metadata={
-            "model": setup.config.model.name,
-            "task": setup.config.task.name,
-            "metric": setup.metric_name,
-            "split": setup.held_out,
-        },
     )
 
 
@@ -220,5 +208,6 @@ __getattr__ = old_names(
         "Found": "pipelines.subject.Subject",
         "NEEDED": "pipelines.subject.NEEDED",
         "SAME": "pipelines.subject.SAME",
+        "read_run": "pipelines.subject.read_run",
     },
 )

@@ -28,6 +28,10 @@ class EvidenceConfig:
     """Random circuits, and edges added at random, that the circuit is compared with."""
     n_knockouts: int = 20
     """Random knock-outs, and nodes tried at each step of the greedy one."""
+    n_removed: int = 500
+    """Edges of the circuit that are removed by themselves, drawn at random if it keeps more."""
+    n_adversarial: int = 40
+    """Steps of the adversary that sets the gates outside the circuit."""
     tolerance: float = 0.01
     """Nats of KL up to which an edge is dispensable, or all that `--minimise` drops together."""
     seed: int = 0
@@ -38,7 +42,8 @@ class EvidenceConfig:
     """Show how far work is: a bar on a terminal, else a line every 30 s."""
 
     def __post_init__(self) -> None:
-        counts = dict.fromkeys(("n_bootstrap", "n_random", "n_knockouts"), MANY)
+        names = ("n_bootstrap", "n_random", "n_knockouts", "n_removed", "n_adversarial")
+        counts = dict.fromkeys(names, MANY)
         strange = [name for name in self.sections if name not in EVIDENCE]
         refuse(
             misfits(self, "", threads=FEW, tolerance=NOT_NEGATIVE, seed=SEED, **counts)
@@ -67,7 +72,7 @@ def load_options(overrides: Sequence[str]) -> tuple[EvidenceConfig, list[str]]:
                 f"those that can: {', '.join(MOVABLE)}"
             )
     options = found.build(TYPED)
-    return replace(options, sections=_in_order(options.sections)), of_run
+    return replace(options, sections=in_order(options.sections)), of_run
 
 
 def run_config(folder: Path, overrides: Sequence[str]) -> RunConfig:
@@ -85,6 +90,6 @@ def run_config(folder: Path, overrides: Sequence[str]) -> RunConfig:
     return read_config(folder, overrides)
 
 
-def _in_order(sections: Sequence[str]) -> list[str]:
+def in_order(sections: Sequence[str]) -> list[str]:
     """The chosen kinds of evidence, or all, the cheap ones first."""
     return [name for name in EVIDENCE if name in sections or not sections]

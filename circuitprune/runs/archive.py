@@ -26,19 +26,20 @@ _KNOWN = re.compile(
 """What the description of a checkpoint of ours names; torch would also fill memory for others."""
 
 
-def refuse_bomb(path: Path, data: bytes) -> None:
+def refuse_bomb(path: Path, data: bytes, most: int = PARTS) -> None:
     """Nothing, for an archive that is as small as it looks.
 
     Args:
         path: For the message.
         data: The file's content.
+        most: Parts that it can have.
 
     Raises:
         RunError: more parts than any checkpoint has, parts that unpack to more than the file, a
             description that is too long, or one that names what we never write.
     """
-    if data.count(b"PK\x01\x02") > PARTS:  # before each of them becomes an object
-        raise refused(path, f"more than {PARTS:,} parts")
+    if data.count(b"PK\x01\x02") > most:  # before each of them becomes an object
+        raise refused(path, f"more than {most:,} parts")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         parts = archive.infolist()
         damaged = archive.testzip() if sum(part.file_size for part in parts) <= len(data) else None

@@ -19,6 +19,7 @@ from circuitprune.files.whole import read_tensors
 from circuitprune.runs.folder import read_config
 from circuitprune.runs.frontier import Frontier, read_results
 from circuitprune.runs.manifest import check_seal
+from circuitprune.runs.together import refuse_several
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,9 @@ def read_frontier(folder: Path) -> tuple[Frontier, Float[Tensor, " edge"]]:
     """The verified circuits of a finished run, and the ranking that they were cut from.
 
     Raises:
-        RunError: not a finished run, or one with damaged files.
+        RunError: not a finished run, one over several tasks, or one with damaged files.
     """
+    refuse_several(folder)
     if not (folder / "COMPLETE").exists():
         raise RunError(
             f"{str(folder)!r} is not a finished run: it has no COMPLETE; pass a folder that "
@@ -150,18 +152,18 @@ def full_ranking(
 ) -> Float[Tensor, " edge"]:
     """What a run's circuits were cut from, for every edge: higher is kept first, NaN never.
 
-    Learned, or attribution's scores by the run's `ranking`. A run without these files, as other
-    programs may write one, ranks the edges that its circuits keep.
+    Refined, learned, or attribution's scores by the run's `ranking`. A run without these files, as
+    other programs may write one, ranks the edges that its circuits keep.
 
     Raises:
         RunError: a damaged file, or circuits without a ranking.
     """
-    for name, tensor in (("gates", "ranking"), ("scores", "scores")):
+    for name, tensor in (("refined", "ranking"), ("gates", "ranking"), ("scores", "scores")):
         path = folder / f"{name}.safetensors"
         if path.exists():
             values = taken(path, read_tensors(path)[0], tensor, (frontier.graph.n_edges,))
             kind = frontier.provenance.get("ranking", "absolute")
-            return values if name == "gates" else ranking_of(values, str(kind))
+            return ranking_of(values, str(kind)) if name == "scores" else values
     ranking = torch.full((frontier.graph.n_edges,), torch.nan, dtype=torch.float64)
     for circuit in circuits:
         if circuit.ranking is None:

@@ -12,7 +12,7 @@ from circuitprune.config import RunConfig
 from circuitprune.errors import RunError
 from circuitprune.files.limits import read_bytes
 from circuitprune.files.whole import read_json, write_atomic, write_json
-from circuitprune.runs.archive import check_contents, refuse_bomb, refuse_stretched, refused
+from circuitprune.runs.archive import PARTS, check_contents, refuse_bomb, refuse_stretched, refused
 from circuitprune.runs.lock import NAME, unusable
 from circuitprune.runs.settings import load_config
 
@@ -42,8 +42,8 @@ def claim(folder: Path, resume: str | None) -> None:
     is_run = (folder / "config.yaml").is_file() and (folder / "versions.json").is_file()
     if resume is not None and is_run:
         return
-    hint = "; go on in it with train.resume=auto" if is_run else ""
-    raise RunError(f"output_dir {name} is not empty{hint}, or choose another output_dir")
+    hint = "go on in it with train.resume=auto, or " if is_run else ""
+    raise RunError(f"output_dir {name} is not empty; {hint}choose another output_dir")
 
 
 def _is_begun(path: Path) -> bool:
@@ -111,13 +111,19 @@ def _resolved(path: Path, place: Path) -> Path:
         raise RunError(f"{path} is damaged: its `from` is no path: {error}") from error
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint that Lightning wrote for `MaskTraining`."""
+def read_checkpoint(path: Path, tensors: int = 0) -> dict[str, Any]:
+    """A checkpoint that Lightning wrote for `MaskTraining`, or for `Tuning`.
+
+    Args:
+        path: The file.
+        tensors: Weights of a model that are tuned; it then holds four parts for each, and more
+            bytes than gates have.
+    """
     if not path.is_file():
         raise RunError(f"train.resume: no checkpoint {str(path)!r}")
-    data = read_bytes(path, "checkpoint")
+    data = read_bytes(path, "tuning" if tensors else "checkpoint")
     try:
-        refuse_bomb(path, data)
+        refuse_bomb(path, data, PARTS + 4 * tensors)
         found = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
         refuse_stretched(path, found, len(data))
         check_contents(path, found)
@@ -129,6 +135,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return whole
 
 
-def step_of(checkpoint: Path) -> int:
-    """The global step at which a checkpoint was written."""
-    return int(read_checkpoint(checkpoint)["global_step"])
+def step_of(checkpoint: Path, tensors: int = 0) -> int:
+    """The global step at which a checkpoint was written; arguments as of `read_checkpoint`."""
+    return int(read_checkpoint(checkpoint, tensors)["global_step"])

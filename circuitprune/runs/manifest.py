@@ -6,28 +6,14 @@ from pathlib import Path
 from circuitprune.errors import RunError
 from circuitprune.files.limits import read_bytes
 from circuitprune.files.whole import parse_json, write_json
+from circuitprune.runs.results import COMPLETE, result_names
 
-COMPLETE = "COMPLETE"
-RESULTS = (
-    "config.yaml",
-    "versions.json",
-    "command.json",
-    "frontier.json",
-    "edges.csv",
-    "pairs.json",
-    "summary.md",
-    "*.safetensors",
-    "circuits/*.json",
-    "checkpoints/*.ckpt",
-)
-"""Files that never change again; what later commands write or write anew is not among them."""
-LATER = ("circuits/minimal.json",)
-"""Among them by name, but of a later command."""
+__all__ = ["COMPLETE", "check_seal", "seal"]
 
 
 def seal(folder: Path) -> None:
     """Mark a run as finished, with the sha256 of each of its results."""
-    hashes = {name: _hash(folder / name) for name in _names(folder)}
+    hashes = {name: _hash(folder / name) for name in result_names(folder)}
     write_json(folder / COMPLETE, {"sha256": hashes})
 
 
@@ -47,7 +33,9 @@ def check_seal(folder: Path) -> None:
     known = found.get("sha256") if isinstance(found, dict) else None
     if not isinstance(known, dict):
         raise RunError(f"{path} is damaged: it has no sha256 of the run's files")
-    present = {name: _hash(folder / name) for name in _names(folder)}  # never a path of the file's
+    present = {
+        name: _hash(folder / name) for name in result_names(folder)
+    }  # never a path of the file's
     wrong = sorted(name for name, value in known.items() if present.get(name) != value)
     if wrong:
         more = f" and {len(wrong) - 5:,} more" if len(wrong) > 5 else ""
@@ -55,11 +43,6 @@ def check_seal(folder: Path) -> None:
             f"{str(folder)!r} is not as it was finished: {', '.join(wrong[:5])}{more} changed or "
             "is missing; take the files from a copy, or run it again in another folder"
         )
-
-
-def _names(folder: Path) -> list[str]:
-    paths = {path for pattern in RESULTS for path in folder.glob(pattern) if path.is_file()}
-    return sorted({path.relative_to(folder).as_posix() for path in paths} - set(LATER))
 
 
 def _hash(path: Path) -> str:

@@ -6,11 +6,11 @@ Precedence: the defaults of `config.py`, then the preset, then the file, then th
 import ast
 import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -48,6 +48,25 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "train": {"steps": 3000, "lr": 0.8, "lr_warmup": 200, "lr_end": 0.0, "batch_size": 32},
     },
+    # arXiv 2609.25518 for edges: soft top-k of scores that start at 0, budgets uniform over all
+    # sizes, 5,000 steps of one pair by Adam at a constant rate, minus the logit difference.
+    "mattr": {
+        "attribution": {"method": "none"},
+        "gates": {
+            "learner": "topk",
+            "mask": "sigmoid",
+            "temperature": 0.5,
+            "temperature_end": 1.0,
+            "budgets": "uniform",
+            "count": "raw",
+            "k_min": 1.0,
+            "k_max": 1.0,
+            "direction": "keep",
+            "average": 0.0,
+        },
+        "objective": "logit_diff",
+        "train": {"steps": 5000, "lr": 0.05, "lr_warmup": 0, "lr_end": 1.0, "batch_size": 1},
+    },
 }
 
 TYPED = "the command line"
@@ -72,18 +91,38 @@ def load_config(
         ConfigError: missing or broken file, unknown key (with the nearest known one), wrong type
             or a value out of range; the message names the file or the command line, and the key.
     """
-    found = Assignments(RunConfig, RENAMED, INSTEAD)
+    return read_settings(RunConfig, path, overrides, base, PRESETS)
+
+
+Root = TypeVar("Root")
+
+
+def read_settings(
+    root: type[Root],
+    path: str | Path | None,
+    overrides: Sequence[str] = (),
+    base: Path | None = None,
+    presets: Mapping[str, Mapping[str, object]] | None = None,
+) -> Root:
+    """As `load_config`, of any dataclass of settings.
+
+    Args:
+        root: The dataclass.
+        path, overrides, base: As of `load_config`.
+        presets: By name, values under the file's own; the setting `preset` says which.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    found = Assignments(root, RENAMED, INSTEAD)
     where = TYPED if path is None else str(path)
     if path is not None:
-        file = _found(path)
-        found.read_yaml(_text(file), where)
-        if base is not None:
-            found.values = {key: _at(base, key, value) for key, value in found.values.items()}
-        pairs = found.values.get("task.path")
-        if isinstance(pairs, str) and not Path(pairs).exists() and (file.parent / pairs).exists():
-            found.values["task.path"] = str(file.parent / pairs)
+        _read_file(found, _found(path), where, base)
     for item in sorted(overrides, key=lambda item: item.split(".")[0] not in RENAMED):
         found.read_typed(item, TYPED)
+    for key in {*PATHS, *OWN, "output_dir", "train.resume"} & found.values.keys():
+        if isinstance(named := found.values[key], str):  # a shell leaves key=~/x as it is
+            found.values[key] = os.path.expanduser(named)
     asked = [key for key, value in found.values.items() if value == ASKED]
     if asked:
         told = " ".join(f"{key}=..." for key in asked)
@@ -91,19 +130,35 @@ def load_config(
             f"{where} leaves {', '.join(asked)} to you: say {told} on the command line; the first "
             "lines of the file say what it takes"
         )
-    found.fill(PRESETS.get(str(found.values.get("preset")), {}))
+    found.fill((presets or {}).get(str(found.values.get("preset")), {}))
     return found.build(where)
 
 
-def to_yaml(config: RunConfig) -> str:
+def _read_file(found: Assignments[Root], file: Path, where: str, base: Path | None) -> None:
+    """What a file says, its paths from where they start."""
+    found.read_yaml(_text(file), where)
+    if base is not None:
+        found.values = {key: _at(base, key, value) for key, value in found.values.items()}
+    pairs = found.values.get("task.path")
+    if isinstance(pairs, str) and not Path(pairs).exists() and (file.parent / pairs).exists():
+        found.values["task.path"] = str(file.parent / pairs)
+
+
+def to_yaml(config: object) -> str:
     """The resolved config as yaml that `load_config` reads back."""
-    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True, width=1_000_000)
+    return yaml.safe_dump(_tree(config), sort_keys=False, allow_unicode=True, width=1_000_000)
 
 
-def flatten(config: RunConfig) -> dict[str, str | int | float | bool]:
+def flatten(config: object) -> dict[str, str | int | float | bool]:
     """`section.key` to plain values, for TensorBoard's hparams."""
-    plain = _leaves(asdict(config))
+    plain = _leaves(_tree(config))
     return {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in plain}
+
+
+def changed(config: RunConfig) -> dict[str, str | int | float | bool]:
+    """Of `flatten`, what differs from the defaults, but for the folder; what tells runs apart."""
+    usual, own = flatten(RunConfig()), flatten(config)
+    return {k: v for k, v in own.items() if k != "output_dir" and usual.get(k) != v}
 
 
 PATHS = ("model.name", "task.path", "attribution.edges", "verify.reference")
@@ -136,9 +191,9 @@ class Setting:
     """All that it takes, where these are few."""
 
 
-def settings() -> list[Setting]:
+def settings(root: type = RunConfig) -> list[Setting]:
     """Every setting with its default and meaning, as the dataclasses of `config.py` state them."""
-    return list(_settings(RunConfig, ""))
+    return list(_settings(root, ""))
 
 
 def _settings(section: Any, prefix: str) -> Iterator[Setting]:
@@ -154,11 +209,13 @@ def _settings(section: Any, prefix: str) -> Iterator[Setting]:
 
 
 def _meanings(section: type) -> dict[str, str]:
-    """Field -> the string that stands below it in the source, on one line."""
+    """Field -> the string that stands below it in the source, on one line; inherited ones too."""
+    base = section.__base__
+    inherited = _meanings(base) if base is not None and is_dataclass(base) else {}
     defined = ast.parse(inspect.getsource(section)).body[0]
     assert isinstance(defined, ast.ClassDef)
     body = defined.body
-    return {
+    return inherited | {
         field.target.id: " ".join(str(text.value.value).split())
         for field, text in pairwise(body)
         if isinstance(field, ast.AnnAssign)
@@ -177,8 +234,10 @@ def _found(path: str | Path) -> Path:
     if not fits(str(path), str):
         raise ConfigError(f"no config file {str(path)!r:.80}: no file can have that name")
     shipped = SHIPPED / f"{path}.yaml"
-    if not Path(path).exists() and shipped.is_file():
+    if not Path(path).is_file() and shipped.is_file():
         return shipped
+    if (Path(path) / "config.yaml").is_file():
+        raise ConfigError(f"{str(path)!r} is a folder; its config is {path}/config.yaml")
     if not Path(path).is_file():
         names = ", ".join(sorted(one.stem for one in SHIPPED.glob("*.yaml")))
         raise ConfigError(f"no config file {str(path)!r}; by name there are {names}")
@@ -195,6 +254,11 @@ def _text(path: Path) -> str:
         return read_bytes(path, "config", error=ConfigError).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not readable as yaml: {error}") from None
+
+
+def _tree(config: object) -> dict[str, object]:
+    """The settings of a dataclass, sections in sections."""
+    return asdict(config)  # type: ignore[call-overload, no-any-return]
 
 
 def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,6 +8,7 @@ from circuitprune.evidence.baselines import AmongRandom
 from circuitprune.evidence.bootstrap import Interval
 from circuitprune.evidence.faithfulness import Sized
 from circuitprune.metrics import Means
+from circuitprune.runs.together import AgainstApart, NotAgainstApart
 
 # ---------------------------------------------------------------- stability
 
@@ -73,6 +74,26 @@ class StabilityGroup:
 
 
 @dataclass(frozen=True)
+class CoreEdges:
+    """Edges by how many *views* keep them: a view is the circuit of one run at one size."""
+
+    n_views: int
+    """Runs of all groups times sizes."""
+    sizes: tuple[int, ...]
+    """Edges at which each run's circuit is cut."""
+    core: tuple[str, ...]
+    """Names of the edges that every view keeps, in the graph's order."""
+    n_contingent: int
+    """Edges that some views keep, not all."""
+    n_half: int
+    """Edges that at least half of the views keep, the core among them."""
+    measured: Mapping[str, Measured]
+    """`core` and `half`, their live edges alone; empty if no pair was unseen by all runs."""
+    sentence: str
+    """The same in words."""
+
+
+@dataclass(frozen=True)
 class Stability:
     """`stability.json`."""
 
@@ -98,6 +119,8 @@ class Stability:
     """Its pairs that some run was, dropped."""
     groups: Mapping[str, StabilityGroup]
     """`seed` and `bootstrap`, those that were run."""
+    core: CoreEdges | None = None
+    """What all runs of all groups keep; absent in files of before 0.3."""
 
 
 # ---------------------------------------------------------------- compare
@@ -273,3 +296,5 @@ class Comparison:
     """Every two models of one task."""
     n_random: int | None = None
     """Random circuits of each family, for each circuit."""
+    against_apart: tuple[AgainstApart | NotAgainstApart, ...] | None = None
+    """Runs over several tasks beside runs of one; None without the former."""

@@ -46,6 +46,10 @@ class Budget:
     """Of everything drawn."""
     threads: int
     """CPU threads."""
+    n_removed: int | None = None
+    """Edges of the circuit that are removed by themselves, drawn at random if it keeps more."""
+    n_adversarial: int | None = None
+    """Steps of the adversary that sets the gates outside the circuit."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,19 @@ from dataclasses import replace
 import pytest
 import torch
 
+from circuitprune.circuits.known.entity_tracking_llama import (
+    ENTITY_TRACKING_FLOAT,
+    ENTITY_TRACKING_GOAT,
+    ENTITY_TRACKING_LLAMA,
+)
 from circuitprune.circuits.known.greater_than_gpt2 import GREATER_THAN_GPT2
 from circuitprune.circuits.known.ioi_gpt2 import IOI_GPT2
 from circuitprune.circuits.known.published import GPT2_SMALL, Link, Published
+from circuitprune.circuits.known.sentiment_gpt2 import (
+    MOOD_STORIES_PYTHIA_2B8,
+    SENTIMENT_GPT2,
+    SENTIMENT_PYTHIA_1B4,
+)
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.errors import GraphError
 
@@ -85,3 +95,57 @@ def test_what_does_not_exist_is_refused():
         replace(IOI_GPT2, classes={"mover": ("a12.h0",)}, links=())
     with pytest.raises(GraphError, match="a link names 'movers'; classes: mover"):
         Published("x", "gpt2", "", GPT2_SMALL, {"mover": ("a9.h9",)}, (Link("movers", "logits"),))
+
+
+# ------------------------------------------------------------------ entity tracking, sentiment
+
+
+TUNED = {"goat": ENTITY_TRACKING_GOAT, "float": ENTITY_TRACKING_FLOAT}
+
+
+def test_entity_tracking_has_the_papers_counts():
+    sizes = {
+        known.model.rpartition("/")[2]: [len(heads) for heads in known.classes.values()]
+        for known in (ENTITY_TRACKING_LLAMA, *TUNED.values())
+    }
+    assert sizes == {
+        "llama-7b": [5, 20, 7, 40],
+        "goat-lora-7b": [39, 40, 28, 68],
+        "float-7b": [38, 40, 29, 68],
+    }
+    heads = [len(known.nodes()) for known in (ENTITY_TRACKING_LLAMA, *TUNED.values())]
+    assert heads == [67, 151, 154]  # of 72, 175 and 175 places
+    for known in TUNED.values():
+        assert all(len(set(heads)) == len(heads) for heads in known.classes.values())
+
+
+@pytest.mark.parametrize(("name", "found"), [("goat", [5, 16, 6, 27]), ("float", [5, 15, 7, 27])])
+def test_tuning_kept_most_of_the_base_models_heads(name, found):
+    again = [
+        len({*heads} & {*TUNED[name].classes[group]})
+        for group, heads in ENTITY_TRACKING_LLAMA.classes.items()
+    ]
+    assert again == found
+
+
+@pytest.mark.parametrize(
+    ("known", "n_heads", "n_edges_of_model"),
+    [
+        (ENTITY_TRACKING_LLAMA, 67, 1_592_881),
+        (SENTIMENT_GPT2, 10, 32_491),
+        (SENTIMENT_PYTHIA_1B4, 5, 231_493),
+        (MOOD_STORIES_PYTHIA_2B8, 12, 1_591_857),
+    ],
+    ids=lambda value: getattr(value, "model", None),
+)
+def test_published_circuits_lead_to_the_logits(known, n_heads, n_edges_of_model):
+    assert known.graph.n_edges == n_edges_of_model and len(known.nodes()) == n_heads
+    edges = set(known.edges())
+    assert edges and all(edge.split("->")[0] in (*known.nodes(), "input") for edge in edges)
+    assert "arXiv" in known.source and any(edge.endswith("->logits") for edge in edges)
+
+
+def test_sentiment_reads_the_summary_that_is_written():
+    edges = set(SENTIMENT_GPT2.edges())
+    assert {"a0.h4->a7.h1<v>", "a6.h4->a9.h2<k>", "a7.h5->a8.h5<v>", "a9.h10->logits"} <= edges
+    assert not {"a9.h2->a9.h10<v>", "a8.h5->a7.h5<v>", "a6.h4->logits"} & edges

@@ -7,7 +7,16 @@ import torch
 from torch.testing import assert_close
 
 from circuitprune.circuits.graph import Graph
-from circuitprune.circuits.layout import along, drawn_nodes, place, port, strengths, strokes
+from circuitprune.circuits.layout import (
+    Node,
+    along,
+    curve,
+    drawn_nodes,
+    place,
+    port,
+    strengths,
+    strokes,
+)
 from circuitprune.circuits.selection import select
 
 GRAPHS = {
@@ -135,6 +144,16 @@ def test_the_strongest_edge_is_drawn_last():
     mask, strength = some_mask(graph), torch.rand(graph.n_edges)
     drawn = [stroke.strength for stroke in strokes(place(graph), graph, mask, strength)]
     assert drawn == sorted(drawn) and drawn[-1] == strength[mask].max().item()
+
+
+def test_a_curve_leaves_upwards_by_some_of_the_way_and_by_no_less_than_a_little():
+    low = Node(0.0, 0.0, 1.0, 0.4, "input", "input")
+    for rise, pull in ((0.3, 0.25), (2.0, 0.9)):
+        high = Node(3.0, rise + low.height, 1.0, 0.4, "logits", "logits")
+        start, leaves, arrives, end = curve(low, high, "logits")
+        assert end[1] - start[1] == pytest.approx(rise)
+        assert leaves == pytest.approx((start[0], start[1] + pull))
+        assert arrives == pytest.approx((end[0], end[1] - pull))
 
 
 def test_a_curve_has_its_ends_and_its_middle():

@@ -283,6 +283,25 @@ def test_sides_that_want_more_than_all_are_refused():
         prepare(GivenPairs(given), TOKENIZER, n_train=1.0, n_val=0, n_test=2, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("n", "sizes", "words"),
+    [
+        (
+            1,
+            ("auto", 0, "auto"),
+            "too few pairs: 1 fit, which leaves none for n_test=auto; add some",
+        ),
+        (8, (4, 0.1, "auto"), r"none for n_val=0\.1;"),
+        (8, (8, "auto", "auto"), "none for n_val=auto and n_test=auto"),
+    ],
+)
+def test_a_side_that_is_wanted_is_not_empty(n, sizes, words):
+    """Which would be met only when a circuit that took an hour is to be verified on it."""
+    given = [pair(f"{a} Mary", f"{a} John") for a in WORDS[:n]]
+    with pytest.raises(DataError, match=words):
+        prepare(GivenPairs(given), TOKENIZER, **dict(zip(SIZES, sizes, strict=True)), seed=0)
+
+
 def test_every_pair_of_the_stories_survives():
     tokenizer = AutoTokenizer.from_pretrained(GOLDEN / "stories260k")
     task = JsonlTask(CONFIGS / "stories260k_pronoun.jsonl")

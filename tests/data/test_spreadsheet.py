@@ -53,6 +53,7 @@ def test_windows_line_ends_a_byte_order_mark_and_breaks_inside_quotes(tmp_path):
         ([f"{HEADER},clean", f"{ROW},x"], "line 1: column 'clean' stands there more than once"),
         (["clean,corrupt,answers", "a,b,c"], "line 1: missing column wrong; the first line names"),
         (["clean;corrupt;answers;wrong", "a;b;c;d"], "line 1: missing .*are parted by commas"),
+        (["clean\tcorrupt\tanswers\twrong"], "line 1: missing .*are parted by commas"),
         ([ROW, ROW], "line 1: missing column clean, corrupt, answers, wrong"),
         ([f"{HEADER},anwser", f"{ROW},x"], "line 1: unknown column 'anwser'; known are clean, "),
         (
@@ -73,6 +74,13 @@ def test_windows_line_ends_a_byte_order_mark_and_breaks_inside_quotes(tmp_path):
 def test_a_mistake_is_named_with_its_line(tmp_path, lines, message):
     with pytest.raises(DataError, match=message):
         read(tmp_path, *lines)
+
+
+def test_a_spreadsheet_itself_says_what_to_save_instead(tmp_path):
+    path = tmp_path / "pairs.xlsx"
+    path.write_bytes(b"PK\x03\x04\xff")
+    with pytest.raises(DataError, match=r"pairs.xlsx, line 1: an archive, .* save it as CSV"):
+        JsonlTask(path)
 
 
 def test_text_that_is_not_utf_8_is_named_with_its_line(tmp_path):

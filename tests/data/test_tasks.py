@@ -11,17 +11,21 @@ from random import Random
 import pytest
 from pairs import TOKENIZER, make_bpe
 from pairs import pair as made
+from transformers import AutoTokenizer
 
 from circuitprune.data.pairs import prepare
 from circuitprune.data.tasks import TASKS, JsonlTask, get_task, lexicon
+from circuitprune.data.tasks.boxes import DESIDERATA, HELD_OUT, OBJECTS, Boxes
 from circuitprune.data.tasks.greater_than import CUTS, Cut, GreaterThan
 from circuitprune.data.tasks.ioi import TEMPLATES as IOI_TEMPLATES
 from circuitprune.data.tasks.ioi import Ioi
+from circuitprune.data.tasks.mood_stories import MoodStories
 from circuitprune.data.tasks.pronoun import TEMPLATES as PRONOUN_TEMPLATES
 from circuitprune.data.tasks.sentiment import ADJECTIVES, CONCLUSIONS, VERBS
 from circuitprune.data.tasks.sva import TEMPLATES as SVA_TEMPLATES
 from circuitprune.errors import ConfigError, DataError
 from circuitprune.files.limits import LIMITS
+from circuitprune.models.zoo import zoo_path
 
 KINDS = [(name, kind) for name, task in TASKS.items() for kind in task.corruptions]
 
@@ -52,11 +56,26 @@ def test_pairs_are_well_formed(name, kind):
         assert pair.clean != pair.corrupt
         assert not set(pair.answers) & set(pair.wrong)
         for text in (pair.clean, pair.corrupt):
-            assert text == text.strip() and "  " not in text
+            assert text.rstrip(" ") == text.strip() and "  " not in text
+            assert text[-1] != " " or {*pair.answers, *pair.wrong} <= {*map(str, range(200))}
             assert "{" not in text and text[0].isupper()
 
 
-CHANGED = {"sentiment": 2}
+CHANGED = {
+    "sentiment": {2},
+    ("colored_objects", "other_colors"): {2, 4},
+    "mib_addition": {1, 2},
+    "mib_subtraction": {1, 2},
+    ("mib_ioi", "s1_io_flip"): {2},
+    ("mib_ioi", "s1_ioi_flip_s2_ioi_flip"): {3},
+    ("mib_mcqa", "symbol"): {4},
+    ("mib_mcqa", "answer_position"): {2},
+    ("mib_mcqa", "random_letter"): {4},
+    ("mib_mcqa", "answer_position_random_letter"): {6},
+    **{("mib_ioi", kind): {3} for kind in TASKS["mib_ioi"].corruptions if "random" in kind},
+    **{(of, kind): {3} for of in ("boxes", "boxes_held_out") for kind in ("objects", "labels")},
+    **{(of, "random"): {*range(3, 8)} for of in ("boxes", "boxes_held_out")},
+}
 """Words that a corruption changes, where it is not one."""
 
 
@@ -65,7 +84,7 @@ def test_few_words_change(name, kind):
     for pair in take(name, corruption=kind):
         clean, corrupt = words(pair.clean), words(pair.corrupt)
         changed = sum(a != b for a, b in zip(clean, corrupt, strict=True))
-        assert changed == CHANGED.get(name, 1)
+        assert changed in CHANGED.get(name, CHANGED.get((name, kind), {1}))
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -229,6 +248,113 @@ def test_pronoun_follows_the_gender_and_is_balanced():
         assert new <= set(lexicon.MALE if she else lexicon.FEMALE)
     assert Counter(pair.answers for pair in pairs) == {(" she",): 200, (" he",): 200}
     assert len({pair.group for pair in pairs}) == len(PRONOUN_TEMPLATES)
+
+
+# -------------------------------------------------------------------- boxes
+
+PROMPT = re.compile(
+    r"The (\w+) is in Box (\w), the (\w+) is in Box (\w), the (\w+) is in Box (\w)\. "
+    r"Box (\w) contains the"
+)
+
+
+def told(prompt):
+    """Things, labels, and the label that is asked for."""
+    *boxes, asked = PROMPT.fullmatch(prompt).groups()
+    return boxes[::2], boxes[1::2], asked
+
+
+@pytest.mark.parametrize("kind", Boxes.corruptions)
+def test_the_answer_is_in_the_box_and_what_changes_is_what_is_said(kind):
+    seen = Counter()
+    for pair in take("boxes", corruption=kind):
+        things, labels, asked = told(pair.clean)
+        answer = things[labels.index(asked)]
+        others = tuple(f" {thing}" for thing in things if thing != answer)
+        assert (pair.answers, pair.wrong, pair.group) == ((f" {answer}",), others, answer)
+        now, names, other = told(pair.corrupt)
+        if kind == "query":
+            assert (now, names) == (things, labels) and other in labels and other != asked
+        elif kind == "objects":
+            assert (now, names, other) == ([things[2], *things[:2]], labels, asked)
+        elif kind == "labels":
+            assert (now, names, other) == (things, [labels[2], *labels[:2]], asked)
+        else:
+            assert other not in names
+        if kind in ("objects", "labels"):
+            assert now[names.index(other)] != answer
+        assert {*things} <= {*OBJECTS} and len({*things}) == len({*labels}) == 3
+        seen[labels.index(asked)] += 1
+    assert max(seen.values()) - min(seen.values()) <= 1 and len(seen) == 3
+
+
+@pytest.mark.parametrize("what", DESIDERATA)
+def test_a_desideratum_is_one_thing_of_the_other_story(what):
+    for pair in islice(TASKS["boxes"].desiderata(Random(1), what), 300):
+        things, labels, asked = told(pair.clean)
+        others, names, other = told(pair.corrupt)
+        there = names.index(other)
+        assert not {*things} & {*others} and labels.index(asked) != there
+        expected = {"position": things[there], "object": others[there]}
+        if what == "label":
+            assert labels.index(other) not in (there, labels.index(asked))
+            expected["label"] = things[labels.index(other)]
+        else:
+            assert other not in labels
+        assert pair.answers == (f" {expected[what]}",)
+        assert {*pair.wrong} == {f" {o}" for o in (*things, *others)} - {*pair.answers}
+
+
+def test_held_out_things_are_in_no_prompt_of_boxes():
+    assert not {*HELD_OUT} & {*OBJECTS}
+    assert {word for pair in take("boxes_held_out") for word in told(pair.clean)[0]} == {*HELD_OUT}
+
+
+def test_boxes_take_the_words_that_a_tokenizer_knows():
+    tokenizer = AutoTokenizer.from_pretrained(zoo_path("zoo/small"))
+    data = prepare(TASKS["boxes"], tokenizer, n_train=40, n_val=0, n_test=0, seed=0)
+    assert not data.report.dropped
+    for example in data.splits["train"]:
+        told = r"The \w+ is in box \d\d, .*\. The box \d\d has the"
+        assert re.fullmatch(told, example.pair.clean)
+        assert len(example.clean) == 26
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda: Boxes(objects=("cup", "key")), "3 different things into boxes and has cup, key"),
+        (lambda: Boxes(objects=()), "has none; it uses words that the tokenizer keeps whole"),
+        (lambda: Boxes(n_boxes=1), "n_boxes must be at least 2"),
+        (lambda: Boxes(n_boxes=26), "more labels than its 26 boxes"),
+        (lambda: Boxes().desiderata(Random(0), "colour"), "position, object, label"),
+        (lambda: Boxes(n_boxes=2).desiderata(Random(0), "label"), "three positions apart"),
+        (lambda: Boxes(OBJECTS[:5]).desiderata(Random(0), "label"), "3 boxes and 5 things"),
+    ],
+)
+def test_boxes_without_enough_words_are_refused(make, problem):
+    with pytest.raises(DataError, match=problem):
+        make()
+
+
+# -------------------------------------------------------------------- mood stories
+
+
+def test_who_loves_parties_is_excited():
+    seen = Counter()
+    for pair in take("mood_stories"):
+        loves, hates = re.findall(r"(\w+) (?:loves|hates) parties", pair.clean)
+        if "hates" in pair.clean.split(".")[0]:
+            loves, hates = hates, loves
+        asked = re.search(r"(\w+) feels very$", pair.clean)[1]
+        other = re.search(r"(\w+) feels very$", pair.corrupt)[1]
+        assert {asked, other} == {loves, hates} and pair.group == asked
+        moods = ((" excited",), (" nervous",))
+        assert (pair.answers, pair.wrong) == (moods if asked == loves else moods[::-1])
+        seen[asked == loves, pair.clean.index(loves) < pair.clean.index(hates)] += 1
+    assert set(seen.values()) == {100} and len(seen) == 4
+    with pytest.raises(DataError, match="at least 2 different names"):
+        MoodStories(names=("Mary", "Mary"))
 
 
 # -------------------------------------------------------------------- sentiment
@@ -405,7 +531,9 @@ def test_jsonl_kinds_are_its_corruptions(tmp_path):
     [
         (b"{'clean': 1}", "line 2: not valid JSON at column 2"),
         (b'{"clean": "a"', "line 2: not valid JSON"),
-        (b'"clean"', 'line 2: expected a JSON object, got "clean"'),
+        (b'"clean"', 'line 2: expected a JSON object, got "clean"; each pair is one object'),
+        (b"[", "line 2: not valid JSON at column .*; each pair is one object on a line of its"),
+        (b'[{"clean": "a"}]', r'got \[{"clean": "a"}\]; each pair is one object on a line'),
         ({"clean": "a", "answers": [" b"]}, "line 2: missing corrupt, wrong; each line needs"),
         (ROW | {"anwser": 1}, "line 2: unknown field 'anwser'"),
         (ROW | {"clean": 3}, "line 2: 'clean' must be a string, got 3"),

@@ -119,7 +119,7 @@ def test_every_kind_is_an_ablation_of_that_name(tiny_model, reference_set, kind)
     assert not values.requires_grad
 
 
-@pytest.mark.parametrize("kind", ["zero", "mean", "positional-mean"])
+@pytest.mark.parametrize("kind", ["zero", "mean", "positional-mean", "optimal"])
 def test_constants_are_repeated_without_a_copy(tiny_model, reference_set, kind):
     ablation = make_ablation(kind, GatedModel(tiny_model("gpt2")).ports, reference_set)
     strides = ablation(pairs([6, 2], seed=4)).stride()
@@ -138,7 +138,7 @@ def test_a_prompt_longer_than_the_reference_set_is_an_error(tiny_model, referenc
     make_ablation("mean", ports, reference_set)(pairs([10], seed=0))
 
 
-@pytest.mark.parametrize("kind", ["mean", "positional-mean"])
+@pytest.mark.parametrize("kind", ["mean", "positional-mean", "resample", "optimal"])
 def test_a_mean_over_nothing_is_an_error(tiny_model, kind):
     with pytest.raises(DataError, match="needs a reference set"):
         make_ablation(kind, GatedModel(tiny_model("gpt2")).ports, [])
@@ -146,8 +146,8 @@ def test_a_mean_over_nothing_is_an_error(tiny_model, kind):
 
 def test_an_unknown_kind_names_the_known_ones(tiny_model):
     with pytest.raises(ConfigError) as error:
-        make_ablation("resample", GatedModel(tiny_model("gpt2")).ports, [])
-    for word in ("'resample'", *ABLATIONS):
+        make_ablation("noise", GatedModel(tiny_model("gpt2")).ports, [])
+    for word in ("'noise'", *ABLATIONS):
         assert word in str(error.value)
 
 

@@ -22,6 +22,8 @@ from circuitprune.errors import ModelError
 from circuitprune.models.families import FAMILIES
 
 every_graph = pytest.mark.parametrize(("family", "kv_readers"), reference.GRAPHS)
+again = pytest.mark.usefixtures("untyped")
+"""The same calls as in the first test, of the same shapes."""
 
 
 @every_graph
@@ -30,6 +32,7 @@ def test_every_declared_family_passes(model, kv_readers, seed):
     self_check(GatedModel(model, kv_readers), seed)
 
 
+@again
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_declared_family_passes_in_lower_precision(model, dtype):
     self_check(GatedModel(deepcopy(model).to(dtype)))
@@ -48,6 +51,7 @@ def test_in_half_precision_the_models_own_rounding_is_the_measure():
     assert (again - plain).abs().max() > 0.05 * plain.std()
 
 
+@again
 def test_the_model_is_left_as_it_was(model):
     tokens = torch.tensor([[5, 6, 7]])
     before = model(tokens).logits
@@ -63,6 +67,7 @@ def deep(build):
     return AutoModelForCausalLM.from_config(config, dtype=torch.float64)
 
 
+@again
 @pytest.mark.parametrize("build", [GPTNeoXConfig, LlamaConfig])
 def test_it_costs_the_forwards_that_it_says_however_deep_the_model_is(build):
     gated = GatedModel(deep(build))
@@ -101,6 +106,7 @@ WRONG_PORTS = {
 """Right as long as all readers of a layer see the same, and every q, k or v edge misnamed."""
 
 
+@again
 @pytest.mark.parametrize(("name", "change"), WRONG.values(), ids=WRONG)
 def test_a_wrong_declaration_is_refused(tiny_model, monkeypatch, name, change):
     model = tiny_model(name)
@@ -132,6 +138,7 @@ def test_a_declaration_that_fits_again_passes(tiny_model, monkeypatch):
         self_check(GatedModel(tiny_model("gpt_neox_sequential")))
 
 
+@again
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused(model, family, bad):
     model = deepcopy(model)
@@ -151,6 +158,7 @@ def engine_off_at(monkeypatch, wrong_when):
     monkeypatch.setattr(GatedModel, "__call__", off)
 
 
+@again
 @pytest.mark.parametrize(
     ("law", "wrong_when"),
     [

@@ -17,6 +17,7 @@ from report_runs import GROUPED, make_run
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.config import RunConfig
+from circuitprune.data.foreign import Wanted, convert_pairs
 from circuitprune.data.tasks.jsonl import read_pairs
 from circuitprune.errors import RunError
 from circuitprune.evidence.minimality import Minimality
@@ -241,6 +242,25 @@ TABLE = [
 ]
 
 
+def pairs_of_mib(folder: Path) -> Path:
+    (folder / "mib.jsonl").write_text(json.dumps(FOREIGN))
+    return folder / "mib.jsonl"
+
+
+def pairs_of_eap_ig(folder: Path) -> Path:
+    (folder / "eap.csv").write_text("\n".join(",".join(row) for row in FOREIGN_TABLE))
+    return folder / "eap.csv"
+
+
+FOREIGN = {
+    "prompt": "Q?\nA. red\nB. blue\nAnswer:",
+    "choices": {"label": ["A", "B"], "text": ["red", "blue"]},
+    "answerKey": 1,
+    "symbol_counterfactual": {"prompt": "Q", "choices": {"label": [1, 2]}, "answerKey": 1},
+}
+FOREIGN_TABLE = [["", "clean", "corrupted", "plural"], ["0", "The boy", "The boys", "0"]]
+
+
 def lock_file(folder: Path) -> Path:
     (folder / NAME).write_text("99999999 elsewhere\n")
     return folder / NAME
@@ -273,6 +293,16 @@ def checkpoint(folder: Path) -> Path:
 def jsonl_files() -> st.SearchStrategy[bytes]:
     lines = st.lists(damaged(PAIRS[1]).map(written), min_size=1, max_size=3)
     return lines.map(b"\n".join).flatmap(torn)
+
+
+def foreign_files() -> st.SearchStrategy[bytes]:
+    lines = st.lists(damaged(FOREIGN).map(written), min_size=1, max_size=3)
+    return lines.map(b"\n".join).flatmap(torn)
+
+
+def convert(path: Path) -> None:
+    wanted = Wanted("all", "word {}".format)
+    convert_pairs(path, path.with_name("ours.jsonl"), wanted, skip_wrong=True)
 
 
 def each(*readers: Callable[[Path], object]) -> Callable[[Path], None]:
@@ -380,6 +410,8 @@ PARSERS: dict[str, Parser] = {
     "key=value": Parser(typed_file, typed, typed_items),
     "pairs, JSONL": Parser(pairs_jsonl, read_pairs, lambda path: jsonl_files()),
     "pairs, CSV": Parser(pairs_csv, read_pairs, lambda path: csv_files(TABLE)),
+    "pairs of others, JSON": Parser(pairs_of_mib, convert, lambda path: foreign_files()),
+    "pairs of others, CSV": Parser(pairs_of_eap_ig, convert, lambda path: csv_files(FOREIGN_TABLE)),
     "circuit": Parser(own_circuit, each(Circuit.load, load_found, load_scores), of_json),
     "circuit, MIB": Parser(
         lambda folder: own_circuit(folder, "mib"), each(Circuit.load, load_found), of_json

@@ -10,11 +10,11 @@ from torch.testing import assert_close
 from circuitprune.engine.gated import GatedModel
 from circuitprune.errors import DataError
 from circuitprune.lens.heads import Probes, attention_patterns, probe_heads
+from circuitprune.models.zoo.handmade import SPECIAL
 from circuitprune.models.zoo.induction import (
     DISTRACTORS,
     INDUCTION_HEAD,
     PREVIOUS_HEAD,
-    SPECIAL,
     induction_model,
 )
 

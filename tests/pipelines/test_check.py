@@ -120,6 +120,13 @@ def test_one_kind_alone(check):
     assert code == UNUSABLE and out == ""
 
 
+def test_settings_that_name_other_pairs_are_not_passed_over(check, capsys):
+    check(pair_rows()[:4])
+    for other in ("task.name=ioi", "task.path=another.jsonl"):
+        code, out = check(pair_rows()[:4], other)
+        assert (code, out) == (2, "")
+
+
 def test_the_script_is_the_command(check, model, tmp_path, capsys):
     code, out = check(damaged())
     assert script_main("check", [str(tmp_path / "pairs.jsonl"), str(model)]) == code

@@ -31,6 +31,7 @@ RETIRED = {
     "evidence.examples.full_examples",
     "gradients.pass_over",
     "folder.complete",
+    "mixing.mixed",
     "references.Prompts",
     "evidence.examples.per_example",
     "explained.AT_CLEAN_RUN",

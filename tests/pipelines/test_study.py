@@ -13,13 +13,19 @@ from attribution.test_attribution import by_logit_diff
 
 from circuitprune import Circuit, Study, load_config, load_model
 from circuitprune.attribution import eap
-from circuitprune.circuits.selection import select
+from circuitprune.circuits.reachability import live_edges
+from circuitprune.circuits.selection import select, select_sizes
 from circuitprune.data.tasks import get_task
 from circuitprune.engine.evaluation import evaluate
 from circuitprune.errors import ConfigError, DataError, GraphError, ModelError
+from circuitprune.evidence import Case
+from circuitprune.evidence.faithfulness import faithfulness_curve
+from circuitprune.evidence.minimality import minimality
+from circuitprune.patching.acdc import acdc
 from circuitprune.patching.effects import edge_effects, node_effects
 from circuitprune.patching.paths import path_effects
 from circuitprune.pipelines.setup import training_batches
+from circuitprune.pipelines.tracking import TrackingConfig, entity_tracking
 
 PAIRS = dict(n_train=12, n_test=8)
 
@@ -99,6 +105,47 @@ def test_learning_lowers_the_kl_and_gives_circuits_of_any_size(study):
     assert not torch.equal(
         study.learn(steps=3, progress=False, start=None).ranking, learned.ranking
     )
+
+
+def test_acdc_leaves_the_live_edges_of_its_search(study):
+    found = study.acdc(0.02, worsening="task")
+    batches, metric = training_batches(study.setup), study.setup.task_metric
+    searched = acdc(study.references, batches, 0.02, metric)
+    assert torch.equal(found.mask, live_edges(study.graph, searched.mask))
+    assert 0 < found.n_edges < study.graph.n_edges
+    assert found.n_edges != study.acdc(0.02).n_edges  # in nats
+
+
+def test_evidence_is_what_each_kind_finds_in_the_case_of_a_circuit(study, scores):
+    circuit = study.circuit(scores, n_edges=30)
+    kinds, budget = ("minimality", "faithfulness"), dict(n_bootstrap=20, n_removed=5, seed=3)
+    found = study.evidence(circuit, *kinds, **budget, progress=False)
+    case = Case(
+        references=study.references,
+        batches=study.setup.data.batches("test", study.setup.config.verify.batch_size),
+        train_batches=study.setup.data.batches("train", study.setup.config.verify.batch_size),
+        task_metric=study.setup.task_metric,
+        mask=circuit.mask,
+        ranking=scores.ranking,
+        sizes=select_sizes(study.graph, scores.ranking, study.setup.config.verify.sizes),
+        scores=scores.values,
+        **budget,
+    )
+    assert [name for name, _ in found.items()] == ["faithfulness", "minimality"]
+    assert found.minimality == minimality(case)
+    assert found.faithfulness == faithfulness_curve(case)
+    named = study.evidence(circuit.edges, "minimality", **budget, progress=False)
+    assert named.minimality == found.minimality
+    none = study.evidence([], "faithfulness", n_bootstrap=9, progress=False).faithfulness
+    assert {size.n_edges for size in none.sizes} == {0}  # nothing from outside the circuit
+
+
+def test_entity_tracking_is_asked_of_a_study(study):
+    small = dict(n_paths=4, n_measured=6, n_masks=4, least=0.001, most=1, n_random=1)
+    config = TrackingConfig(**small, seed=0, progress=True)
+    loaded = study.gated.model, study.setup.tokenizer
+    assert study.entity_tracking(**small) == entity_tracking(loaded, None, config)
+    assert study.entity_tracking(study, **small).base is not None
 
 
 def test_a_circuit_draws_itself(study, scores):
@@ -197,6 +244,7 @@ def said(call):
 study = cp.Study("zoo/small", "ioi", n_train=4, n_test=4)
 scores = study.attribute("eap")
 """
+PARTS = "cp.Study('zoo/small', 'ioi', level='node', n_train=4, n_test=4).part_edges"
 CALLS = {  # past beartype, which tests alone have: in a process of their own
     "cp.Study(5, 'ioi')": "ModelError: a model is a name such as zoo/small, a folder, .* got 5",
     "cp.Study('zoo/small', 5)": "DataError: a task is a name, a file, a list of Pair .* got 5",
@@ -217,6 +265,25 @@ CALLS = {  # past beartype, which tests alone have: in a process of their own
     "study.circuit(scores, size=1.5)": r"ConfigError: size is a fraction .* in \(0, 1\], got 1.5",
     "study.circuit(scores, size=0.0)": "ConfigError: size is a fraction",
     "study.circuit(5, n_edges=3)": "ConfigError: scores are what attribute or learn give, got 5",
+    "study.acdc(0)": "ConfigError: an ACDC threshold must be above 0, and finite, got 0",
+    "study.acdc('0.1')": "ConfigError: an ACDC threshold must be above 0, .* got '0.1'",
+    "study.acdc(float('inf'))": "ConfigError: an ACDC threshold must be .* finite, got inf",
+    "study.acdc(0.1, worsening='kll')": "ConfigError: worsening must be kl or task, got 'kll'",
+    "study.evidence([], 'faithful')": "ConfigError: .*'faithful'; did you mean 'faithfulness'",
+    "study.evidence([], sections=['mib'])": "ConfigError: kinds of evidence are named behind",
+    "study.evidence([], n_rnadom=3)": "ConfigError: .*'n_rnadom'; did you mean 'n_random'",
+    "study.learn(temprature=1.0)": "ConfigError: .*'temprature'; did you mean 'temperature'",
+    "study.sentiment(n_trian=4)": "ConfigError: .*'n_trian'; did you mean 'n_train'",
+    "study.sentiment()": "DataError: .*",
+    "study.entity_tracking(n_boxes=2)": "ConfigError: .*n_boxes must be at least 3, got 2",
+    "study.entity_tracking('zoo/small')": "ConfigError: base is a Study .* got 'zoo/small'",
+    "study.evaluate([1, 2])": "GraphError: a circuit is .* names of edges, got 1 in a list",
+    "study.evaluate(scores.values)": "GraphError: a mask has 1,519 of torch.bool, .*float32",
+    "study.evidence(scores.values[:5] > 0)": r"GraphError: a mask has 1,519 .* shape \(5,\)",
+    f"{PARTS}(5)": "GraphError: parts to look into are names, such as 'm3', got 5",
+    f"{PARTS}([1.5])": r"GraphError: no part at position 1.5 of .* \(level node\)",
+    f"{PARTS}(['m0'], steps=1.5)": "ConfigError: part_edges takes 1 step or more, .* steps=1.5",
+    f"{PARTS}('m0', steps=1).readers": r"nothing: \('m0', 'logits'\)",
     "study.evaluate(5)": "GraphError: a circuit is a Circuit, a mask or names of edges, got 5",
     "cp.References(study.gated, 'pach')": "ConfigError: ablation must be one of patch",
     "cp.References(study.gated, 'mean')": r"DataError: .*make_ablation\(kind, gated.ports, batches",
@@ -244,6 +311,8 @@ def test_pairs_that_do_not_fit_leave_the_rest_to_be_shared_out(study, tmp_path):
     assert listed.setup.data.report.kept == {"train": 6, "val": 0, "test": 6}
     some = Study("zoo/small", drawn, n_train=0.5, n_test=0.25)
     assert some.setup.data.report.kept == {"train": 6, "val": 0, "test": 3}
+    alone = Study("zoo/small", drawn[:1])  # looked at, not parted
+    assert alone.setup.data.report.kept == {"train": 1, "val": 0, "test": 0}
 
 
 def test_pairs_come_from_a_table_too(study, tmp_path):

@@ -23,6 +23,7 @@ from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.recovery import recovery
 from circuitprune.circuits.selection import select_sizes
 from circuitprune.cli import train_main
+from circuitprune.engine.ablation import ABLATIONS
 from circuitprune.engine.evaluation import evaluate, evaluate_full
 from circuitprune.errors import CircuitPruneError, ConfigError, DataError, RunError
 from circuitprune.files.records import to_json
@@ -251,7 +252,7 @@ def test_complete_comes_last(finished):
     assert max(written.values()) == written[finished / "COMPLETE"]
 
 
-@pytest.mark.parametrize("step", ["write_results", "ranked_frontier", "train", "log_final"])
+@pytest.mark.parametrize("step", ["write_results", "refined_frontier", "train", "log_final"])
 def test_a_run_that_failed_is_not_complete(gpt2_home, tmp_path, monkeypatch, step):
     def fail(*args, **kwargs):
         raise OSError("disk on fire")
@@ -329,7 +330,7 @@ def test_the_loss_is_the_sum_of_its_parts(events):
 
 @pytest.mark.parametrize("size", ["0.05", "0.2", "0.5", "1"])
 def test_validation_curves_are_logged_at_every_size(events, size):
-    for tag in (f"val_kl/{size}", f"val_faithfulness/{size}"):
+    for tag in (f"by_size/KL_log10/{size}", f"by_size/faithfulness/{size}"):
         assert len(values(events, tag)) == 2  # every 5 of 12 steps
 
 
@@ -337,7 +338,7 @@ def test_pictures_texts_and_hyper_parameters_are_logged(events):
     tags = events.Tags()
     assert set(tags["histograms"]) == {f"gates/{k}" for k in ("q", "k", "v", "mlp", "logits")}
     image = events.Images("layers/kept_at_0.05")[0]
-    assert (image.width, image.height) == (72, 72)  # 2 layers and the ends, 24 pixels each
+    assert (image.width, image.height) == (144, 144)  # 2 layers and the ends, 48 pixels each
     config = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "learner: hard_concrete" in config
     shown = events.Tensors("pairs/text_summary")[0].tensor_proto.string_val[0].decode()
@@ -346,6 +347,8 @@ def test_pictures_texts_and_hyper_parameters_are_logged(events):
     assert any("session_start_info" in tag for tag in plugins)
     hparams = next(c for tag, c in plugins.items() if "session_start_info" in tag)
     assert b"gates.learner" in hparams and b"hard_concrete" in hparams
+    assert b"gates.temperature" not in hparams and b"output_dir" not in hparams  # as usual, a place
+    assert "epoch" not in tags["scalars"]
     for name in (*EVIDENCE, "n_edges"):
         assert values(events, f"final/{name}")
 
@@ -418,7 +421,7 @@ def test_every_initialisation_starts_the_gates(gpt2_home, tmp_path, method):
     assert scores.isfinite().all() and scores.unique().numel() > 2
 
 
-@pytest.mark.parametrize("ablation", ["patch", "zero", "mean", "positional-mean"])
+@pytest.mark.parametrize("ablation", ABLATIONS)
 def test_every_ablation_runs_from_one_end_to_the_other(gpt2_home, tmp_path, ablation):
     folder = tmp_path / "run"
     discover(gpt2_home, f"ablation={ablation}", "train.steps=1", f"output_dir={folder}")
@@ -429,11 +432,11 @@ def test_every_ablation_runs_from_one_end_to_the_other(gpt2_home, tmp_path, abla
 
 def test_ablations_differ(gpt2_home, tmp_path):
     empties = set()
-    for ablation in ("patch", "zero", "mean", "positional-mean"):
+    for ablation in ABLATIONS:
         folder = tmp_path / ablation
         discover(gpt2_home, f"ablation={ablation}", "train.steps=0", f"output_dir={folder}")
         empties.add(round(strict(folder / "frontier.json")["empty"]["kl"], 4))
-    assert len(empties) == 4
+    assert len(empties) == len(ABLATIONS)
 
 
 def test_a_prompt_too_long_for_positional_means_is_refused_at_set_up(gpt2_home, tmp_path):
@@ -527,7 +530,7 @@ def test_pairs_on_which_nothing_can_be_recovered_leave_faithfulness_undefined(
     rows = json.loads((tmp_path / "run" / "frontier.json").read_text())["points"]
     assert not any("faithfulness" in row for row in rows) and rows[0]["kl"] >= 0
     tags = EventAccumulator(str(tmp_path / "run")).Reload().Tags()["scalars"]
-    assert any(tag.startswith("val_kl/") for tag in tags)
+    assert any(tag.startswith("by_size/KL_log10/") for tag in tags)
     assert not any("faithfulness" in tag for tag in tags)
 
 
@@ -579,6 +582,26 @@ def test_a_run_without_the_reference_cache_learns_the_same(gpt2_home, finished, 
     ours = read_tensors(folder / "gates.safetensors")[0]["ranking"]
     theirs = read_tensors(finished / "gates.safetensors")[0]["ranking"]
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("learner", ["topk", "hard_concrete"])
+def test_a_model_in_bfloat16_has_gates_and_scores_in_float32(gpt2_home, tmp_path, learner):
+    """They learn what those of the model in float32 do, as far as its own rounding lets them."""
+    rankings = []
+    for dtype in ("bfloat16", "float32"):
+        folder = tmp_path / dtype
+        quick = [f"model.dtype={dtype}", f"gates.learner={learner}", f"output_dir={folder}"]
+        frontier = discover(gpt2_home, *quick)
+        gates, scores = (
+            read_tensors(folder / name)[0] for name in ("gates.safetensors", "scores.safetensors")
+        )
+        assert {t.dtype for t in (*gates.values(), *scores.values()) if t.is_floating_point()} == {
+            torch.float32
+        }
+        assert frontier.points[-1].evidence.kl < 1e-3
+        rankings.append(gates["ranking"])
+    assert torch.corrcoef(torch.stack(rankings))[0, 1] > 0.98
+    assert not torch.equal(*rankings)
 
 
 # ---------------------------------------------------------------- the same again
@@ -864,7 +887,7 @@ def test_a_resume_into_a_folder_of_other_things_is_refused(gpt2_home, interrupte
     last = interrupted / "checkpoints" / "last.ckpt"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.yaml").write_text("my: own")
-    with pytest.raises(RunError, match="not empty, or choose another"):
+    with pytest.raises(RunError, match="not empty; choose another"):
         discover(gpt2_home, f"output_dir={tmp_path / 'mine'}", f"train.resume={last}")
     assert contents(tmp_path / "mine") == {"config.yaml": b"my: own"}
 

@@ -32,7 +32,7 @@ from circuitprune.views.pages.verification import page
 from pipelines.test_train import strict
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorBoard's and transformers' advice
-SMALL = ["n_bootstrap=30", "n_random=3", "n_knockouts=2", "progress=false"]
+SMALL = ["n_bootstrap=30", "n_random=3", "n_knockouts=2", "n_adversarial=2", "progress=false"]
 QUICK = [*SMALL, "sections=[faithfulness,minimality]"]
 GRAPH = Graph(2, 4, 4, d_model=32)
 

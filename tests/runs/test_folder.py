@@ -59,15 +59,15 @@ def test_a_file_may_not(tmp_path):
 @pytest.mark.parametrize(
     ("names", "resume", "hint"),
     [
-        (["thesis.tex"], None, "is not empty, or choose another"),
-        (["thesis.tex"], "last.ckpt", "is not empty, or choose another"),
+        (["thesis.tex"], None, "is not empty; choose another"),
+        (["thesis.tex"], "last.ckpt", "is not empty; choose another"),
         (["config.yaml"], "last.ckpt", "is not empty"),
         (
             ["config.yaml", "versions.json"],
             None,
-            "is not empty; go on in it with train.resume=auto",
+            "is not empty; go on in it with train.resume=auto, or choose another",
         ),
-        (["config.yaml", "checkpoints/last.ckpt"], None, "is not empty, or choose another"),
+        (["config.yaml", "checkpoints/last.ckpt"], None, "is not empty; choose another"),
     ],
 )
 def test_other_things_may_not(tmp_path, names, resume, hint):

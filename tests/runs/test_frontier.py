@@ -231,6 +231,13 @@ def test_summary_is_a_table_of_the_frontier():
     assert "40 test pairs" in text
 
 
+def test_what_rounds_to_zero_has_no_sign_in_the_summary():
+    one = frontier(point(0.1, 8, 0.5), point(0.3, 25, 0.05))
+    worse = replace(one, full=replace(one.full, metric=-3.0))  # than the empty circuit
+    assert str(worse.empty.compared(worse.full, worse.empty).faithfulness) == "-0.0"
+    assert "-0.000" not in summary(worse, "again")
+
+
 # ---------------------------------------------------------------- the model's fingerprint
 
 

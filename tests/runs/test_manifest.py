@@ -6,8 +6,14 @@ import pytest
 from report_runs import make_run
 
 from circuitprune.errors import RunError
+from circuitprune.pipelines.convert import converted
+from circuitprune.pipelines.export import export
+from circuitprune.pipelines.part_edges import edges_of_run
 from circuitprune.runs.finished import load_run
 from circuitprune.runs.manifest import check_seal, seal
+from circuitprune.runs.results import output_file
+from circuitprune.views.figures import write_figure
+from circuitprune.views.report.page import write_report
 
 
 @pytest.fixture
@@ -33,6 +39,27 @@ def test_a_changed_result_is_refused_by_name(run, pattern, how):
     path.write_bytes(data) if how == "flipped" else path.unlink()
     with pytest.raises(RunError, match=f"not as it was finished: .*{path.name}"):
         load_run(run)
+
+
+@pytest.mark.parametrize("pattern", ["COMPLETE", "config.yaml", "circuits/*.json", "circuits"])
+def test_what_a_user_writes_never_takes_a_results_place(run, pattern, monkeypatch):
+    path = next(run.glob(pattern))
+    before = path.read_bytes() if path.is_file() else None
+    monkeypatch.chdir(path.parent)
+    words = "is a folder" if before is None else "result of a finished run"
+    for write in (
+        output_file,
+        lambda path: export(run, path, "circuitprune"),
+        lambda path: edges_of_run(run, output=path),
+        lambda path: write_figure("circuit", [run], path),
+        lambda path: write_report([run], path),
+        lambda path: converted(run / "pairs.json", path),
+    ):
+        with pytest.raises(RunError, match=words):
+            write(path.name)
+    assert before is None or path.read_bytes() == before
+    assert output_file("mine.csv").name == "mine.csv"
+    assert output_file(run / "report.html") == run / "report.html"  # each command's own, anew
 
 
 def test_what_later_commands_write_is_no_change(run):

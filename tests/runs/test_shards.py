@@ -10,6 +10,7 @@ from torch.distributed import HashStore
 from circuitprune.errors import RunError
 from circuitprune.files.whole import read_tensors, write_tensors
 from circuitprune.runs.shards import Ranks, differences, processes, run_shards, threads
+from circuitprune.runs.stopping import Stopped
 
 PLAN = list(torch.tensor([4, 2, 0, 5, 1, 3, 6]).split(3))
 JOB = {"model": "m", "steps": 5, "lr": 0.1, "slow": False}
@@ -202,3 +203,18 @@ def test_ranks_without_an_address_are_refused(monkeypatch):
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
     with pytest.raises(RunError, match="WORLD_SIZE=2"):
         processes()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (ValueError("no such pair"), RunError, "another process, process 1: no such pair"),
+        (Stopped(15), Stopped, "15"),
+    ],
+)
+def test_who_waits_for_one_that_ended_ends_too(error, kind, words):
+    store = HashStore()
+    with pytest.raises(type(error)), Ranks(1, 2, store).together():
+        raise error
+    with pytest.raises(kind, match=words), Ranks(0, 2, store).together():
+        Ranks(0, 2, store).wait()

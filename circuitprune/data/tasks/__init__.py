@@ -4,9 +4,15 @@ import difflib
 from pathlib import Path
 
 from circuitprune.data.own import blamed, is_own, user_object
+from circuitprune.data.tasks.arithmetic import Arithmetic
+from circuitprune.data.tasks.boxes import HELD_OUT, Boxes
+from circuitprune.data.tasks.colored_objects import ColoredObjects
 from circuitprune.data.tasks.greater_than import GreaterThan
 from circuitprune.data.tasks.ioi import Ioi
 from circuitprune.data.tasks.jsonl import JsonlTask
+from circuitprune.data.tasks.mcqa import Mcqa
+from circuitprune.data.tasks.mib_ioi import MibIoi
+from circuitprune.data.tasks.mood_stories import MoodStories
 from circuitprune.data.tasks.pair import Pair, Task
 from circuitprune.data.tasks.pronoun import Pronoun
 from circuitprune.data.tasks.sentiment import Sentiment
@@ -21,6 +27,14 @@ TASKS: dict[str, Task] = {
     "sva": SubjectVerbAgreement(),
     "pronoun": Pronoun(),
     "sentiment": Sentiment(),
+    "colored_objects": ColoredObjects(),
+    "mib_ioi": MibIoi(),
+    "mib_mcqa": Mcqa(),
+    "mib_addition": Arithmetic("plus"),
+    "mib_subtraction": Arithmetic("minus"),
+    "mood_stories": MoodStories(),
+    "boxes": Boxes(),
+    "boxes_held_out": Boxes(HELD_OUT, name="boxes_held_out"),
 }
 
 

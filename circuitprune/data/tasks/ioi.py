@@ -1,5 +1,6 @@
 """Indirect object identification: "When Mary and John went to the store, John gave a drink to"."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -78,4 +79,15 @@ class Ioi:
             kind=kind,
             group=f"template-{which:02d}",
             meta={"order": order, "io": receiver, "s": subject},
+            tags=names_tagged(fill(S=subject), receiver, subject),
         )
+
+
+def names_tagged(prompt: str, receiver: str, subject: str) -> dict[str, tuple[int, int]]:
+    """Where the indirect object (`IO`) and the two mentions of the subject (`S1`, `S2`) stand."""
+
+    def places(name: str) -> list[tuple[int, int]]:
+        return [found.span() for found in re.finditer(rf"\b{re.escape(name)}\b", prompt)]
+
+    first, *_, last = places(subject)
+    return {"IO": places(receiver)[0], "S1": first, "S2": last}

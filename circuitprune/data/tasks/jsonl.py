@@ -55,6 +55,8 @@ def read_pairs(path: str | Path) -> list[Pair]:
 
 
 def _decoded(data: bytes) -> str:
+    if data.startswith(b"PK\x03\x04"):
+        raise DataError("line 1: an archive, as spreadsheets are; save it as CSV in UTF-8")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -78,15 +80,18 @@ def _lines(text: str) -> Iterator[tuple[int, dict[str, object]]]:
             yield line, row
 
 
+_LINES = "each pair is one object on a line of its own"
+
+
 def _parse(raw: str) -> dict[str, object]:
     try:
         value = decode(raw)
     except json.JSONDecodeError as error:
-        raise DataError(f"not valid JSON at column {error.colno}: {error.msg}") from None
+        raise DataError(f"not valid JSON at column {error.colno}: {error.msg}; {_LINES}") from None
     except ValueError as error:
         raise DataError(f"not valid JSON: {error}") from None
     if not isinstance(value, dict):
-        raise DataError(f"expected a JSON object, got {described(value)}")
+        raise DataError(f"expected a JSON object, got {described(value)}; {_LINES}")
     return value
 
 

@@ -27,6 +27,14 @@ class Pair:
     group: str = ""
     """Template or entity; a split by group never puts one group on two sides."""
     meta: dict[str, str] = field(default_factory=dict, compare=False, hash=False)
+    tags: dict[str, tuple[int, int]] = field(default_factory=dict, compare=False, hash=False)
+    """Named places of `clean`, each from its first character to behind its last: what
+    `spans=tags` deals tokens by."""
+
+
+CHOICES = "choices"
+"""The entry of `Pair.meta` with all labels that a prompt asks to choose from, between bars: the
+model is right where the right one is above each of them."""
 
 
 @runtime_checkable

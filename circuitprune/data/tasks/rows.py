@@ -7,7 +7,7 @@ from circuitprune.data.tasks.pair import Pair
 from circuitprune.errors import DataError
 
 REQUIRED = ("clean", "corrupt", "answers", "wrong")
-OPTIONAL = ("id", "kind", "group", "meta")
+OPTIONAL = ("id", "kind", "group", "meta", "tags")
 
 
 def pair_of(row: Mapping[str, object], line: int) -> Pair:
@@ -38,6 +38,7 @@ def pair_of(row: Mapping[str, object], line: int) -> Pair:
         kind=_text(row, "kind", ""),
         group=_text(row, "group", ""),
         meta=_meta(row),
+        tags=_tags(row),
     )
 
 
@@ -87,3 +88,22 @@ def _meta(row: Mapping[str, object]) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise DataError(f"'meta' must map names to strings, got {described(value)}")
     return value
+
+
+def _tags(row: Mapping[str, object]) -> dict[str, tuple[int, int]]:
+    """Places of the clean prompt by their names."""
+    value, end = row.get("tags", {}), len(_text(row, "clean"))
+    if not isinstance(value, dict):
+        raise DataError(f"'tags' must map names to places, got {described(value)}")
+    for name, place in value.items():
+        if not name.isascii() or not name.replace("_", "").replace("-", "").isalnum():
+            raise DataError(f"a tag is called by letters, digits, '_' and '-', got {name!r:.60}")
+        ends = place if isinstance(place, list) else []
+        if len(ends) != 2 or not all(type(x) is int for x in ends) or not 0 <= ends[0] < ends[1]:
+            raise DataError(
+                f"tag {name!r:.60} must be [first character, behind the last], counted from 0 in "
+                f"'clean', got {described(place)}"
+            )
+        if ends[1] > end:
+            raise DataError(f"tag {name!r:.60} ends at {ends[1]}, and 'clean' at {end}")
+    return {name: (first, behind) for name, (first, behind) in value.items()}

@@ -3,7 +3,7 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from circuitprune.data.tasks.rows import OPTIONAL, REQUIRED, listed
@@ -12,7 +12,7 @@ from circuitprune.files.limits import LIMITS, refuse_size
 
 BAR = "|"
 """Stands between the answers of one cell. An answer that holds a bar itself needs JSONL."""
-COLUMNS = (*REQUIRED, *(name for name in OPTIONAL if name != "meta"))
+COLUMNS = (*REQUIRED, *(name for name in OPTIONAL if name not in ("meta", "tags")))
 """Known columns; any `meta.NAME` besides."""
 
 
@@ -26,21 +26,31 @@ def csv_rows(text: str) -> Iterator[tuple[int, dict[str, object]]]:
         DataError: a column that is unknown, missing or repeated, a row of another number of cells,
             or text that is not CSV; the message begins with the line.
     """
-    reader = csv.reader(lines_of(text, _ANY_END), strict=True)
     columns: list[str] | None = None
-    while True:
-        line = reader.line_num + 1
+    for line, cells in csv_cells(lines_of(text, _ANY_END)):
         with on(line):
-            cells = next(reader, None)
-            if cells is None:
-                return
-            if not any(cell.strip() for cell in cells):
-                continue
             if columns is None:
                 columns = _header(cells)
                 continue
             row = _row(columns, cells)
         yield line, row
+
+
+def csv_cells(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Line and cells of each row of CSV, the header too; those without a word are skipped.
+
+    Raises:
+        DataError: text that is not CSV; the message begins with the line.
+    """
+    reader = csv.reader(lines, strict=True)
+    while True:
+        line = reader.line_num + 1
+        with on(line):
+            cells = next(reader, None)
+        if cells is None:
+            return
+        if any(cell.strip() for cell in cells):
+            yield line, cells
 
 
 LINE_FEED = re.compile(r"[^\n]*\n|[^\n]+")
@@ -75,7 +85,7 @@ def _header(cells: list[str]) -> list[str]:
     if repeated:
         raise DataError(f"column {listed(repeated)} stands there more than once")
     if missing:
-        hint = "; columns are parted by commas" if ";" in cells[0] else ""
+        hint = "; columns are parted by commas" if re.search(r"[;\t]", cells[0]) else ""
         raise DataError(
             f"missing column {', '.join(missing)}; the first line names the columns, "
             f"{', '.join(REQUIRED)} at least{hint}"
@@ -89,12 +99,26 @@ def _header(cells: list[str]) -> list[str]:
 
 
 def _row(columns: list[str], cells: list[str]) -> dict[str, object]:
+    named = cells_by_name(columns, cells)
+    return own_cells({n: cell for n, cell in named.items() if cell or n in REQUIRED})
+
+
+def cells_by_name(columns: list[str], cells: list[str]) -> dict[str, str]:
+    """The cells of a row by their columns.
+
+    Raises:
+        DataError: there are more or less of them.
+    """
     if len(cells) != len(columns):
         raise DataError(
             f"{len(cells)} cells under {len(columns)} columns; a cell with a comma in it stands "
             'between double quotes, such as "So, the"'
         )
-    filled = {n: cell for n, cell in zip(columns, cells, strict=True) if cell or n in REQUIRED}
+    return dict(zip(columns, cells, strict=True))
+
+
+def own_cells(filled: Mapping[str, str]) -> dict[str, object]:
+    """The row of cells by their columns, as a line of JSON would have it."""
     meta = {n.removeprefix("meta."): c for n, c in filled.items() if n.startswith("meta.")}
     row: dict[str, object] = {n: c for n, c in filled.items() if not n.startswith("meta.")}
     row |= {name: filled[name].split(BAR) for name in ("answers", "wrong")}

@@ -21,3 +21,11 @@ def zoo_path(name: str) -> Path:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ModelError(f"no shipped model {name!r}.{hint} Shipped models: {', '.join(ZOO)}")
     return Path(str(files(__name__))) / ZOO[name]
+
+
+def dictionary_path(name: str) -> Path:
+    """The shipped dictionaries of a shipped model by the model's name; else the path itself."""
+    if name not in ZOO:
+        return Path(name)
+    folder = zoo_path(name)
+    return folder.with_name(f"{folder.name}_dictionaries.safetensors")
