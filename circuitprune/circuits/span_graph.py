@@ -206,9 +206,26 @@ def is_name(name: str) -> bool:
     return name.isascii() and name.replace("_", "").replace("-", "").isalnum()
 
 
+def in_prompt_order(spans: Sequence[Span]) -> tuple[int, ...]:
+    """Places of spans, those first that see little and are seen by much.
+
+    What a span sees is at or in front of its own positions, so where prompts go through their spans
+    one after the other, this is the order in which they do.
+    """
+    seen = [sum(place in other.sees for other in spans) for place in range(len(spans))]
+    return tuple(sorted(range(len(spans)), key=lambda place: len(spans[place].sees) - seen[place]))
+
+
 def spans_at(graph: SpanGraph, edges: Int[Tensor, " n"]) -> list[str]:
     """Names of the spans of some gates."""
     return [graph.spans[span].name for span in graph.edge_span[edges].tolist()]
+
+
+def named_spans(graph: Graph, places: Iterable[int]) -> tuple[str, ...] | None:
+    """Names of the spans that tokens are dealt to; None of a graph without spans."""
+    if not isinstance(graph, SpanGraph):
+        return None
+    return tuple(graph.spans[place].name for place in places)
 
 
 def require_edges(graph: Graph, what: str) -> None:

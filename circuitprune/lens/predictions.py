@@ -42,6 +42,8 @@ class TokenPair:
     """Wrong tokens."""
     next: NextTokens
     """What would follow."""
+    spans: tuple[str, ...] | None = None
+    """The span of each token of the prompts; absent where they are not told apart."""
 
 
 @dataclass(frozen=True)

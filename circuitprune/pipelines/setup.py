@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from circuitprune.attribution.methods import Method
 from circuitprune.circuits.circuit import Circuit
+from circuitprune.circuits.span_graph import named_spans
 from circuitprune.config import ModelConfig, RunConfig
 from circuitprune.data.batches import few_pairs
 from circuitprune.data.checks import unknown
@@ -90,7 +91,11 @@ class Setup:
         follows = predictions(self.references, circuit, batches, self._spell)
         names = ("clean", "corrupt", "answers", "wrong")
         pairs = tuple(
-            TokenPair(**{k: tuple(tokens(list(getattr(one, k)))) for k in names}, next=found)
+            TokenPair(
+                **{k: tuple(tokens(list(getattr(one, k)))) for k in names},
+                next=found,
+                spans=named_spans(self.gated.graph, one.spans),
+            )
             for one, found in zip(examples, follows, strict=False)
         )
         return ExamplePairs(split, len(examples), int(circuit.sum()), pairs)

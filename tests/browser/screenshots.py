@@ -1,4 +1,6 @@
-"""The pictures of the documents: `python tests/browser/screenshots.py RUN`, a verified run.
+"""The pictures of the documents, of verified runs.
+
+`python tests/browser/screenshots.py RUN --spans RUN`; each is optional.
 
 Writes `docs/images/report_*.png` at twice the size of the page, in 200 colours to keep them small.
 Needs Chromium and Pillow (`pip install pillow`).
@@ -12,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.views.report import write_report
@@ -25,44 +27,60 @@ IMAGES = Path(__file__).parents[2] / "docs" / "images"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
-    run = parser.parse_args().run
+    parser.add_argument("run", type=Path, nargs="?", help="of whole edges")
+    parser.add_argument("--spans", type=Path, help="of edges at spans")
+    given = parser.parse_args()
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        report = write_report([run], Path(folder) / "report.html")
         path = shutil.which("chromium") or shutil.which("chromium-browser")
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        for scheme, end in (("light", ""), ("dark", "_dark")):
-            page = browser.new_page(
-                viewport={"width": 1400, "height": 900},
-                device_scale_factor=2,
-                color_scheme=scheme,
-                reduced_motion="reduce",
-            )
-            page.goto(report.as_uri())
-            take(page, None, f"report_first{end}.png")
-            page.evaluate("document.querySelector('#circuit .keys').hidden = true")
-            take(page, "#circuit .stage > figure", f"report_circuit{end}.png")
-            if scheme == "light":
-                edge(page)
-                node(page)
-                compared(page)
-                take(page, "#figure-minimality", "report_minimality.png")
-                take(page, "#figure-completeness", "report_evidence.png")
-        phone = browser.new_page(viewport={"width": 420, "height": 900}, device_scale_factor=2)
-        phone.goto(report.as_uri())
-        take(phone, None, "report_phone.png")
-        paper = browser.new_page(viewport={"width": 760, "height": 1075})
-        paper.emulate_media(media="print")
-        paper.goto(report.as_uri())
-        take(paper, None, "report_print.png")
-        deep = write_report([made_up(Path(folder))])
-        large = browser.new_page(viewport={"width": 1400, "height": 1400})
-        large.goto(deep.as_uri() + "#size=300")
-        large.locator("#circuit").scroll_into_view_if_needed()
-        large.evaluate("byId('drawn').scrollIntoView()")
-        take(large, None, "report_deep.png")
+        if given.run:
+            usual(browser, given.run, Path(folder))
+        if given.spans:
+            page = opened(browser, write_report([given.spans], Path(folder) / "spans.html"))
+            take(page, "#circuit .canvas", "report_spans.png")
         browser.close()
+
+
+def opened(browser: Browser, report: Path, scheme: str = "light") -> Page:
+    """A report at twice its size, without what only a reader needs."""
+    page = browser.new_page(
+        viewport={"width": 1400, "height": 900},
+        device_scale_factor=2,
+        color_scheme=scheme,
+        reduced_motion="reduce",
+    )
+    page.goto(report.as_uri())
+    return page
+
+
+def usual(browser: Browser, run: Path, folder: Path) -> None:
+    """The pictures of a run of whole edges, and of a large one that is made up."""
+    report = write_report([run], folder / "report.html")
+    for scheme, end in (("light", ""), ("dark", "_dark")):
+        page = opened(browser, report, scheme)
+        take(page, None, f"report_first{end}.png")
+        page.evaluate("document.querySelector('#circuit .keys').hidden = true")
+        take(page, "#circuit .stage > figure", f"report_circuit{end}.png")
+        if scheme == "light":
+            edge(page)
+            node(page)
+            compared(page)
+            take(page, "#figure-minimality", "report_minimality.png")
+            take(page, "#figure-completeness", "report_evidence.png")
+    phone = browser.new_page(viewport={"width": 420, "height": 900}, device_scale_factor=2)
+    phone.goto(report.as_uri())
+    take(phone, None, "report_phone.png")
+    paper = browser.new_page(viewport={"width": 760, "height": 1075})
+    paper.emulate_media(media="print")
+    paper.goto(report.as_uri())
+    take(paper, None, "report_print.png")
+    deep = write_report([made_up(folder)])
+    large = browser.new_page(viewport={"width": 1400, "height": 1400})
+    large.goto(deep.as_uri() + "#size=300")
+    large.locator("#circuit").scroll_into_view_if_needed()
+    large.evaluate("byId('drawn').scrollIntoView()")
+    take(large, None, "report_deep.png")
 
 
 def made_up(folder: Path) -> Path:

@@ -89,9 +89,9 @@ def points(d, n=150):
 
 def group_of(node, graphs=(GROUPED, DEEP)):
     """The bar under a head, which its queries have to cross."""
-    found = re.fullmatch(r"a(\d+)\.h(\d+)", node)
+    found = re.fullmatch(r"a(\d+)\.h(\d+)((?:@\w+)?)", node)
     sizes = {graph.n_heads // graph.n_kv_readers for graph in graphs}
-    return [f"a{found[1]}.kv{int(found[2]) // size}" for size in sizes] if found else []
+    return [f"a{found[1]}.kv{int(found[2]) // size}{found[3]}" for size in sizes] if found else []
 
 
 @pytest.mark.parametrize("graph", [None, GROUPED], ids=["heads", "groups"])

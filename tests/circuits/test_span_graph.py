@@ -18,6 +18,8 @@ from circuitprune.circuits.span_graph import (
     base_of,
     flat_of,
     grid_of,
+    in_prompt_order,
+    named_spans,
     span_graph,
     spans_of,
 )
@@ -171,3 +173,16 @@ def test_random_circuits_keep_what_they_should(base: Graph) -> None:
     assert torch.equal(flat_of(graph, grid_of(graph, values, 0.0)), values)
     assert base_of(graph) == base and base_of(base) is base
     assert all(a <= b for a, b in pairwise(graph.edge_base.tolist()))
+
+
+def test_spans_in_the_order_in_which_prompts_go_through_them() -> None:
+    names, dealt = ("IO", "S1", "S2", "rest", "end"), (3, 1, 3, 0, 3, 2, 3, 4)
+    spans = spans_of(names, [(dealt, dealt, dealt)], everywhere=True)
+    assert [names[place] for place in in_prompt_order(spans)] == ["rest", "S1", "IO", "S2", "end"]
+    backwards = spans_of(NAMES[::-1], [(ROW[0][::-1], ROW[1], ROW[2])], everywhere=True)
+    assert [backwards[place].name for place in in_prompt_order(backwards)] == [*NAMES]
+
+
+def test_tokens_have_the_names_of_their_spans() -> None:
+    assert named_spans(graph_of(SIZES[0]), (1, 1, 3)) == ("S2", "S2", "end")
+    assert named_spans(SIZES[0], (1, 1, 3)) is None

@@ -16,6 +16,7 @@ from circuitprune.pipelines.study import Study
 from circuitprune.pipelines.train import discover
 from circuitprune.pipelines.verify import verify_run
 from circuitprune.runs.finished import load_found
+from circuitprune.views.report.data import report_data
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,25 @@ def test_edges_at_spans_are_learned_verified_and_written(learned: Path) -> None:
         rows = [*csv.DictReader(file)]
     assert [f"{row['writer']}->{row['reader']}@{row['span']}" for row in rows] == [*graph.edges]
     assert "@" in (learned / "report.html").read_text()
+
+
+def test_the_reports_edges_and_tokens_are_at_their_spans(learned: Path) -> None:
+    graph, data = load_found(learned).graph, report_data([learned])
+    spans = data.graph.spans
+    assert [span.name for span in spans] == ["before", "difference", "after", "end"]
+    for span in spans:
+        (own,) = (one for one in graph.spans if one.name == span.name)
+        assert {spans[at].name for at in span.sees} == {graph.spans[at].name for at in own.sees}
+    for writer, reader, at, name in zip(
+        data.edges.writer, data.edges.reader, data.edges.span, data.edges.part, strict=True
+    ):
+        made = f"{data.graph.writers[writer]}->{data.graph.readers[reader]}@{spans[at].name}"
+        assert name == made
+    for pair in json.loads((learned / "pairs.json").read_text())["pairs"]:
+        differ = [a != b for a, b in zip(pair["clean"], pair["corrupt"], strict=True)]
+        first = differ.index(True)
+        assert pair["spans"][: first + 1] == ["before"] * first + ["difference"]
+        assert pair["spans"][-1] == "end" and len(pair["spans"]) == len(differ)
 
 
 def test_the_evidence_is_of_edges_at_spans(learned: Path) -> None:

@@ -1,6 +1,8 @@
 // The view in the address, so that it can be shared and comes back.
 
 const SOON = 250;
+/** Between names of nodes; a span's own name may have a dash. */
+const BETWEEN = SPANS.length ? " " : "-";
 /** @type {number | undefined} */
 let later;
 
@@ -13,8 +15,8 @@ function remember() {
   };
   put("node", state.node);
   put("folded", [...state.collapsed].sort((a, b) => a - b).join("-"));
-  put("hide", [...state.hidden].join("-"));
-  put("pin", [...state.pinned].join("-"));
+  put("hide", [...state.hidden].join(BETWEEN));
+  put("pin", [...state.pinned].join(BETWEEN));
   put("strongest", state.strongest);
   put("boxes", state.all ? "all" : null);
   for (const name of state.edges.slice(0, 1)) put("edge", name);
@@ -44,8 +46,9 @@ function rememberSoon() {
 function recall() {
   const parts = new URLSearchParams(location.hash.slice(1));
   if (!parts.has("size")) return;
-  const list = (name) => (parts.get(name) ?? "").split("-").filter((part) => part !== "");
-  const names = (name) => new Set(list(name).filter((id) => NODE_NAMES.has(id)));
+  const list = (name, between = "-") =>
+    (parts.get(name) ?? "").split(between).filter((part) => part !== "");
+  const names = (name) => new Set(list(name, BETWEEN).filter((id) => NODE_NAMES.has(id)));
   const at = DATA.circuits.findIndex((_, i) => circuitName(0, i) === parts.get("size"));
   state.circuit = at < 0 ? MAIN.chosen : at;
   const node = parts.get("node"),
@@ -72,6 +75,6 @@ function called(parts, key) {
   const pairs = parts
     .getAll(key)
     .map((text) => [text.split("~")[0], text.split("~").slice(1).join("~")]);
-  const known = pairs.filter(([id, name]) => NODE_NAMES.has(id) && name);
+  const known = pairs.filter(([id, name]) => BASE_NAMES.has(id) && name);
   return new Map(known.map(([id, name]) => [id, name.slice(0, LONGEST_NAME)]));
 }

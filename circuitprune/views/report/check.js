@@ -73,6 +73,11 @@ const faultIn = (value, name, place) =>
 const AGAIN =
   "the file is damaged or of another version, and the command that wrote it writes it anew";
 
+/** The first pair, if there is one that fits. @type {Json.TokenPair | null} */
+const FIRST_PAIR =
+  (DATA.pairs && !faultIn(DATA.pairs, "ExamplePairs", "pairs.json") ? DATA.pairs.pairs[0] : null) ??
+  null;
+
 const { sections: ALL_SECTIONS, ...HEAD_ALONE } = DATA.evidence ?? {};
 /** What is wrong with the evidence apart from its sections; null if nothing is, or there is none. */
 const HEAD_FAULT =

@@ -25,29 +25,21 @@ function shares(edges, positions, column) {
   return (edge) => (high > low ? Math.sqrt((size(edge) - low) / (high - low)) : 0.6);
 }
 
-/** Edges `{id, writer, reader, share, look}` as curves, strongest last; those of folded heads are one. */
-function bundles(edges, collapsed, name) {
+/** Edges `{id, writer, reader, span, share, look}` as curves, strongest last; those of folded heads are one. */
+function bundles(edges, ways, name) {
   const found = new Map();
-  for (const edge of edges) {
-    const from = nodeOfWriter(edge.writer, collapsed),
-      kind = GRAPH.reader_kind[edge.reader];
-    const to = nodeOfReader(edge.reader, collapsed),
-      key = `${from} ${kind} ${to}`;
-    const bundle = found.get(key) ?? {
-      from,
-      to,
-      kind,
-      look: edge.look,
-      share: 0,
-      edges: [],
-      name,
-      points: [],
-    };
-    bundle.edges.push(edge.id);
-    bundle.share = Math.max(bundle.share, edge.share);
-    if (edge.look === "usual") bundle.look = "usual"; // dashed only if every edge is
-    found.set(key, bundle);
-  }
+  for (const edge of edges)
+    for (const [from, to] of ways(edge)) {
+      const kind = GRAPH.reader_kind[edge.reader],
+        key = `${from} ${kind} ${to}`;
+      const { look } = edge,
+        fresh = { from, to, kind, look, share: 0, edges: [], name, points: [] };
+      const bundle = found.get(key) ?? fresh;
+      bundle.edges.push(edge.id);
+      bundle.share = Math.max(bundle.share, edge.share);
+      if (look === "usual") bundle.look = "usual"; // dashed only if every edge is
+      found.set(key, bundle);
+    }
   return [...found.values()].sort((a, b) => a.share - b.share);
 }
 
@@ -64,17 +56,3 @@ function ink({ share }, n) {
 const edgeName = (edge) =>
   DATA.edges.part?.[edge] ??
   `${GRAPH.writers[DATA.edges.writer[edge]]}->${GRAPH.readers[DATA.edges.reader[edge]]}`;
-
-/** Nodes of a circuit: ends of its edges, and heads whose shared key or value reader has one. */
-function nodesOf(edges, collapsed) {
-  const used = new Set(),
-    fed = new Set(),
-    writing = new Set();
-  for (const { writer, reader } of edges) {
-    used.add(nodeOfWriter(writer, collapsed)).add(nodeOfReader(reader, collapsed));
-    writing.add(writer);
-    for (const head of GRAPH.feeds[reader]) fed.add(head);
-  }
-  for (const head of fed) if (writing.has(head)) used.add(nodeOfWriter(head, collapsed));
-  return used;
-}

@@ -77,12 +77,21 @@ function pairOf([[runA, a], [runB, b]]) {
     for (const edge of kept) {
       const writer = edges.writer[edge],
         reader = edges.reader[edge],
-        id = writer * GRAPH.readers.length + reader;
-      const known = found.get(id) ?? { id, writer, reader, share: 0, look };
+        span = edges.span?.[edge],
+        name = edges.part?.[edge] ?? `${GRAPH.writers[writer]}->${GRAPH.readers[reader]}`;
+      const known = found.get(name) ?? {
+        id: found.size,
+        name,
+        writer,
+        reader,
+        span,
+        share: 0,
+        look,
+      };
       if (known.look !== look) known.look = "both";
       known.share = Math.max(known.share, share(edge));
       known[score] = edges.score[edge];
-      found.set(id, known);
+      found.set(name, known);
     }
   };
   take(runA, a, "a", "scoreA");
@@ -93,8 +102,6 @@ function pairOf([[runA, a], [runB, b]]) {
   );
   return { edges, count, jaccard: edges.length ? count.both / edges.length : 1 };
 }
-
-const pairName = ({ writer, reader }) => `${GRAPH.writers[writer]}->${GRAPH.readers[reader]}`;
 
 function showComparison() {
   const sides = state.sides ?? usualSides();
@@ -143,19 +150,23 @@ function drawComparison() {
   if (!comparison || !pair) return; // not in sight yet
   const all = pair.edges,
     edges = all.filter((edge) => shownParts.has(edge.look)),
-    name = new Map(all.map((edge) => [edge.id, pairName(edge)]));
-  const curves = bundles(edges, new Set(), (id) => name.get(id));
-  const side = (look) =>
-    nodesOf(
-      all.filter((edge) => edge.look !== look),
-      new Set(),
-    );
-  const [inA, inB] = [side("b"), side("a")];
+    [a, b] = ["b", "a"].map((look) => all.filter((edge) => edge.look !== look)),
+    [waysA, waysB] = [waysOf(a, NONE), waysOf(b, NONE)];
+  const ways = (edge) => {
+    const found = [
+      ...(edge.look === "b" ? [] : waysA(edge)),
+      ...(edge.look === "a" ? [] : waysB(edge)),
+    ];
+    return [...new Map(found.map((way) => [way[1], way])).values()];
+  };
+  const names = new Map(all.map((edge) => [edge.id, edge.name]));
+  const curves = bundles(edges, ways, (id) => names.get(id));
+  const [inA, inB] = [nodesOf(a, waysA), nodesOf(b, waysB)];
   const mark = (id) => (inA.has(id) && inB.has(id) ? "both" : inA.has(id) ? "a" : "b");
   comparison.show({ curves, used: new Set([...inA, ...inB]), mark });
   lightComparison();
   const row = (i) => [
-    pairName(edges[i]),
+    edges[i].name,
     PARTS[edges[i].look],
     spell(edges[i].scoreA),
     spell(edges[i].scoreB),
@@ -187,9 +198,8 @@ function lightComparison(hover = null) {
     );
   const edges = comparison.edgesOf(id),
     known = new Map(pair.edges.map((edge) => [edge.id, edge]));
-  const all = [...edges.into, ...edges.out].flatMap((curve) =>
-    curve.edges.map((edge) => known.get(edge)),
-  );
+  const ids = new Set([...edges.into, ...edges.out].flatMap((curve) => curve.edges)),
+    all = [...ids].map((edge) => known.get(edge));
   const list = (look) => all.filter((edge) => edge.look === look);
   into.replaceChildren(
     make("h3", {}, id, " ", make("small", {}, title(id))),
@@ -200,7 +210,7 @@ function lightComparison(hover = null) {
         {},
         list(look)
           .slice(0, MOST_LISTED)
-          .map((edge) => make("li", {}, pairName(edge))),
+          .map((edge) => make("li", {}, edge.name)),
       ),
     ]),
   );

@@ -370,6 +370,8 @@ declare namespace Json {
     score: Array<number | null>;
     /** Names of parts, or of edges at spans; None of whole edges, whose ends name them. */
     part: Array<string> | null;
+    /** Positions of the spans; None where edges are the same at all tokens. */
+    span: Array<number> | null;
   }
   /** Edges of the random circuits. */
   interface EdgeCounts {
@@ -622,6 +624,8 @@ declare namespace Json {
     reader_layer: Array<number>;
     /** Of each reader: positions of the writers that it feeds. */
     feeds: Array<Array<number>>;
+    /** In the order of prompts; None where an edge has one gate for all tokens. */
+    spans: Array<SpanData> | null;
   }
   /** What circuits of one size share, pair by pair. */
   interface GroupOverlap {
@@ -778,6 +782,8 @@ declare namespace Json {
     score: Array<number | null>;
     /** Names of parts, or of edges at spans; None of whole edges, whose ends name them. */
     part: Array<string> | null;
+    /** Positions of the spans; None where edges are the same at all tokens. */
+    span: Array<number> | null;
     /** Signed scores, negative helps; None if there are none, or of an edge none. */
     attribution: Array<number | null> | null;
     /** By position: the rise of the KL in nats when the edge leaves the verified circuit. */
@@ -1346,6 +1352,13 @@ declare namespace Json {
     /** Median of the same, which no single pair can move; absent in files of before 0.3. */
     median_of_ratios?: Interval | null;
   }
+  /** Tokens of a prompt that share their gates. */
+  interface SpanData {
+    /** What they are called. */
+    name: string;
+    /** Positions of the spans whose keys and values its queries may look at. */
+    sees: Array<number>;
+  }
   /** Faithfulness of a circuit at home and elsewhere; None where it is undefined. */
   interface Specificity {
     /** Whose. */
@@ -1464,6 +1477,8 @@ declare namespace Json {
     wrong: Array<string>;
     /** What would follow. */
     next: NextTokens;
+    /** The span of each token of the prompts; absent where they are not told apart. */
+    spans?: Array<string> | null;
   }
   /** Every circuit on the pairs of every run. */
   interface Transfer {

@@ -13,7 +13,7 @@ from circuitprune.attribution.methods import has_signs
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.part_graph import PartGraph
-from circuitprune.circuits.span_graph import SpanGraph
+from circuitprune.circuits.span_graph import SpanGraph, in_prompt_order
 from circuitprune.errors import RunError
 from circuitprune.evidence.minimality import Minimality
 from circuitprune.files.limits import read_bytes
@@ -32,6 +32,7 @@ from circuitprune.views.report.records import (
     OtherRun,
     ReportData,
     RunData,
+    SpanData,
     Studies,
 )
 from circuitprune.views.report.sources import sources
@@ -122,7 +123,16 @@ def _graph(graph: Graph) -> GraphData:
         reader_kind=tuple(graph.reader_kind),
         reader_layer=tuple(graph.reader_layer.tolist()),
         feeds=tuple(tuple(graph.heads_of_reader(reader)) for reader in range(graph.n_readers)),
+        spans=_span_data(graph) if isinstance(graph, SpanGraph) else None,
     )
+
+
+def _span_data(graph: SpanGraph) -> tuple[SpanData, ...]:
+    """The spans in the order of prompts."""
+    order = in_prompt_order(graph.spans)
+    ordered = [graph.spans[place] for place in order]
+    sees = [tuple(sorted(map(order.index, span.sees))) for span in ordered]
+    return tuple(SpanData(span.name, seen) for span, seen in zip(ordered, sees, strict=True))
 
 
 def _other(
@@ -154,7 +164,15 @@ def _columns(graph: Graph, ranking: Float[Tensor, " edge"], used: list[int]) -> 
     ends = tuple(graph.edge_writer[used].tolist()), tuple(graph.edge_reader[used].tolist())
     own = isinstance(graph, PartGraph | SpanGraph)
     named = tuple(map(graph.edge_name, used)) if own else None
-    return EdgeColumns(*ends, _rounded(ranking[used]), named)
+    return EdgeColumns(*ends, _rounded(ranking[used]), named, _places(graph, used))
+
+
+def _places(graph: Graph, used: list[int]) -> tuple[int, ...] | None:
+    """The span of each edge, by its place in the order of prompts."""
+    if not isinstance(graph, SpanGraph):
+        return None
+    order = in_prompt_order(graph.spans)
+    return tuple(map(order.index, graph.edge_span[used].tolist()))
 
 
 def _spans(

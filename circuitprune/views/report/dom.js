@@ -61,6 +61,12 @@ function shown(text) {
   return String(text).replace(HIDDEN, code);
 }
 
+/** Tokens as they are read: where none begins with a space, a tokenizer's mark for one becomes it. */
+function spacing(tokens) {
+  const marked = !tokens.some((t) => t.startsWith(" "));
+  return (t) => (marked ? t.replace(/^[Ġ▁]/, " ") : t);
+}
+
 /** A number as a person would write it. */
 function spell(x, digits = 3) {
   if (x === null || x === undefined) return "–";

@@ -25,9 +25,8 @@ function edgeCard(edges) {
     ];
   const [edge] = edges,
     name = edgeName(edge),
-    from = GRAPH.writers[DATA.edges.writer[edge]],
-    reader = GRAPH.readers[DATA.edges.reader[edge]],
-    to = reader.replace(/<.>$/, "");
+    ways = waysOf(endsAt(state.circuit), NONE)(endsOfEdge(edge)),
+    [from] = ways[0];
   return [
     make("h3", { class: "edge-name" }, name, make("small", {}, inWords(edge))),
     make(
@@ -47,7 +46,7 @@ function edgeCard(edges) {
     make("h4", {}, "Writes"),
     make("p", {}, nodeButton(from), writes(from)),
     make("h4", {}, "Reads"),
-    make("p", {}, nodeButton(to), reads(to)),
+    ...ways.map(([, to]) => make("p", {}, nodeButton(to), reads(to))),
   ];
 }
 
@@ -55,7 +54,9 @@ function inWords(edge) {
   const reader = DATA.edges.reader[edge],
     kind = GRAPH.reader_kind[reader];
   const way = { q: "the queries of ", k: "the keys of ", v: "the values of " }[kind] ?? "";
-  return `${title(GRAPH.writers[DATA.edges.writer[edge]])} into ${way}${title(READER_NODES[reader])}`;
+  const { writer, span } = endsOfEdge(edge),
+    where = span === undefined ? "" : ` at ${SPANS[span].name}`;
+  return `${titleOf(GRAPH.writers[writer])} into ${way}${titleOf(READER_NODES[reader])}${where}`;
 }
 
 /** `[what, value, note]` of each number that there is of an edge. */
@@ -63,7 +64,7 @@ function facts(edge) {
   const { score, attribution } = DATA.edges,
     effect = effectOf(edge),
     metric = MAIN.about.metric,
-    found = [["ranking score", spell(score[edge]), `rank ${spell(edge + 1)}`]];
+    found = [...spanFacts(edge), ["ranking score", spell(score[edge]), `rank ${spell(edge + 1)}`]];
   if (attribution?.[edge] != null)
     found.push(["attribution", spell(attribution[edge]), attributedWords()]);
   if (!effect) return [...found, ["exact effect", "not measured", whyNot()]];
@@ -97,8 +98,9 @@ function whyNot() {
   return `only in the verified circuit of ${spell(HEAD.circuit.n_edges)} edges`;
 }
 
-function writes(id) {
-  const written = READINGS?.direct.find((row) => row.node === id),
+function writes(node) {
+  const id = baseOf(node),
+    written = READINGS?.direct.find((row) => row.node === id),
     head = READINGS?.heads.find((row) => row.head === id),
     labels = head?.labels.map((label) => ROLES[label] ?? label) ?? [];
   const said = [

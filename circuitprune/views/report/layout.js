@@ -6,6 +6,8 @@ const UNITS = `${GRAPH.unit}s`;
 const GROUPED = GRAPH.n_kv_readers < GRAPH.n_heads;
 const KINDS = ["q", "k", "v", "mlp", "logits"];
 const LAYERS = Array.from({ length: GRAPH.n_layers }, (_, layer) => layer);
+/** Spans of tokens in the order of prompts; none where an edge has one gate for all tokens. */
+const SPANS = GRAPH.spans ?? [];
 
 const READER_NODES = GRAPH.readers.map((name) => name.replace(/<.>$/, ""));
 const nodeOfWriter = (writer, collapsed) => inLayer(GRAPH.writers[writer], collapsed);
@@ -16,11 +18,26 @@ function inLayer(name, collapsed) {
   return head && collapsed.has(Number(head[1])) ? `a${head[1]}` : name;
 }
 
+// ---------------------------------------------------------------- nodes at spans
+
+/** A node as it stands at a span, the one at this place; without spans, the node. */
+const placed = (name, span) => (SPANS.length ? `${name}@${SPANS[span].name}` : name);
+/** The node of one that stands at a span, and the span's name, if there is one. */
+const baseOf = (id) => id.split("@")[0];
+const spanOf = (id) => id.split("@")[1] ?? "";
+/** A node at the span of another. */
+const beside = (name, id) => (spanOf(id) ? `${name}@${spanOf(id)}` : name);
+/** All that a node is drawn as, over the spans. */
+const standingsOf = (name) => (SPANS.length ? SPANS.map((_, i) => placed(name, i)) : [name]);
+
 /** The group of a head whose keys and values are shared; null elsewhere. */
 function groupOf(id) {
-  const head = GROUPED && /^a(\d+)\.h(\d+)$/.exec(id ?? "");
+  const head = GROUPED && /^a(\d+)\.h(\d+)$/.exec(baseOf(id ?? ""));
   return head
-    ? `a${head[1]}.kv${Math.floor((Number(head[2]) * GRAPH.n_kv_readers) / GRAPH.n_heads)}`
+    ? beside(
+        `a${head[1]}.kv${Math.floor((Number(head[2]) * GRAPH.n_kv_readers) / GRAPH.n_heads)}`,
+        id,
+      )
     : null;
 }
 
@@ -32,15 +49,18 @@ function readersOf(id) {
 
 /** What stands in a node's box. */
 function labelOf(id) {
-  const head = /^a(\d+)\.h(\d+)$/.exec(id);
+  const name = baseOf(id),
+    head = /^a(\d+)\.h(\d+)$/.exec(name);
   if (head) return `${head[1]}.${head[2]}`;
-  if (/^a\d+$/.test(id)) return "heads";
-  if (/\.kv\d+$/.test(id)) return "";
-  return /^m\d+$/.test(id) ? `MLP ${id.slice(1)}` : id;
+  if (/^a\d+$/.test(name)) return "heads";
+  if (/\.kv\d+$/.test(name)) return "";
+  return /^m\d+$/.test(name) ? `MLP ${name.slice(1)}` : name;
 }
 
-/** A node's name in words. */
-function title(id) {
+/** A node's name in words, and where it stands. */
+const title = (id) => `${titleOf(baseOf(id))}${spanOf(id) ? ` at ${spanOf(id)}` : ""}`;
+
+function titleOf(id) {
   const head = /^a(\d+)\.(h|kv)(\d+)$/.exec(id),
     folded = /^a(\d+)$/.exec(id);
   if (head)
@@ -49,9 +69,10 @@ function title(id) {
   return /^m\d+$/.test(id) ? `MLP of layer ${id.slice(1)}` : id;
 }
 
-/** Every name that a node can have, folded or not. */
-const NODE_NAMES = new Set([
+/** Every name that a node of the model can have, folded or not; and every node of a drawing. */
+const BASE_NAMES = new Set([
   ...GRAPH.writers,
   ...READER_NODES,
   ...LAYERS.map((layer) => `a${layer}`),
 ]);
+const NODE_NAMES = new Set([...BASE_NAMES].flatMap(standingsOf));

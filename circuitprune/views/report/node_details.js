@@ -17,7 +17,7 @@ function showReading(id) {
   readingOf = id;
   const into = byId("reading");
   into.hidden = id === null;
-  into.replaceChildren(...(id === null ? [] : reading(id)));
+  into.replaceChildren(...(id === null ? [] : reading(baseOf(id))));
 }
 
 function reading(id) {
@@ -126,7 +126,7 @@ function effects(id) {
   const own = readersOf(id),
     edges = computed(SECTIONS.minimality)?.edges ?? [];
   const touches = ({ edge }) => {
-    const [from, to] = edge.split("->");
+    const [from, to] = baseOf(edge).split("->");
     return from === id || own.includes(to.replace(/<.>$/, ""));
   };
   const found = edges.filter(touches),
@@ -239,8 +239,9 @@ function attentionFigure(id, tokens, rows, number) {
 // ---------------------------------------------------------------- in short, in the node's card
 
 /** A line on what is known of a node, and for the selected one the way to all of it. */
-function brief(id) {
-  const written = READINGS?.direct.find((row) => row.node === id);
+function brief(node) {
+  const id = baseOf(node),
+    written = READINGS?.direct.find((row) => row.node === id);
   const labels = READINGS?.heads.find((row) => row.head === id)?.labels;
   const facts = [
     ...(written ? [`direct share ${signed(written.share)}`] : []),
@@ -254,6 +255,6 @@ function brief(id) {
   );
   return [
     ...(facts.length ? [make("p", {}, facts.join("; "))] : []),
-    ...(id === state.node ? [make("p", { class: "acts" }, more)] : []),
+    ...(node === state.node ? [make("p", { class: "acts" }, more)] : []),
   ];
 }

@@ -20,6 +20,7 @@ SCRIPTS = (
     "schema.json",
     "check.js",
     "layout.js",
+    "spans.js",
     "plan.js",
     "routes.js",
     "circuit.js",

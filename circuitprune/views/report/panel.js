@@ -36,8 +36,7 @@ function showPanel(id) {
 function card(id) {
   const { into, out } = picture.edgesOf(id),
     pinned = state.pinned.has(id);
-  const count = (curves) => curves.reduce((n, curve) => n + curve.edges.length, 0);
-  const left = edgesAt(id) - count(into) - count(out);
+  const left = edgesAt(id) - countOf(into) - countOf(out);
   const button = (text, key, act) =>
     make(
       "button",
@@ -77,16 +76,18 @@ function card(id) {
 
 /** How many edges of the whole circuit a node has. */
 function edgesAt(id) {
-  const own = new Set(readersOf(id));
-  return circuit().edges.reduce((n, edge) => {
-    const from = nodeOfWriter(DATA.edges.writer[edge], state.collapsed),
-      to = nodeOfReader(DATA.edges.reader[edge], state.collapsed);
-    return n + Number(from === id) + Number(own.has(to));
+  const own = new Set(readersOf(id)),
+    ends = endsAt(state.circuit),
+    ways = waysOf(ends, state.collapsed);
+  return ends.reduce((n, edge) => {
+    const found = ways(edge);
+    return n + Number(found[0][0] === id) + Number(found.some(([, to]) => own.has(to)));
   }, 0);
 }
 
 function edgeList(name, curves, other) {
-  const rows = curves.flatMap((curve) => curve.edges.map((edge) => [edge, curve]));
+  const all = curves.flatMap((curve) => curve.edges.map((edge) => [edge, curve]));
+  const rows = [...new Map(all)]; // one that leads to several places stands once
   rows.sort(([a], [b]) => a - b); // edges stand in the order of their rank
   const more =
     rows.length > MOST_LISTED
@@ -104,9 +105,9 @@ function edgeList(name, curves, other) {
 }
 
 function item(edge, curve, other) {
-  const { writer, reader, score, part } = DATA.edges;
+  const { writer, reader, score, part, span } = DATA.edges;
   const end = other === "from" ? GRAPH.writers[writer[edge]] : GRAPH.readers[reader[edge]];
-  const name = part?.[edge] ?? end;
+  const name = span ? placed(end, span[edge]) : (part?.[edge] ?? end);
   const port = other === "from" && "qkv".includes(curve.kind) ? ` → ${curve.kind}` : "";
   const notes = ["attribution", "exact"]
     .filter((c) => DATA.edges[c]?.[edge] != null)

@@ -50,12 +50,16 @@ class Picture {
       rows: [],
       bands: [],
       gaps: [],
+      zones: [],
+      tagged: false,
+      headed: false,
     };
     this.view = this.whole();
     /** @type {Map<string, { into: Curve[], out: Curve[] }>} */
     this.touching = new Map();
     const canvas = make("canvas", { "aria-hidden": "true" });
     svg.before(canvas, ...(fit ? [] : [this.buttons()]));
+    svg.parentNode.classList.toggle("spanned", SPANS.length > 0); // the buttons give way to the axis
     this.paint = new Paint(canvas);
     listenTo(this);
     new ResizeObserver(() => this.resized()).observe(svg.parentNode.parentNode);
@@ -143,6 +147,7 @@ class Picture {
         { class: "layers" },
         bands.flatMap((band) => this.layer(band, collapsed.has(band.layer))),
         gaps.map((gap) => this.gap(gap)),
+        axisOf(this.plan),
       ),
       draw("g", { class: "edges" }, many ? [] : this.curves.map((curve) => this.path(curve))),
       draw("g", { class: "ports" }, this.ports()),
@@ -167,20 +172,20 @@ class Picture {
   }
 
   /**
-   * Lights the edges of nodes, and one line by itself, and dims the rest.
+   * Lights the edges of nodes, and some lines by themselves, and dims the rest.
    * @param {string[]} ids
-   * @param {Curve | null} edge
+   * @param {Curve[]} lines
    */
-  light(ids, edge = null) {
+  light(ids, lines = []) {
     const near = new Set(ids),
       lit = new Set();
     for (const id of ids) {
       const { into, out } = this.edgesOf(id);
       for (const curve of [...into, ...out]) lit.add(curve);
     }
-    if (edge) lit.add(edge);
+    for (const line of lines) lit.add(line);
     for (const curve of lit) near.add(curve.from).add(curve.to);
-    this.svg.parentNode.classList.toggle("focused", ids.length > 0 || edge !== null);
+    this.svg.parentNode.classList.toggle("focused", ids.length > 0 || lines.length > 0);
     const group = this.svg.querySelector(".edges");
     if (this.svg.classList.contains("painted")) {
       const order = [...lit].sort((a, b) => a.share - b.share).slice(-MOST_ELEMENTS);
@@ -285,11 +290,12 @@ class Picture {
   }
 
   box({ id, x, y, w, h, kind, label }, used, mark) {
-    const count = (curves) => spell(curves.reduce((n, curve) => n + curve.edges.length, 0));
+    const count = (curves) => spell(countOf(curves));
     const { into, out } = this.edgesAt(id),
-      tag = this.what.tags.get(id);
+      said = this.what.tags.get(id),
+      tag = this.plan.tagged ? said : "";
     const about = used
-      ? `${title(id)}${tag ? ` (${tag})` : ""}: ${count(into)} edges in, ${count(out)} out`
+      ? `${title(id)}${said ? ` (${said})` : ""}: ${count(into)} edges in, ${count(out)} out`
       : `${title(id)}: not in the circuit`;
     const key =
       used && !this.fit
@@ -324,7 +330,9 @@ class Picture {
   resize() {
     const { width, height } = this.plan,
       most = this.fit ? this.fit() : null,
-      scale = most ? Math.min(1.25, most.width / width, most.height / height) : 1;
+      scale = most
+        ? Math.min(1.25, most.width / width, most.height / height)
+        : Math.min(1, this.roomNow() / width);
     this.svg.style.width = `${Math.floor(width * scale)}px`;
     this.svg.style.aspectRatio = `${width} / ${height}`;
     this.svg.parentNode.style.width = "fit-content";

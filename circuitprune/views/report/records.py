@@ -30,6 +30,16 @@ class RunData:
 
 
 @dataclass(frozen=True)
+class SpanData:
+    """Tokens of a prompt that share their gates."""
+
+    name: str
+    """What they are called."""
+    sees: tuple[int, ...]
+    """Positions of the spans whose keys and values its queries may look at."""
+
+
+@dataclass(frozen=True)
 class GraphData:
     """Sizes of the model, and names in the graph's order."""
 
@@ -61,6 +71,8 @@ class GraphData:
     """Of each reader; the number of layers for `logits`."""
     feeds: tuple[tuple[int, ...], ...]
     """Of each reader: positions of the writers that it feeds."""
+    spans: tuple[SpanData, ...] | None
+    """In the order of prompts; None where an edge has one gate for all tokens."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,8 @@ class EdgeColumns:
     """What circuits are cut from, higher first, to six digits."""
     part: tuple[str, ...] | None
     """Names of parts, or of edges at spans; None of whole edges, whose ends name them."""
+    span: tuple[int, ...] | None
+    """Positions of the spans; None where edges are the same at all tokens."""
 
 
 @dataclass(frozen=True)

@@ -30,12 +30,10 @@ const circuit = () => DATA.circuits[state.circuit];
 /** A circuit's edges as drawings want them, the strongest by what is width first. */
 function edgesToDraw(at, column) {
   const { edges } = DATA.circuits[at],
-    { writer, reader } = DATA.edges,
     share = shares(DATA.edges, edges, column);
   const found = edges.map((id) => ({
     id,
-    writer: writer[id],
-    reader: reader[id],
+    ...endsOfEdge(id),
     share: share(id),
     look: harmful(id, at) ? "harmful" : isOwn(id, at) ? "own" : "usual",
   }));
@@ -49,15 +47,16 @@ const drawnEdges = () =>
 
 function showCircuit() {
   const { collapsed, hidden } = state,
-    strongest = drawnEdges();
-  const curves = bundles(strongest, collapsed, edgeName).filter(
+    ends = endsAt(state.circuit),
+    ways = waysOf(ends, collapsed);
+  const curves = bundles(drawnEdges(), ways, edgeName).filter(
     ({ from, to }) => !hidden.has(from) && !hidden.has(to),
   );
-  const used = nodesOf(endsAt(state.circuit), collapsed);
+  const used = nodesOf(ends, ways);
   const tags = tagsOf(used);
   picture.show({ curves, used, all: state.all, hidden, collapsed, tags, mark: groupMark });
-  showLegend(curves.length);
-  showSizes(curves.reduce((n, curve) => n + curve.edges.length, 0));
+  showLegend(curves.length, used);
+  showSizes(countOf(curves));
   for (const dot of /** @type {NodeListOf<SVGElement>} */ (
     document.querySelectorAll("[data-point]")
   ))
@@ -101,8 +100,8 @@ function mark(hover = null) {
   const id = hover ?? (picture.has(state.node) ? state.node : null);
   const pinned = [...state.pinned].filter((name) => picture.has(name));
   const [edge] = id === null ? edgesAtHand() : [];
-  const line = picture.curves.find((curve) => curve.edges.includes(edge)) ?? null;
-  picture.light([...new Set([...pinned, ...(id === null ? [] : [id])])], line);
+  const lines = picture.curves.filter((curve) => curve.edges.includes(edge));
+  picture.light([...new Set([...pinned, ...(id === null ? [] : [id])])], lines);
   for (const box of picture.svg.querySelectorAll(".node")) {
     const name = box.dataset.node;
     box.classList.toggle("found", Boolean(state.search && matches(name)));
@@ -118,20 +117,21 @@ const matches = (text) => text.toLowerCase().includes(state.search.toLowerCase()
 
 function showEdges() {
   const columns = Object.keys(WIDTHS).filter((c) => DATA.edges[c]),
-    { writer, reader } = DATA.edges;
+    { writer, reader, part, span } = DATA.edges;
   const found = circuit().edges.filter((edge) => !state.search || matches(edgeName(edge)));
   const row = (i) => {
     const edge = found[i],
       at = reader[edge];
     return [
-      edgeButton(edge, DATA.edges.part?.[edge] ?? GRAPH.writers[writer[edge]]),
+      edgeButton(edge, (span ? null : part?.[edge]) ?? GRAPH.writers[writer[edge]]),
       GRAPH.readers[at],
       GRAPH.reader_kind[at],
+      ...(span ? [SPANS[span[edge]].name] : []),
       ...columns.map((c) => spell(DATA.edges[c][edge])),
     ];
   };
   pages(
-    ["from", "to", "kind", ...columns.map((c) => WIDTHS[c])],
+    ["from", "to", "kind", ...(span ? ["at"] : []), ...columns.map((c) => WIDTHS[c])],
     found.length,
     row,
     byId("edges"),
@@ -141,8 +141,8 @@ function showEdges() {
 
 const KIND_NAMES = { q: "query", k: "key", v: "value", mlp: "MLP", logits: "logits" };
 
-/** What colour, width and dashes of `n` lines mean. */
-function showLegend(n) {
+/** What colour, width and dashes of `n` lines mean, and what the columns of nodes are. */
+function showLegend(n, used) {
   const kinds = new Set(circuit().edges.map((edge) => GRAPH.reader_kind[DATA.edges.reader[edge]]));
   byId("legend").replaceChildren(
     make("span", {}, "Reads:"),
@@ -152,6 +152,7 @@ function showLegend(n) {
     widthKey(n),
     signKey(),
     ...sharedKey(),
+    ...spanKey(used),
     ...groupKeys(),
   );
 }

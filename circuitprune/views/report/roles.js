@@ -45,8 +45,10 @@ const DIRECT = (() => {
 
 /** What evidence says that a node does, in a few words; empty if it says nothing. */
 function roleOf(id) {
-  const labels = READINGS?.heads.find((row) => row.head === id)?.labels ?? [];
-  const written = DIRECT.get(id);
+  const name = baseOf(id),
+    labels = READINGS?.heads.find((row) => row.head === name)?.labels ?? [];
+  const answers = !SPANS.length || ANSWERED.has(SPANS.findIndex((s) => s.name === spanOf(id)));
+  const written = answers ? DIRECT.get(name) : null;
   return [...labels.map((label) => ROLES[label] ?? label), ...(written ? [written] : [])].join(
     ", ",
   );
@@ -55,7 +57,7 @@ function roleOf(id) {
 /** The second lines of boxes: the reader's names, else what evidence says. */
 function tagsOf(ids) {
   /** @type {[string, string][]} */
-  const found = [...ids].map((id) => [id, state.names.get(id) ?? roleOf(id)]);
+  const found = [...ids].map((id) => [id, state.names.get(baseOf(id)) ?? roleOf(id)]);
   return new Map(found.filter(([, tag]) => tag));
 }
 
@@ -65,12 +67,13 @@ const groupNames = () => [...new Set(state.groups.values())].sort();
 
 /** The class of a node's box for its group. */
 function groupMark(id) {
-  const at = groupNames().indexOf(state.groups.get(id) ?? "");
+  const at = groupNames().indexOf(state.groups.get(baseOf(id)) ?? "");
   return at < 0 ? "" : `grouped group${at % GROUP_COLOURS}`;
 }
 
 /** Where a reader types a node's name and its group. */
-function naming(id) {
+function naming(node) {
+  const id = baseOf(node);
   const field = (what, map, more = {}) =>
     make(
       "label",
@@ -111,7 +114,8 @@ function call(map, id, name) {
 /** Each group with its colour; a click pins its nodes. */
 function groupKeys() {
   return groupNames().map((name, at) => {
-    const own = [...state.groups].filter(([, group]) => group === name).map(([id]) => id);
+    const members = [...state.groups].filter(([, group]) => group === name).map(([id]) => id),
+      own = members.flatMap(standingsOf);
     const act = () => {
       const all = own.every((id) => state.pinned.has(id));
       for (const id of own) all ? state.pinned.delete(id) : state.pinned.add(id);
@@ -123,7 +127,7 @@ function groupKeys() {
       "button",
       { type: "button", class: "group-key", "aria-label": `pin the group ${name}`, onclick: act },
       colour,
-      `${name} (${own.length})`,
+      `${name} (${members.length})`,
     );
   });
 }

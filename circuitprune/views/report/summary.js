@@ -61,7 +61,8 @@ const whole = (x) => `${(100 * x).toFixed(x > 0.995 && x < 1 ? 1 : 0)} %`;
 function claim() {
   const { about, full } = MAIN,
     point = MAIN.points[MAIN.chosen],
-    nodes = [...nodesOf(endsAt(MAIN.chosen), NONE)],
+    ends = endsAt(MAIN.chosen),
+    nodes = [...new Set([...nodesOf(ends, waysOf(ends, NONE))].map(baseOf))],
     heads = nodes.filter((id) => id.includes(".h")).length,
     mlps = nodes.filter((id) => /^m\d/.test(id)).length;
   const pairs = `${spell(full.n)} ${about.split === "train" ? "of the pairs that it was found on" : "held-out pairs"}`;
@@ -82,13 +83,6 @@ function chance() {
     [low, high] = [Math.min(...means), Math.max(...means)].map(whole);
   return `random circuits of that size: ${low === high ? low : `${low} to ${high}`}.`;
 }
-
-/** Writers and readers of a circuit's edges. */
-const endsAt = (at) =>
-  DATA.circuits[at].edges.map((id) => ({
-    writer: DATA.edges.writer[id],
-    reader: DATA.edges.reader[id],
-  }));
 
 // ---------------------------------------------------------------- the strip
 
@@ -131,17 +125,9 @@ function runFolder() {
 
 // ---------------------------------------------------------------- a prompt
 
-/** Tokens as they are read: where none begins with a space, a tokenizer's mark for one becomes it. */
-function spacing(tokens) {
-  const marked = !tokens.some((t) => t.startsWith(" "));
-  return (t) => (marked ? t.replace(/^[Ġ▁]/, " ") : t);
-}
-
 /** The first pair: what is asked, what the corrupt prompt has instead, what follows. */
 function example() {
-  const found =
-      DATA.pairs && !faultIn(DATA.pairs, "ExamplePairs", "pairs.json") ? DATA.pairs : null,
-    pair = found?.pairs[0];
+  const pair = FIRST_PAIR;
   if (!pair) return [];
   const from = Math.max(0, pair.clean.length - EXAMPLE_TOKENS),
     spaced = spacing(pair.clean);
@@ -236,8 +222,10 @@ const WIDE = 900,
 /** The chosen circuit, so large that all of it is seen; a click leads to it in the drawing below. */
 function showOverview() {
   const edges = edgesToDraw(MAIN.chosen, "score"),
-    curves = bundles(edges, NONE, edgeName),
-    used = nodesOf(endsAt(MAIN.chosen), NONE),
+    ends = endsAt(MAIN.chosen),
+    ways = waysOf(ends, NONE),
+    curves = bundles(edges, ways, edgeName),
+    used = nodesOf(ends, ways),
     figure = byId("overview").closest("figure");
   const fit = () => {
     const wide = innerWidth >= WIDE,
@@ -258,7 +246,7 @@ function showOverview() {
       ? `, the ${spell(edges.length)} strongest of ${spell(n_edges)} edges`
       : "";
   byId("overview-note").textContent =
-    `The whole circuit${held}: input below, logits above, colour says what reads. Click to open it below.`;
+    `The whole circuit${held}: input below, logits above${SPANS.length ? ", columns are spans of tokens" : ""}, colour says what reads. Click to open it below.`;
 }
 
 /** Goes to the drawing, at a node if one was clicked. */

@@ -81,7 +81,7 @@ interface Box {
 interface Row {
   layer: number;
   blocks: string[][];
-  mlp: string | null;
+  mlps: string[];
   y: number;
   top: number;
   bottom: number;
@@ -100,6 +100,16 @@ interface Band {
   opacity: number;
 }
 
+/** Columns of a span of tokens, `n` from `first` on, `heads` of them heads'; of all, where spans are not told apart. */
+interface Zone {
+  name: string;
+  first: number;
+  n: number;
+  heads: number;
+  mlp: number;
+  middle: number;
+}
+
 /** Where all of a drawing stands. */
 interface Plan {
   width: number;
@@ -110,6 +120,9 @@ interface Plan {
   rows: Row[];
   bands: Band[];
   gaps: { y: number; first: number; last: number }[];
+  zones: Zone[];
+  tagged: boolean;
+  headed: boolean;
 }
 
 /** What the reader sees and does; all of it is kept in the address. */
