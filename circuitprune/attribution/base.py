@@ -128,6 +128,6 @@ def require_patch(references: References, name: str) -> None:
     kind = references.ablation.kind
     if kind != "patch":
         raise ConfigError(
-            f"{name} runs the corrupt prompts, so it is defined for the ablation 'patch' alone, "
+            f"{name} needs the corrupt prompts, so it is defined for the ablation 'patch' alone, "
             f"not for {kind!r}; set ablation=patch or take a method such as eap or gate_ig"
         )

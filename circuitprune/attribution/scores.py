@@ -8,6 +8,7 @@ from torch import Tensor
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.errors import GraphError
+from circuitprune.files.text import counted
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Scores:
     def __repr__(self) -> str:
         known, kind = int((~self.values.isnan()).sum()), "signed" if self.signed else "magnitudes"
         metric = "" if self.metric == "none" else f" of {self.metric}"
-        return f"Scores({known:,} {self.graph.unit}s by {self.method}{metric}, {kind})"
+        return f"Scores({counted(known, self.graph.unit)} by {self.method}{metric}, {kind})"
 
     @property
     def ranking(self) -> Float[Tensor, " edge"]:

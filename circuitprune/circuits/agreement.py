@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitprune.errors import MetricError
+from circuitprune.files.text import counted
 
 Scores = Float[Tensor, " _"]
 """One score per edge; lengths that differ are an error of ours, with what to do."""
@@ -81,13 +82,13 @@ def _scored(a: Scores, b: Scores, at_least: int) -> tuple[Scores, Scores]:
     """Both in float64, on the edges that both scored."""
     if a.shape != b.shape:
         raise MetricError(
-            f"scores of {len(a)} and of {len(b)} edges cannot be compared; expected two scorings "
-            "of one graph in one convention of key/value readers"
+            f"scores of {len(a)} and of {counted(len(b), 'edge')} cannot be compared; expected "
+            "two scorings of one graph in one convention of key/value readers"
         )
     known = ~(torch.isnan(a) | torch.isnan(b))
     if int(known.sum()) < at_least:
         raise MetricError(
-            f"{int(known.sum())} of {len(a)} edges have scores on both sides, expected at least "
-            f"{at_least}"
+            f"{int(known.sum())} of {counted(len(a), 'edge')} have scores on both sides, expected "
+            f"at least {at_least}"
         )
     return a[known].double(), b[known].double()

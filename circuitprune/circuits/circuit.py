@@ -20,6 +20,7 @@ from circuitprune.circuits.show import facts_of, html_of
 from circuitprune.errors import GraphError
 from circuitprune.files import whole as files
 from circuitprune.files.decoding import decode
+from circuitprune.files.text import counted
 
 if TYPE_CHECKING:
     import networkx
@@ -263,7 +264,7 @@ class Circuit:
     # ---------------------------------------------------------------- to look at
 
     def __repr__(self) -> str:
-        return f"Circuit({self.n_edges:,} of {self.graph.n_edges:,} {self.graph.unit}s)"
+        return f"Circuit({self.n_edges:,} of {counted(self.graph.n_edges, self.graph.unit)})"
 
     def summary(self) -> str:
         """A few lines of text: sizes in both conventions, then the provenance."""

@@ -10,6 +10,7 @@ from itertools import product
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.parts import Parts
 from circuitprune.errors import GraphError
+from circuitprune.files.text import counted
 
 EMBEDDINGS = ("embeds", "tok_embeds", "pos_embeds", "input")
 """What edge lists call the embeddings: Edge-Pruning's Llama says the first, its GPT-2 the next two.
@@ -93,8 +94,8 @@ def refuse_other_heads(pairs: list[object], graph: Graph, n_kv_heads: int | None
     )
     raise GraphError(
         "is an Edge-Pruning edge list, whose keys and values are those of KV heads, the "
-        f"{graph.n_kv_readers} key readers here are of query heads, and {said}, which is "
-        "model.kv_readers=kv_head"
+        f"{counted(graph.n_kv_readers, 'key reader')} here are of query heads, and {said}, which "
+        "is model.kv_readers=kv_head"
     )
 
 

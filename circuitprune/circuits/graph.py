@@ -16,6 +16,7 @@ from torch import Tensor
 
 from circuitprune.errors import GraphError
 from circuitprune.files.limits import LAYERS
+from circuitprune.files.text import counted
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,7 @@ class Graph:
         if not all(1 <= n <= LAYERS for n in (self.n_layers, self.n_heads, self.n_kv_readers)):
             raise GraphError(f"sizes must be at least 1 and at most {LAYERS:,}, got {self}")
         if self.n_heads % self.n_kv_readers:
-            raise GraphError(
-                f"{self.n_kv_readers} key/value readers cannot serve {self.n_heads} heads evenly"
-            )
+            raise GraphError(f"n_kv_readers {self.n_kv_readers} must divide n_heads {self.n_heads}")
 
     @property
     def unit(self) -> str:
@@ -235,10 +234,11 @@ class Graph:
 
     def describe(self) -> str:
         """One line with the sizes, for messages."""
-        heads = f"{self.n_heads} heads"
+        heads = counted(self.n_heads, "head")
         if self.n_kv_readers != self.n_heads:
-            heads += f", {self.n_kv_readers} KV readers"
-        return f"a graph of {self.n_layers} layers, {heads}, {self.n_edges:,} edges"
+            heads += f", {counted(self.n_kv_readers, 'KV reader')}"
+        layers, edges = counted(self.n_layers, "layer"), counted(self.n_edges, "edge")
+        return f"a graph of {layers}, {heads}, {edges}"
 
     # ---------------------------------------------------------------- blocks and views
 

@@ -18,6 +18,7 @@ from circuitprune.circuits.span_graph import SpanGraph
 from circuitprune.circuits.standing import of_gates, said_of_gates
 from circuitprune.errors import GraphError
 from circuitprune.files.limits import EDGES
+from circuitprune.files.text import counted
 
 SCHEMA = 2
 """Version of the `circuitprune` key in circuit files; 1 had one number for ranking and score."""
@@ -188,8 +189,8 @@ def _check_count(own: dict[str, object], n_edges: int) -> None:
     said = own.get("n_edges", n_edges)
     if said != n_edges:
         raise GraphError(
-            f"it says n_edges {said!r:.80}, and lists {n_edges:,} kept edges: it was edited or "
-            "damaged. Take it from a copy, or make another circuit with Circuit.save"
+            f"it says n_edges {said!r:.80}, and lists {counted(n_edges, 'kept edge')}: it was "
+            "edited or damaged. Take it from a copy, or make another circuit with Circuit.save"
         )
 
 
@@ -228,8 +229,9 @@ def _fold(graph: Graph, values: Shaped[Tensor, " edge_ungrouped"]) -> Shaped[Ten
     back = graph.ungroup(folded)
     if not ((back == values) | ((back != back) & (values != values))).all():
         raise GraphError(
-            f"query heads that share one of {graph.n_kv_readers} KV heads have different k or v "
-            "edges; remove the 'circuitprune' key to read the circuit by query head"
+            f"query heads that share one of {counted(graph.n_kv_readers, 'KV head')} have "
+            "different k or v edges; remove the 'circuitprune' key to read the circuit by query "
+            "head"
         )
     return folded
 
@@ -246,8 +248,8 @@ def _graph_of(value: dict[str, object]) -> Graph:
     n_nodes = 2 + n_layers * (n_heads + 1)
     if len(nodes) != n_nodes:
         raise GraphError(
-            f"cfg says {n_layers} layers of {n_heads} heads, so {n_nodes} nodes, "
-            f"but {len(nodes)} are listed"
+            f"cfg says {counted(n_layers, 'layer')} of {counted(n_heads, 'head')}, so "
+            f"{counted(n_nodes, 'node')}, but {len(nodes)} are listed"
         )
     graph = Graph(n_layers, n_heads, n_heads, parallel, d_model)
     if graph.n_edges > EDGES:

@@ -18,6 +18,7 @@ from torch import Tensor
 from circuitprune.circuits.graph import Block, Graph
 from circuitprune.errors import GraphError
 from circuitprune.files.limits import EDGES
+from circuitprune.files.text import counted
 
 Grain = Literal["whole", "neuron", "feature"]
 """How fine a cut is: not at all, or into hidden neurons, or into features of a dictionary."""
@@ -117,8 +118,8 @@ class PartGraph(Graph):
 
     def describe(self) -> str:
         """One line with the sizes, for messages."""
-        sizes = f"{self.n_layers} layers, {self.n_heads} heads"
-        return f"a graph of {sizes}, {self.n_edges:,} {self.unit}s (level {self.level})"
+        sizes = f"{counted(self.n_layers, 'layer')}, {counted(self.n_heads, 'head')}"
+        return f"a graph of {sizes}, {counted(self.n_edges, self.unit)} (level {self.level})"
 
     # ---------------------------------------------------------------- names
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from circuitprune.circuits.agreement import average_ranks
 from circuitprune.errors import MetricError, old_names
+from circuitprune.files.text import counted
 
 
 class Roc(NamedTuple):
@@ -148,14 +149,15 @@ def _checked(
     """The scores in float64, NaN below everything, once there is something to tell apart."""
     if scores.shape != reference.shape:
         raise MetricError(
-            f"{len(scores)} scores cannot be compared with a reference of {len(reference)} edges; "
-            "expected both over one graph in one convention of key/value readers"
+            f"{len(scores)} scores cannot be compared with a reference of "
+            f"{counted(len(reference), 'edge')}; expected both over one graph in one convention "
+            "of key/value readers"
         )
     n_true = int(reference.sum())
     if not 0 < n_true < len(reference):
         raise MetricError(
-            f"the reference keeps {n_true} of {len(reference)} edges, so there is nothing to tell "
-            "apart; expected some edges inside and some outside"
+            f"the reference keeps {n_true} of {counted(len(reference), 'edge')}, so there is "
+            "nothing to tell apart; expected some edges inside and some outside"
         )
     return scores.detach().cpu().double().nan_to_num(-torch.inf, torch.inf, -torch.inf)
 

@@ -17,6 +17,7 @@ from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.part_graph import PartGraph
 from circuitprune.circuits.reachability import joinable_edges, live_edges
 from circuitprune.errors import GraphError
+from circuitprune.files.text import counted
 
 Method = Literal["top_n", "top_n_raw", "greedy"]
 
@@ -49,7 +50,7 @@ def select(
     Faith in Faithfulness" (arXiv:2403.17806).
     """
     if n_edges < 0:
-        raise GraphError(f"a circuit cannot have {n_edges} edges; ask for 0 or more")
+        raise GraphError(f"a circuit cannot have {counted(n_edges, 'edge')}; ask for 0 or more")
     if method == "top_n_raw":
         return live_edges(graph, _first(rank(graph, scores, "top_n"), n_edges))
     return select_ranked(graph, rank(graph, scores, method), n_edges)

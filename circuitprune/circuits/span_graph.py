@@ -17,6 +17,7 @@ from circuitprune.circuits.flow import WHOLE, Flow, Grid, reached_writers, usefu
 from circuitprune.circuits.graph import Block, Graph
 from circuitprune.errors import GraphError
 from circuitprune.files.limits import EDGES
+from circuitprune.files.text import counted
 
 MOST_SPANS = 64
 """Spans of a graph: several times as many as a task names."""
@@ -108,7 +109,7 @@ class SpanGraph(Graph):
         """One line with the sizes, for messages."""
         sizes, _, _ = self.base.describe().rpartition(", ")
         names = ", ".join(span.name for span in self.spans)
-        return f"{sizes}, {self.n_edges:,} edges at spans ({names})"
+        return f"{sizes}, {counted(self.n_edges, 'edge')} at spans ({names})"
 
     # ---------------------------------------------------------------- the flat order
 

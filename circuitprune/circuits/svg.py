@@ -18,6 +18,7 @@ from circuitprune.circuits.layout import (
     strengths,
     strokes,
 )
+from circuitprune.files.text import counted
 
 MOST = 400
 """Edges drawn of one circuit: beyond, nobody can follow a line."""
@@ -41,7 +42,7 @@ def circuit_svg(
     """
     layout, strength = place(graph), strengths(scores, mask)
     lines = strokes(layout, graph, mask, strength)
-    title = f"{len(lines):,} of {graph.n_edges:,} edges"
+    title = f"{len(lines):,} of {counted(graph.n_edges, 'edge')}"
     if len(lines) > MOST:
         title += f", the {MOST} strongest drawn"
     width, height = max(_UNIT * layout.width, _KEY), _UNIT * layout.height + _FOOT

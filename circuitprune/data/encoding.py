@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from circuitprune.data.tasks.pair import Pair
 from circuitprune.errors import DataError, ModelError
+from circuitprune.files.text import counted
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class Encoder:
             return "clean and corrupt are the same"
         length = len(self.prefix) + len(clean)
         if self.max_length is not None and length > self.max_length:
-            return f"a prompt is longer than {self.max_length} tokens"
+            return f"a prompt is longer than {counted(self.max_length, 'token')}"
         return None
 
     def _example(self, pair: Pair, clean: list[int], corrupt: list[int]) -> Example | str:
@@ -236,7 +237,7 @@ class Encoder:
         if same < len(tokens):
             return f"{text} in place of {self._words(tokens[same:])} at the end of the prompt"
         if len(added) != 1:
-            return f"{text}, {len(added)} tokens"
+            return f"{text}, {counted(len(added), 'token')}"
         return f"{text}, a special or unknown token" if added[0] in self._special_ids else text
 
 

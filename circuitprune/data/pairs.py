@@ -26,6 +26,7 @@ from circuitprune.data.encoding import (
 from circuitprune.data.splits import SPLITS, Size, counts, is_count, left_empty, sizes, split
 from circuitprune.data.tasks.pair import Task, fitted, pairs_of
 from circuitprune.errors import DataError
+from circuitprune.files.text import counted
 
 __all__ = [
     "NO_TOKEN",
@@ -145,7 +146,8 @@ class PairData(LightningDataModule):
             raise DataError("there is nothing to train on: n_train is 0")
         if self.batch_size % world_size:
             raise DataError(
-                f"a batch of {self.batch_size} cannot be shared evenly by {world_size} ranks"
+                f"a batch of {self.batch_size} cannot be shared evenly by "
+                f"{counted(world_size, 'rank')}"
             )
         order = TrainOrder(
             len(examples), self.batch_size, self.seed, self.start_step, rank, world_size

@@ -7,6 +7,7 @@ from typing import Literal
 
 from circuitprune.data.encoding import Example
 from circuitprune.errors import DataError
+from circuitprune.files.text import counted
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 
@@ -34,8 +35,8 @@ def split(
     nameless = [example.pair.id for example in examples if not example.pair.group]
     if by == "group" and nameless:
         raise DataError(
-            f"{len(nameless)} of {len(examples)} pairs have no group, such as {nameless[0]!r}; "
-            "give each pair a group, or split by pair"
+            f"{len(nameless)} of {counted(len(examples), 'pair')} have no group, such as "
+            f"{nameless[0]!r}; give each pair a group, or split by pair"
         )
     units = _units(examples, by)
     sides: dict[str, list[Example]] = {}
@@ -46,9 +47,10 @@ def split(
             return {name: rng.sample(sides[name], wanted[name]) for name in SPLITS}
     found = ", ".join(f"{len(sides[n])} of {wanted[n]} for {n}" for n in SPLITS if wanted[n])
     raise DataError(
-        f"{len(examples)} examples in {len(units)} inseparable sets cannot be split by {by} as "
-        f"asked: found {found}. A set holds the pairs that share a clean prompt, a mirror image"
-        f"{' or a group' if by == 'group' else ''}; ask for fewer, or supply more pairs"
+        f"{counted(len(examples), 'example')} in {counted(len(units), 'inseparable set')} cannot "
+        f"be split by {by} as asked: found {found}. A set holds the pairs that share a clean "
+        f"prompt, a mirror image{' or a group' if by == 'group' else ''}; ask for fewer, or "
+        "supply more pairs"
     )
 
 

@@ -14,6 +14,7 @@ from circuitprune.data.pairs import Batch
 from circuitprune.engine.optimal import optimal_constants
 from circuitprune.engine.recording import record_writers
 from circuitprune.errors import ConfigError, DataError
+from circuitprune.files.text import counted
 from circuitprune.models.ports import Ports
 
 Record = Callable[..., Float[Tensor, "writer batch pos d_model"]]
@@ -120,8 +121,9 @@ class Constant:
         if self.by_position:
             if n_pos > value.shape[1]:
                 raise DataError(
-                    f"positional-mean knows {value.shape[1]} positions, from its reference set, "
-                    f"but a prompt has {n_pos} tokens; use ablation 'mean' or longer references"
+                    f"positional-mean knows {counted(value.shape[1], 'position')}, from its "
+                    f"reference set, but a prompt has {counted(n_pos, 'token')}; use ablation "
+                    "'mean' or longer references"
                 )
             value = value[:, :n_pos]
         return value.unsqueeze(1).expand(-1, n_batch, n_pos, -1)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from circuitprune.circuits.part_graph import Cut, PartGraph, part_graph
 from circuitprune.engine.sites import Side, Site, whole_sites
 from circuitprune.errors import ModelError
+from circuitprune.files.text import counted
 from circuitprune.models.dictionary import Dictionary
 from circuitprune.models.ports import Ports
 
@@ -123,6 +124,7 @@ def features(
         take(f"resid{layer}", writer)
     if by_site:
         raise ModelError(
-            f"no place {', '.join(by_site)} in a model of {graph.n_layers} layers for a dictionary"
+            f"no place {', '.join(by_site)} in a model of {counted(graph.n_layers, 'layer')} for "
+            "a dictionary"
         )
     return part_graph(graph, "feature", tuple(cuts)), sites

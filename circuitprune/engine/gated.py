@@ -22,6 +22,7 @@ from circuitprune.engine.gated_stream import GatedStream
 from circuitprune.engine.recording import record_writers
 from circuitprune.engine.workspace import Workspace
 from circuitprune.errors import GraphError, ModelError
+from circuitprune.files.text import counted
 from circuitprune.models.changes import narrow
 from circuitprune.models.held import Held
 from circuitprune.models.ports import Ports
@@ -162,9 +163,11 @@ class GatedModel:
     def _check(self, gates: Tensor, ablated: Ablated) -> None:
         if gates.shape != (self.graph.n_edges,):
             raise GraphError(
-                f"expected {self.graph.n_edges:,} gates, one per edge, got {tuple(gates.shape)}"
+                f"expected {counted(self.graph.n_edges, 'gate')}, one per edge, got "
+                f"{tuple(gates.shape)}"
             )
         if ablated.shape[0] != self.graph.n_writers:
             raise GraphError(
-                f"expected {self.graph.n_writers} ablated writers, got {ablated.shape[0]}"
+                f"expected {counted(self.graph.n_writers, 'ablated writer')}, got "
+                f"{ablated.shape[0]}"
             )

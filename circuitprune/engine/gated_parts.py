@@ -17,6 +17,7 @@ from circuitprune.engine.feature_sites import Errors, features
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.sites import Edit, Site, edited, neurons, nodes
 from circuitprune.errors import CircuitPruneError, ConfigError, DataError, GraphError
+from circuitprune.files.text import counted
 from circuitprune.models.changes import Branch, Change, Output, narrow
 from circuitprune.models.dictionary import Dictionary
 from circuitprune.models.ports import Ports
@@ -108,7 +109,8 @@ class GatedParts(GatedModel):
         """
         if gates.shape != (self.graph.n_edges,):
             raise GraphError(
-                f"expected {self.graph.n_edges:,} gates, one per part, got {tuple(gates.shape)}"
+                f"expected {counted(self.graph.n_edges, 'gate')}, one per part, got "
+                f"{tuple(gates.shape)}"
             )
         return self.rows(gates.unsqueeze(0), tokens, mask, ablated, last, prefix)
 

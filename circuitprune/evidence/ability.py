@@ -9,6 +9,7 @@ from circuitprune.data.pairs import PairData
 from circuitprune.data.tasks.pair import CHOICES
 from circuitprune.engine.references import References
 from circuitprune.errors import DataError
+from circuitprune.files.text import counted
 from circuitprune.metrics import Evidence
 
 
@@ -27,8 +28,8 @@ class Ability:
 
     def __str__(self) -> str:
         return (
-            f"right on {self.accuracy:.1%} of {self.n} training pairs, among {self.among} (chance "
-            f"{self.chance:.0%})"
+            f"right on {self.accuracy:.1%} of {counted(self.n, 'training pair')}, among "
+            f"{self.among} (chance {self.chance:.0%})"
         )
 
 

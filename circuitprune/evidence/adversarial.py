@@ -17,7 +17,7 @@ from circuitprune.engine.progress import Nested, Progress, silent
 from circuitprune.engine.references import References
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.draws import matched
-from circuitprune.files.text import nats
+from circuitprune.files.text import counted, nats
 from circuitprune.metrics import kl_divergence
 
 START = 0.5
@@ -168,9 +168,10 @@ def _sentence(
 ) -> str:
     told = ", ".join(f"{nats(one.closed_kl)} to {nats(one.worst_kl)}" for one in others)
     return (
-        f"With the {int((~case.mask).sum()):,} edges outside the circuit set by an adversary in "
-        f"{case.n_adversarial} steps on {n_pairs} pairs, the circuit's KL rises from "
-        f"{nats(found.closed_kl)} nats, all closed, to {nats(found.worst_kl)}; without any edge it "
-        f"is {nats(empty)}. Random circuits between the same layers and kinds of nodes: {told}. "
-        "The worst that was found is a lower bound of the worst that there is."
+        f"With the {counted(int((~case.mask).sum()), 'edge')} outside the circuit set by an "
+        f"adversary in {counted(case.n_adversarial, 'step')} on {counted(n_pairs, 'pair')}, the "
+        f"circuit's KL rises from {nats(found.closed_kl)} nats, all closed, to "
+        f"{nats(found.worst_kl)}; without any edge it is {nats(empty)}. Random circuits between "
+        f"the same layers and kinds of nodes: {told}. The worst that was found is a lower bound "
+        "of the worst that there is."
     )

@@ -14,7 +14,7 @@ from circuitprune.engine.evaluation import Examples, evaluate_each
 from circuitprune.evidence.bootstrap import Bootstrap, Estimate, spell
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.grouping import centres_of, directions, k_means, silhouette
-from circuitprune.files.text import nats
+from circuitprune.files.text import counted, nats
 from circuitprune.metrics import kl_divergence
 
 MOST = 4
@@ -210,9 +210,9 @@ def _sentence(
         return "Too few training pairs to tell clusters apart."
     sizes = ", ".join(f"{row.n_pairs:,}" for row in rows)
     told = (
-        f"By their own edge scores the held-out pairs fall into {len(rows)} clusters ({sizes} "
-        f"pairs). A circuit of each cluster's own has KL {spell(own, 3)} nats on them, one of the "
-        f"same size common to all {nats(common.value)}; that saves {spell(gain, 3)}. "
+        f"By their own edge scores the held-out pairs fall into {counted(len(rows), 'cluster')} "
+        f"(of {sizes}). A circuit of each cluster's own has KL {spell(own, 3)} nats on them, one "
+        f"of the same size common to all {nats(common.value)}; that saves {spell(gain, 3)}. "
     )
     if enough:
         return told + "One circuit describes the data as well as several do."

@@ -38,6 +38,7 @@ from circuitprune.evidence.knockouts import (
     random_sets,
 )
 from circuitprune.evidence.statistics import Verdict
+from circuitprune.files.text import counted
 from circuitprune.metrics import Means
 
 
@@ -216,9 +217,10 @@ def _on_average(found: Completeness) -> str:
     n, n_telling = sum(p.n for p in planned), sum(p.n_telling for p in planned)
     gap, none, tolerance = found.mean_relative_gap, found.points[0], found.tolerance
     start = (
-        f"On {found.n_pairs} pairs, circuit and model were put under {n} knock-outs, by class "
-        f"and at random, of the circuit's {found.n_nodes} writing nodes; after {n_telling} of "
-        "them one of the two still did something."
+        f"On {counted(found.n_pairs, 'pair')}, circuit and model were put under "
+        f"{counted(n, 'knock-out')}, by class and at random, of the circuit's "
+        f"{counted(found.n_nodes, 'writing node')}; after {n_telling} of them one of the two "
+        "still did something."
     )
     if gap.value is None or none.relative_gap is None:
         return f"{start} So there is nothing to compare, and no verdict."

@@ -13,6 +13,7 @@ from circuitprune.evidence.bootstrap import Bootstrap, Estimate, spell
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.faithfulness import BAND, Numbers, Yardstick, verdict
 from circuitprune.evidence.statistics import Verdict
+from circuitprune.files.text import counted
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,8 @@ def _across_sentence(case: Case, known: Mapping[str, Numbers]) -> str:
         "undecided": "the verdict depends on that choice, so name it with every number",
     }[same]
     text = (
-        f"Faithfulness on {case.n_examples} pairs by what cut edges carry (the circuit was found "
-        f"with {case.references.ablation.kind}): {'; '.join(found)}. With {BAND[0]:g} to "
-        f"{BAND[1]:g} as the band, {says}."
+        f"Faithfulness on {counted(case.n_examples, 'pair')} by what cut edges carry (the circuit "
+        f"was found with {case.references.ablation.kind}): {'; '.join(found)}. With {BAND[0]:g} "
+        f"to {BAND[1]:g} as the band, {says}."
     )
     return f"{text} Not computable here: {', '.join(missing)}." if missing else text

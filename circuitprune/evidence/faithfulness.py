@@ -10,6 +10,7 @@ from circuitprune.errors import old_names
 from circuitprune.evidence.bootstrap import Bootstrap, Estimate, Interval, ratio, spell
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.statistics import Verdict
+from circuitprune.files.text import counted
 from circuitprune.metrics import EVIDENCE_NAMES
 
 BAND = (0.8, 1.2)
@@ -178,7 +179,7 @@ def verdict(interval: Interval) -> Verdict:
 def _curve_sentence(case: Case, circuit: Numbers, full: Examples) -> str:
     n, says = int(case.mask.sum()), _WORDS[verdict(circuit.faithfulness)]
     return (
-        f"On {case.n_examples} pairs the circuit of {n:,} edges "
+        f"On {counted(case.n_examples, 'pair')} the circuit of {counted(n, 'edge')} "
         f"({n / case.graph.n_edges:.1%} of the model's) has faithfulness "
         f"{spell(circuit.faithfulness)} (95% interval over pairs), KL {spell(circuit.kl, 3)} "
         f"nats, accuracy {spell(circuit.accuracy)} where the full model has "

@@ -21,6 +21,7 @@ from circuitprune.evidence.shown_pairs import (
     short,
     shown_pairs,
 )
+from circuitprune.files.text import counted
 from circuitprune.lens.heads import attention_patterns, probe_heads
 from circuitprune.lens.logits import direct_logit_attribution, logit_lens, ranks, residual_streams
 from circuitprune.metrics import logit_diff
@@ -223,9 +224,9 @@ def _sentence(found: Function) -> str:
     )
     known = [row for row in found.heads if row.labels]
     named = ", ".join(f"{row.head} {'/'.join(row.labels)}" for row in known[:6])
-    what = f"{len(known)} of {len(found.heads)} kept heads pass a probe"
+    what = f"{len(known)} of {counted(len(found.heads), 'kept head')} passed a probe"
     return (
-        f"{when}, over {found.n_pairs} pairs. "
+        f"{when}, over {counted(found.n_pairs, 'pair')}. "
         + (f"The largest direct shares of the logit difference are {writers}. " if writers else "")
         + what
         + (f": {named}{', ...' * (len(known) > 6)}. " if named else ". ")

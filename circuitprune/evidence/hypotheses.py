@@ -29,6 +29,7 @@ from circuitprune.evidence.statistics import (
     verdict_of,
     worst_of,
 )
+from circuitprune.files.text import counted
 
 EPSILON = 0.1
 """A chance to win within this of 1/2 counts as equal: the paper's choice."""
@@ -159,11 +160,11 @@ def equivalence(circuit: Examples, full: Examples, tolerance: float = 0.0) -> Eq
     most = n or ties
     rejected, least = p < ALPHA, sign_test(most, most, EPSILON)
     sentence = (
-        f"The circuit scores above the full model on {wins} of {n} pairs ({ties} ties left out); "
-        f"that its chance to win is within {EPSILON:g} of 1/2 is "
-        f"{'rejected' if rejected else 'not rejected'} (p = {p:.3g}; sign test p = {p_sign:.3g}). "
-        f"{_needed(n, least)} Wins are counted, not their size: the mean difference is "
-        f"{difference.mean().item():+.3g}."
+        f"The circuit scores above the full model on {wins} of {counted(n, 'pair')} "
+        f"({counted(ties, 'tie')} left out); that its chance to win is within {EPSILON:g} of 1/2 "
+        f"is {'rejected' if rejected else 'not rejected'} (p = {p:.3g}; sign test p = "
+        f"{p_sign:.3g}). {_needed(n, least)} Wins are counted, not their size: the mean "
+        f"difference is {difference.mean().item():+.3g}."
     )
     return Equivalence(
         n_pairs=n,
@@ -185,7 +186,7 @@ def _needed(n: int, least: float) -> str:
     if n == 0:
         return "Both score alike on every pair."
     enough = next(k for k in range(n // 2 + 1, n + 1) if sign_test(k, n, EPSILON) < ALPHA)
-    return f"{enough} wins or more, or {n - enough} or fewer, would have rejected it."
+    return f"{counted(enough, 'win')} or more, or {n - enough} or fewer, would have rejected it."
 
 
 def independence(case: Case, complement: Examples, full: Examples) -> Independence:
@@ -205,7 +206,8 @@ def independence(case: Case, complement: Examples, full: Examples) -> Independen
     sentence = (
         f"Without the circuit, what is left scores {x.mean().item():.3g} on average; that this "
         f"is independent of the full model's is {'rejected' if rejected else 'not rejected'} "
-        f"(HSIC {statistic:.3g}, p = {p:.3g} by {case.n_bootstrap} permutations of {len(x)} pairs)"
+        f"(HSIC {statistic:.3g}, p = {p:.3g} by {counted(case.n_bootstrap, 'permutation')} of "
+        f"{counted(len(x), 'pair')})"
         + ("; the complement still knows something of the task." if rejected else ".")
         + (too_few if verdict == "undecided" else "")
     )

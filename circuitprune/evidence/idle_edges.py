@@ -16,6 +16,7 @@ from circuitprune.engine.evaluation import Examples, evaluate_each
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.minimality import MOST_RUNS, drawn, removals
 from circuitprune.evidence.statistics import ALPHA, Verdict, holm, share_test, verdict_of
+from circuitprune.files.text import counted
 
 Q = 0.9
 """An edge should matter more than this share of random edges: the paper's choice."""
@@ -119,10 +120,11 @@ def _judge(
     worst, least = min(corrected), len(edges) * share_test(0, len(random), Q)
     too_few = " It could not have: there are too few random edges." if least >= ALPHA else ""
     sentence = (
-        f"On {n_pairs} pairs, {len(idle)} of {len(edges)} edges matter no more than edges added at "
-        f"random: for them it is rejected (Holm-corrected p < {ALPHA:g}) that they exceed more "
-        f"than {Q:.0%} of {len(random)} random ones. The smallest corrected p is {worst:.3g}; the "
-        f"circuit is minimal by this test if none falls below {ALPHA:g}.{too_few}"
+        f"On {counted(n_pairs, 'pair')}, {len(idle)} of {counted(len(edges), 'edge')} matter no "
+        f"more than edges added at random: for them it is rejected (Holm-corrected p < {ALPHA:g}) "
+        f"that they exceed more than {Q:.0%} of {counted(len(random), 'random edge')}. The "
+        f"smallest corrected p is {worst:.3g}; the circuit is minimal by this test if none falls "
+        f"below {ALPHA:g}.{too_few}"
     )
     return IdleEdges(
         n_pairs=n_pairs,

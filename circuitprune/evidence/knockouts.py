@@ -16,6 +16,7 @@ from circuitprune.circuits.graph import Graph
 from circuitprune.data.batches import Batch
 from circuitprune.engine.progress import Progress, silent, told
 from circuitprune.evidence.case import Case
+from circuitprune.files.text import counted
 from circuitprune.metrics import evidence_values
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75)
@@ -101,7 +102,9 @@ def random_sets(case: Case, nodes: Sequence[int]) -> list[KnockOut]:
         size = max(1, round(FRACTIONS[i % len(FRACTIONS)] * len(nodes)))
         order = torch.randperm(len(nodes), generator=generator)[:size].tolist()
         writers = tuple(sorted(nodes[at] for at in order))
-        found.setdefault(writers, KnockOut("random", f"{size} of {len(nodes)} nodes", writers))
+        found.setdefault(
+            writers, KnockOut("random", f"{size} of {counted(len(nodes), 'node')}", writers)
+        )
     return list(found.values())
 
 

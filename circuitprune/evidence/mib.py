@@ -13,6 +13,7 @@ from circuitprune.circuits.selection import select
 from circuitprune.engine.evaluation import Examples, evaluate_each, evaluate_full_each
 from circuitprune.evidence.bootstrap import UNDEFINED, Bootstrap, Interval, ratio, spell
 from circuitprune.evidence.case import Case
+from circuitprune.files.text import counted
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's ten sizes, as fractions of all edges, or of all nodes."""
@@ -241,7 +242,7 @@ def _sentence(case: Case, curves: Mapping[str, Curve]) -> str:
     how = "by signed scores" if case.scores is not None else "by one ranking without a sign"
     small = sum(point.n_edges == 0 for point in signed.points)
     text = (
-        f"Over MIB's ten sizes, {case.n_examples} pairs, edges cut {how}: CPR "
+        f"Over MIB's ten sizes, {counted(case.n_examples, 'pair')}, edges cut {how}: CPR "
         f"{spell(signed.cpr)} (about 1 if every size did as the model, more where circuits "
         f"overshoot), CMD {spell(absolute.cmd, 3)} (0 if every size did as the model). Half of "
         f"both areas lies between half of the edges and all of them. Accuracy over the logarithm "

@@ -25,7 +25,7 @@ from circuitprune.errors import old_names
 from circuitprune.evidence.bootstrap import Bootstrap, Estimate
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.statistics import Verdict
-from circuitprune.files.text import nats
+from circuitprune.files.text import counted, nats
 from circuitprune.metrics import Metric, evidence_values
 from circuitprune.patching.candidates import CandidateRuns
 from circuitprune.patching.part_replay import PartReplay
@@ -259,16 +259,17 @@ def _sentence(found: Minimality) -> str:
         return "The circuit keeps no edge, so none can be removed."
     first, surely = found.edges[0], found.n_surely_dispensable
     undecided = n - found.n_needed - surely
-    whose = f"Each of the circuit's {n:,} edges"
+    whose = f"Each of the circuit's {counted(n, 'edge')}"
     if found.n_removed:
-        whose = f"Each of {n:,} of the circuit's {found.n_edges:,} edges, drawn at random,"
+        whose = f"Each of {n:,} of the circuit's {counted(found.n_edges, 'edge')}, drawn at random,"
     return (
-        f"{whose} was removed from it by itself on {found.n_pairs} "
-        f"pairs: {found.n_needed} are needed (the KL rises by more than {tolerance:g} nats, "
-        f"whole interval), {surely} are dispensable alone (by at most that), and {undecided} lie "
-        f"in between. The most needed is {first.edge} ({nats(first.kl.value)} nats). In a "
-        "minimal circuit all are needed. Edges that stand in for each other are dispensable alone "
-        "and not together: verify --minimise says how many can go."
+        f"{whose} was removed from it by itself on "
+        f"{counted(found.n_pairs, 'pair')}: {found.n_needed} are needed (the KL rises by more "
+        f"than {tolerance:g} nats, whole interval), {surely} are dispensable alone (by at most "
+        f"that), and {undecided} lie in between. The most needed is {first.edge} "
+        f"({nats(first.kl.value)} nats). In a minimal circuit all are needed. Edges that stand in "
+        "for each other are dispensable alone and not together: verify --minimise says how many "
+        "can go."
     )
 
 

@@ -13,7 +13,7 @@ from circuitprune.errors import ConfigError
 from circuitprune.evidence.bootstrap import Bootstrap, Estimate, spell
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.minimality import Removals, affordable, names_of, removals
-from circuitprune.files.text import nats
+from circuitprune.files.text import counted, nats
 from circuitprune.metrics import Means
 
 TOLERANCE = 0.01
@@ -96,7 +96,7 @@ def minimise(case: Case, tolerance: float = TOLERANCE) -> Minimised:
     mask, limit, n_edges = case.mask, None, int(case.mask.sum())
     trace: list[Round] = []
     while mask.any():
-        progress = case.watch(f"{int(mask.sum()):,} of {n_edges:,} edges left", "runs")
+        progress = case.watch(f"{int(mask.sum()):,} of {counted(n_edges, 'edge')} left", "runs")
         found = removals(case.references, mask, batches, case.task_metric, progress)
         kl = found.base_kl.mean().item()
         limit = kl + tolerance if limit is None else limit
@@ -162,19 +162,20 @@ def _sentence(found: MinimisedCircuit) -> str:
     n, left, pairs = found.n_edges_before, found.n_edges, found.n_search_pairs
     if left == n:
         return (
-            f"None of the {n} edges could be dropped within {found.tolerance:g} nats on "
-            f"{pairs} training pairs, so the circuit is minimal at this tolerance."
+            f"None of the {counted(n, 'edge')} could be dropped within {found.tolerance:g} nats on "
+            f"{counted(pairs, 'training pair')}, so the circuit is minimal at this tolerance."
         )
     if left == 0:
         return (
-            f"All {n} edges could be dropped within {found.tolerance:g} nats on {pairs} "
-            "training pairs: at this tolerance the circuit is no better than none."
+            f"All {counted(n, 'edge')} could be dropped within {found.tolerance:g} nats on "
+            f"{counted(pairs, 'training pair')}: at this tolerance the circuit is no better than "
+            "none."
         )
     return (
-        f"{n - left} of {n} edges could be dropped within {found.tolerance:g} nats on {pairs} "
-        f"training pairs, leaving {left}. On the {found.n_pairs} held-out pairs the KL goes "
-        f"from {nats(before.kl)} to {nats(after.kl)} nats (change {spell(found.kl_rise, 3)}), "
-        f"accuracy from {before.accuracy:.1%} to {after.accuracy:.1%}. A change far above "
-        f"{found.tolerance:g} would have said that the smaller circuit suits the training pairs "
-        "alone."
+        f"{n - left} of {counted(n, 'edge')} could be dropped within {found.tolerance:g} nats on "
+        f"{counted(pairs, 'training pair')}, leaving {left}. On the "
+        f"{counted(found.n_pairs, 'held-out pair')} the KL goes from {nats(before.kl)} to "
+        f"{nats(after.kl)} nats (change {spell(found.kl_rise, 3)}), accuracy from "
+        f"{before.accuracy:.1%} to {after.accuracy:.1%}. A change far above {found.tolerance:g} "
+        "would have said that the smaller circuit suits the training pairs alone."
     )

@@ -11,7 +11,7 @@ from circuitprune.evidence.case import Case
 from circuitprune.evidence.draws import matched
 from circuitprune.evidence.faithfulness import Numbers, Yardstick
 from circuitprune.evidence.statistics import ALPHA, Verdict, rank_test
-from circuitprune.files.text import nats
+from circuitprune.files.text import counted, nats
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,10 @@ def _sentence(
 ) -> str:
     mean = sum(random_kl) / len(random_kl)
     return (
-        f"Without the circuit's {int(case.mask.sum()):,} edges the model loses this share of its "
-        f"metric on {case.n_examples} pairs: {spell(lost)}; its KL from itself is "
-        f"{spell(left.kl, 3)} nats, its accuracy {spell(left.accuracy)}. The KL is "
-        f"{nats(kl)} nats where {case.n_random} random circuits between the same layers and kinds "
-        f"of nodes leave {nats(mean)} in the mean and {nats(max(random_kl))} at most "
-        f"(p = {p:.3g}). The circuit is needed if p < {ALPHA:g}."
+        f"Without the circuit's {counted(int(case.mask.sum()), 'edge')} the model loses this "
+        f"share of its metric on {counted(case.n_examples, 'pair')}: {spell(lost)}; its KL from "
+        f"itself is {spell(left.kl, 3)} nats, its accuracy {spell(left.accuracy)}. The KL is "
+        f"{nats(kl)} nats where {counted(case.n_random, 'random circuit')} between the same "
+        f"layers and kinds of nodes leave {nats(mean)} in the mean and {nats(max(random_kl))} at "
+        f"most (p = {p:.3g}). The circuit is needed if p < {ALPHA:g}."
     )

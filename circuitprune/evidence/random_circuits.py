@@ -11,7 +11,7 @@ from circuitprune.errors import old_names
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.draws import DRAWS
 from circuitprune.evidence.statistics import ALPHA, Verdict, rank_test, worst_of
-from circuitprune.files.text import nats
+from circuitprune.files.text import counted, nats
 from circuitprune.metrics import EVIDENCE_NAMES
 
 
@@ -206,9 +206,9 @@ def _sentence(
         for family, f in families.items()
     )
     return (
-        f"On {n_pairs} pairs the circuit's KL of {nats(circuit.kl)} nats is below that of this "
-        f"share of {case.n_random} random circuits of its size: {told}. It is better than chance "
-        f"if p < {ALPHA:g} in every family. {_reach(families)}"
+        f"On {counted(n_pairs, 'pair')} the circuit's KL of {nats(circuit.kl)} nats is below that "
+        f"of this share of {counted(case.n_random, 'random circuit')} of its size: {told}. It is "
+        f"better than chance if p < {ALPHA:g} in every family. {_reach(families)}"
     )
 
 

@@ -12,7 +12,7 @@ from circuitprune.data.batches import Batch, few_pairs
 from circuitprune.engine.evaluation import Examples, evaluate_each
 from circuitprune.evidence.bootstrap import Bootstrap, Estimate, spell
 from circuitprune.evidence.case import Case
-from circuitprune.files.text import nats
+from circuitprune.files.text import counted, nats
 from circuitprune.metrics import kl_divergence
 
 PENALTIES = (0.0, 0.5, 0.9, 1.0)
@@ -130,10 +130,10 @@ def _sentence(n_edges: int, circuit_kl: Estimate, empty_kl: float, rows: Sequenc
         f"penalty {row.penalty:g}: {row.n_shared:,} shared, KL {nats(row.kl.value)}" for row in rows
     )
     return (
-        f"Circuits of at most {n_edges:,} edges found by one search that keeps the circuit's own "
-        f"edges ever more closed, {told}. The circuit has {spell(circuit_kl, 3)} nats, no edge at "
-        f"all {nats(empty_kl)}. The one that was to share none has {spell(rows[-1].kl, 3)}: "
-        f"{_reading(rows[0].kl, rows[-1].kl, empty_kl)}"
+        f"Circuits of at most {counted(n_edges, 'edge')} found by one search that keeps the "
+        f"circuit's own edges ever more closed, {told}. The circuit has {spell(circuit_kl, 3)} "
+        f"nats, no edge at all {nats(empty_kl)}. The one that was to share none has "
+        f"{spell(rows[-1].kl, 3)}: {_reading(rows[0].kl, rows[-1].kl, empty_kl)}"
     )
 
 

@@ -26,6 +26,7 @@ from circuitprune.data.tasks.sentiment import Sentiment
 from circuitprune.engine.progress import Progress, silent
 from circuitprune.errors import DataError
 from circuitprune.evidence.bootstrap import Bootstrap, Interval
+from circuitprune.files.text import counted
 from circuitprune.lens.directions import METHODS, direction
 from circuitprune.metrics import logit_diff
 from circuitprune.models.ports import Ports
@@ -137,7 +138,7 @@ def reviews(
     for half, n in zip(halves(task), (n_train, n_test), strict=True):
         examples, dropped = encode(half.pairs(Random(seed)), tokenizer, n)
         if len(examples) < n:
-            raise DataError(f"{len(examples)} of {n} reviews fit: {dict(dropped)}")
+            raise DataError(f"{len(examples)} of {counted(n, 'review')} fit: {dict(dropped)}")
         good = torch.tensor([one.pair.meta["sentiment"] == "positive" for one in examples])
         found.append(Reviews(collate(examples, range(n), pad_token(tokenizer)), good))
     return found[0], found[1]

@@ -11,6 +11,7 @@ from circuitprune.data.encoding import Encoder, encode, pad_token
 from circuitprune.data.tasks.boxes import DESIDERATA, Boxes
 from circuitprune.data.tasks.pair import Pair, fitted
 from circuitprune.errors import DataError
+from circuitprune.files.text import counted
 from circuitprune.models.ports import Ports
 
 BATCH = 100
@@ -102,7 +103,9 @@ def _batches(
 ) -> list[Batch]:
     examples, dropped = encode(pairs, tokenizer, n)
     if len(examples) < n or not n:
-        raise DataError(f"{len(examples)} of {n} pairs of task boxes fit: {dict(dropped)}")
+        raise DataError(
+            f"{len(examples)} of {counted(n, 'pair')} of task boxes fit: {dict(dropped)}"
+        )
     return [
         collate(examples[i : i + size], range(i, min(i + size, n)), pad_token(tokenizer))
         for i in range(0, n, size)

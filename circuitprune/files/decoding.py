@@ -4,6 +4,7 @@ import json
 import math
 
 from circuitprune.files.limits import DEPTH, VALUES
+from circuitprune.files.text import counted
 
 
 def decode(text: bytes | str, nan: bool = False) -> object:
@@ -43,7 +44,7 @@ def _refuse_many(text: bytes | str) -> None:
     else:
         n_values = text.count(",") + text.count("[") + text.count("{")
     if n_values > VALUES:
-        raise ValueError(f"{n_values:,} values, expected at most {VALUES:,}")
+        raise ValueError(f"{counted(n_values, 'value')}, expected at most {VALUES:,}")
 
 
 def _refuse_deep(value: object) -> None:
@@ -67,7 +68,9 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _whole(digits: str) -> int:
     value = int(digits) if len(digits) < 25 else 2**63
     if not -(2**63) <= value < 2**63:
-        raise ValueError(f"{digits:.25} has {len(digits):,} digits, expected a number of 64 bits")
+        raise ValueError(
+            f"{digits:.25} has {counted(len(digits), 'digit')}, expected a number of 64 bits"
+        )
     return value
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from circuitprune.errors import CircuitPruneError, RunError
+from circuitprune.files.text import counted
 
 Kind = Literal[
     "config", "pairs", "line", "circuit", "frontier", "json", "tensors", "checkpoint", "tuning"
@@ -110,6 +111,6 @@ def refuse_size(
     """
     if size > limit:
         raise error(
-            f"{path} has {size:,} bytes; {_WORDS[kind]} has at most {limit:,} here "
+            f"{path} has {counted(size, 'byte')}; {_WORDS[kind]} has at most {limit:,} here "
             "(docs/file_formats.md), so it is not read"
         )

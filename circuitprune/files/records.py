@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from typing import is_typeddict as is_open
 
 from circuitprune.errors import RunError
+from circuitprune.files.text import counted
 
 T = TypeVar("T")
 JsonObject = dict[str, Any]
@@ -118,7 +119,7 @@ def _sequence(kinds: tuple[object, ...], value: object, at: str) -> object:
         return _refuse("a list", value, at)
     each = kinds[:1] * len(value) if kinds[1:] == (...,) else kinds
     if len(each) != len(value):
-        return _refuse(f"{len(each)} values", value, at)
+        return _refuse(counted(len(each), "value"), value, at)
     return tuple(_read(each[i], item, f"{at}[{i}]") for i, item in enumerate(value))
 
 

@@ -59,6 +59,21 @@ def code(value: object) -> str:
     return f"{fence}{pad}{shown}{pad}{fence}"
 
 
+def counted(n: int, one: str, many: str = "") -> str:
+    """A number of things, each with its own word: `1 edge`, `2,300 edges`, `0 boxes`.
+
+    Args:
+        n: How many.
+        one: The word for one of them, with what stands before it, such as `held-out pair`.
+        many: The word for several, `one` and an s if it is left out.
+
+    Example:
+        >>> counted(1, "live edge"), counted(2300, "edge"), counted(0, "box", "boxes")
+        ('1 live edge', '2,300 edges', '0 boxes')
+    """
+    return f"{n:,} {one if n == 1 else many or f'{one}s'}"
+
+
 def rounded(value: float, form: str = ".3g") -> str:
     """A number in a format such as `.3g`; what rounds to zero has no sign.
 

@@ -17,6 +17,7 @@ from circuitprune.files.atomic import write_atomic as write_atomic
 from circuitprune.files.decoding import decode
 from circuitprune.files.limits import HEADER, Kind, read_bytes
 from circuitprune.files.records import to_json
+from circuitprune.files.text import counted
 
 
 def write_json(path: str | Path, value: object) -> None:
@@ -134,7 +135,7 @@ def _refuse_header(path: Path) -> None:
         raise RunError(f"{path} cannot be read: {error.strerror or error}") from error
     if HEADER < length <= size:  # beyond its end, it is truncated
         raise RunError(
-            f"{path} has a header of {length:,} bytes; one has at most {HEADER:,} here "
+            f"{path} has a header of {counted(length, 'byte')}; one has at most {HEADER:,} here "
             "(docs/file_formats.md), so it is not read"
         )
 
@@ -143,7 +144,9 @@ def _header(path: Path, data: bytes) -> dict[str, object]:
     """The JSON header of a safetensors file: 8 bytes of length, the header, the tensor bytes."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or len(data) < 8 + length:
-        raise RunError(f"{path} is truncated: {len(data)} bytes, its header alone needs more")
+        raise RunError(
+            f"{path} is truncated: {counted(len(data), 'byte')}, its header alone needs more"
+        )
     try:
         header = decode(data[8 : 8 + length])
     except ValueError as error:

@@ -14,6 +14,7 @@ from circuitprune.data.batches import Batch
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.recording import record_writers
 from circuitprune.errors import MetricError, ModelError
+from circuitprune.files.text import counted
 from circuitprune.metrics import distinct
 from circuitprune.models.norms import known_norm, norm_scale
 
@@ -145,7 +146,7 @@ def _unembedding(gated: GatedModel) -> nn.Linear:
     if not isinstance(unembedding, nn.Linear) or unembedding.in_features != gated.graph.d_model:
         raise ModelError(
             f"the output embedding is {unembedding}, expected nn.Linear from the residual stream's "
-            f"{gated.graph.d_model} features; the logit lens is not defined for it"
+            f"{counted(gated.graph.d_model, 'feature')}; the logit lens is not defined for it"
         )
     return unembedding
 

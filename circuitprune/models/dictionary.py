@@ -17,6 +17,7 @@ from torch import Tensor
 
 from circuitprune.errors import ModelError
 from circuitprune.files.records import JsonObject
+from circuitprune.files.text import counted
 from circuitprune.files.whole import read_foreign_tensors, read_json
 
 Activation = Literal["relu", "topk", "jumprelu"]
@@ -71,8 +72,8 @@ class Dictionary:
             )
         if self.activation == "topk" and not 1 <= self.k <= self.n_features:
             raise ModelError(
-                f"topk keeps 1 to {self.n_features:,} features, and k is {self.k}: say it in "
-                "cfg.json"
+                f"topk keeps 1 to {counted(self.n_features, 'feature')}, and k is {self.k}: say "
+                "it in cfg.json"
             )
         if self.activation == "jumprelu" and self.threshold is None:
             raise ModelError("a jumprelu dictionary needs a 'threshold' for each feature")
@@ -173,7 +174,8 @@ def _tensors_of(folder: Path) -> Path:
     found = known or files
     if len(found) != 1:
         raise ModelError(
-            f"{folder} holds {len(files)} safetensors files, expected one; name the file itself"
+            f"{folder} holds {counted(len(files), 'safetensors file')}, expected one; name the "
+            "file itself"
         )
     return found[0]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from circuitprune.errors import ModelError
+from circuitprune.files.text import counted
 
 if TYPE_CHECKING:
     from gguf import ReaderTensor
@@ -87,9 +88,10 @@ def complete(name: str, model: PreTrainedModel, path: Path) -> None:
     taken = sum(parameter.numel() for parameter in model.parameters())
     if held != taken:
         raise ModelError(
-            f"GGUF file {name!r} holds {held:,} numbers, and the {type(model).__name__} that "
-            f"transformers makes of it takes {taken:,}: biases or scales without a place would be "
-            "left out. Take the model that the file was made from, as a folder or a hub id"
+            f"GGUF file {name!r} holds {counted(held, 'number')}, and the {type(model).__name__} "
+            f"that transformers makes of it takes {taken:,}: biases or scales without a place "
+            "would be left out. Take the model that the file was made from, as a folder or a hub "
+            "id"
         )
 
 

@@ -107,8 +107,9 @@ class Ports:
         n_kv, rest = divmod(width - n_heads * self.d_head, 2 * self.d_head)
         if rest or n_kv < 1 or n_heads % n_kv:
             raise ModelError(
-                f"projections of {width} features are no {n_heads} query heads of {self.d_head} "
-                "with keys and values alike; the family's declaration does not fit this model"
+                f"projections {width} wide do not hold queries for {n_heads} of {self.d_head} "
+                "each, with keys and values alike; the family's declaration does not fit this "
+                "model"
             )
         return n_kv
 

@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from circuitprune.errors import ModelError
+from circuitprune.files.text import counted
 from circuitprune.models.changes import Branch, Change, Output
 from circuitprune.models.ports import Ports
 
@@ -53,8 +54,9 @@ def _attending(layer: int, forward: Branch, rule: Rule) -> Branch:
             result = forward(*args, **kwargs)
         if mode.n_calls != 1:
             raise ModelError(
-                f"the attention of layer {layer} called softmax {mode.n_calls} times, not once, so "
-                "no rule can stand in for it. Use a method without one, such as eap or attn_lrp"
+                f"the attention of layer {layer} called softmax {counted(mode.n_calls, 'time')}, "
+                "not once, so no rule can stand in for it. Use a method without one, such as eap "
+                "or attn_lrp"
             )
         return result
 

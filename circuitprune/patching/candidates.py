@@ -34,6 +34,7 @@ from circuitprune.engine.partial import (
     reach_of,
 )
 from circuitprune.errors import GraphError
+from circuitprune.files.text import counted
 
 BUDGET = 1 << 25
 """Values in the largest tensors of one stacked run; more candidates than fit run in turns."""
@@ -233,7 +234,7 @@ class CandidateRuns:
 def _check(graph: Graph, gates: Tensor, reader: int) -> None:
     if gates.shape != (graph.n_edges,):
         raise GraphError(
-            f"expected {graph.n_edges:,} gates, one per edge, got {tuple(gates.shape)}"
+            f"expected {counted(graph.n_edges, 'gate')}, one per edge, got {tuple(gates.shape)}"
         )
     if not 0 <= reader < graph.n_readers:
         raise GraphError(f"reader {reader} is not one of the {graph.n_readers} of this graph")

@@ -18,6 +18,7 @@ from circuitprune.circuits.part_graph import PartGraph
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.references import References
 from circuitprune.errors import DataError, GraphError, NonFiniteError
+from circuitprune.files.text import counted
 from circuitprune.metrics import Metric
 from circuitprune.patching.effects import edge_effects, node_effects, positions, replay_of
 from circuitprune.patching.replay import Replay
@@ -213,6 +214,6 @@ def _component(graph: Graph, name: str) -> int:
     if node in graph.writers:
         return graph.writer_index(node)
     raise GraphError(
-        f"{name} feeds {len(heads)} heads; name the one that the path goes on from, such as "
-        f"{graph.writers[heads[0]]}{name[name.index('<') :]}"
+        f"{name} feeds {counted(len(heads), 'head')}; name the one that the path goes on from, "
+        f"such as {graph.writers[heads[0]]}{name[name.index('<') :]}"
     )

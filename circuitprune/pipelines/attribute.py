@@ -12,7 +12,7 @@ from circuitprune.attribution.methods import METHODS, has_signs
 from circuitprune.circuits.selection import ranking_of
 from circuitprune.config import RunConfig
 from circuitprune.errors import ConfigError, RunError
-from circuitprune.files.text import show
+from circuitprune.files.text import counted, show
 from circuitprune.files.whole import read_json
 from circuitprune.pipelines.describe import check_text, cost_text, describe, memory_text, pairs_text
 from circuitprune.pipelines.frontier import cut, finish
@@ -128,7 +128,7 @@ def _finish(setup: Setup, scoring: Scoring, say: Print, command: str) -> Frontie
         notes.append(verify_top(setup, scoring))
     for note in notes:
         say(note)
-    say(f"Verifying circuits exactly on {len(setup.data.splits[split])} {split} pairs")
+    say(f"Verifying circuits exactly on {counted(len(setup.data.splits[split]), f'{split} pair')}")
     ranking = ranking_of(scoring.scores, config.verify.ranking)
     own = scoring.circuits  # of a method that finds circuits itself
     refined = refined_frontier(setup, own or cut(setup, ranking), ranking, say)
@@ -156,7 +156,7 @@ def _kept_by_layer(setup: Setup, threshold: float, mask: Bool[Tensor, " edge"]) 
     kept = layers.bincount(minlength=graph.n_layers + 1).flip(0).tolist()
     down = ", ".join(str(n) for n in kept[1:])
     return (
-        f"ACDC at {threshold:g}: {kept[0]} live edges into the logits, then, from layer "
+        f"ACDC at {threshold:g}: {counted(kept[0], 'live edge')} into the logits, then, from layer "
         f"{graph.n_layers - 1} down to 0, {down}."
     )
 
@@ -166,14 +166,14 @@ def notes_on(setup: Setup, scoring: Scoring) -> Sequence[str]:
     settings, n_known = setup.config.attribution, int((~scoring.scores.isnan()).sum())
     metric, n_pairs = metric_name(setup), len(setup.data.splits["train"])
     explained = "" if metric == "none" else f" ({metric})"
-    notes = [f"Scored by {settings.method}{explained} on {n_pairs} training pairs."]
+    notes = [f"Scored by {settings.method}{explained} on {counted(n_pairs, 'training pair')}."]
     if n_known < len(scoring.scores):
         notes.append(
-            f"{n_known:,} edges of `attribution.edges` have scores; no circuit has others."
+            f"{counted(n_known, 'edge')} of `attribution.edges` have scores; no circuit has others."
         )
     notes += [
-        f"From {m} to {double} steps the magnitudes of the scores keep their order with a Spearman "
-        f"correlation of {correlation:.4f}."
+        f"From {m} to {counted(double, 'step')} the magnitudes of the scores keep their order "
+        f"with a Spearman correlation of {correlation:.4f}."
         for m, double, correlation in scoring.agreement
     ]
     notes += [_kept_by_layer(setup, size, mask) for size, mask in scoring.circuits.items()]

@@ -9,7 +9,7 @@ from circuitprune.data.tasks import JsonlTask
 from circuitprune.data.tasks.given import ALL_KINDS
 from circuitprune.data.tasks.pair import choose_corruption
 from circuitprune.errors import ConfigError, DataError
-from circuitprune.files.text import line
+from circuitprune.files.text import counted, line
 from circuitprune.models.loading import load_tokenizer
 from circuitprune.pipelines.pairs import split_pairs
 
@@ -40,7 +40,9 @@ class Checked:
         for reason, number in encoder.dropped.most_common():
             lines += [f"dropped   {number:,}: {reason}", *_indented(encoder.shown[reason])]
         if encoder.left_out:
-            lines.append(f"left out  {encoder.left_out:,} answers of the kept pairs: not one token")
+            lines.append(
+                f"left out  {counted(encoder.left_out, 'answer')} of the kept pairs: not one token"
+            )
         return "\n".join([*lines, *self._split()])
 
     def _split(self) -> list[str]:

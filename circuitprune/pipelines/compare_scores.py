@@ -15,7 +15,7 @@ from circuitprune.circuits.graph import Graph
 from circuitprune.errors import GraphError, MetricError
 from circuitprune.files.records import from_json
 from circuitprune.files.tensors import noted, taken
-from circuitprune.files.text import line
+from circuitprune.files.text import counted, line
 from circuitprune.files.whole import read_tensors
 
 
@@ -116,7 +116,9 @@ def align(a: ScoreFile, b: ScoreFile) -> tuple[Float[Tensor, " edge"], Float[Ten
     if a.graph is None or b.graph is None:
         if len(x) == len(y):
             return x, y
-        raise GraphError(f"{a.name} scores {len(x):,} edges, {b.name} scores {len(y):,} edges")
+        raise GraphError(
+            f"{a.name} scores {counted(len(x), 'edge')}, {b.name} scores {counted(len(y), 'edge')}"
+        )
     if a.graph.same_edges(b.graph):
         return x, y
     if a.graph.same_edges(b.graph.ungrouped()):

@@ -6,7 +6,7 @@ from pathlib import Path
 from circuitprune.data.foreign import Converted, Wanted, convert_pairs
 from circuitprune.data.foreign.fields import Words
 from circuitprune.errors import DataError
-from circuitprune.files.text import line
+from circuitprune.files.text import counted, line
 from circuitprune.runs.results import output_file
 
 
@@ -32,9 +32,11 @@ def converted(
 
 def account(found: Converted) -> str:
     """What became of a file, as text: counts, the first wrong rows, the first pair."""
-    lines = [f"pairs     {found.n_pairs:,} of {found.n_rows:,} rows, format {found.format}"]
+    lines = [
+        f"pairs     {found.n_pairs:,} of {counted(found.n_rows, 'row')}, format {found.format}"
+    ]
     if found.n_wrong:
-        lines.append(f"left out  {found.n_wrong:,} rows that give no pair")
+        lines.append(f"left out  {counted(found.n_wrong, 'row')} without a pair")
         lines += [f"    {one}" for one in found.wrong]
     if found.first is not None:
         first = found.first

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from circuitprune.circuits.span_graph import SpanGraph
 from circuitprune.engine.selfcheck import FORWARDS, LENGTH, PROMPTS
-from circuitprune.files.text import line
+from circuitprune.files.text import counted, line
 from circuitprune.pipelines.memory import forecast
 from circuitprune.pipelines.setup import Setup
 
@@ -19,9 +19,9 @@ def cost_text(setup: Setup) -> str:
     scores = "not known" if cost is None else f"about {cost(graph, settings.steps):,.0f}"
     return (
         f"cost      in plain forwards of the pairs: scores {scores} "
-        f"({len(setup.data.splits['train'])} training pairs), verification about "
-        f"{1.2 * (n_circuits + 1):,.0f} ({len(setup.data.splits[setup.held_out])} "
-        f"{setup.held_out} pairs)"
+        f"({counted(len(setup.data.splits['train']), 'training pair')}), verification about "
+        f"{1.2 * (n_circuits + 1):,.0f} ("
+        f"{counted(len(setup.data.splits[setup.held_out]), f'{setup.held_out} pair')})"
     )
 
 
@@ -40,15 +40,20 @@ def describe(setup: Setup) -> str:
     lines = [
         f"model     {line(config.model.name)} (family {family}, {config.model.dtype}, "
         f"{setup.gated.model.config._attn_implementation} attention, {setup.gated.device})",
-        f"graph     {graph.n_layers} layers, {graph.n_heads} heads, {by_kv_head.n_edges:,} edges "
-        f"by KV head, {whole.n_edges_ungrouped:,} by query head; readers here by {used}",
-        *([] if config.level == "edge" else [f"level     {config.level}, {graph.n_edges:,} gates"]),
+        f"graph     {counted(graph.n_layers, 'layer')}, {counted(graph.n_heads, 'head')}, "
+        f"{counted(by_kv_head.n_edges, 'edge')} by KV head, {whole.n_edges_ungrouped:,} by query "
+        f"head; readers here by {used}",
+        *(
+            []
+            if config.level == "edge"
+            else [f"level     {config.level}, {counted(graph.n_edges, 'gate')}"]
+        ),
         *([] if config.spans == "none" else [spans_text(setup)]),
         f"task      {line(config.task.name)}, ablation {config.ablation}, metric "
         f"{setup.metric_name}",
         *(f"pairs     {one.strip()}" for one in setup.data.report.summary().splitlines()),
         f"full      accuracy {setup.full.accuracy:.1%}, {setup.metric_name} "
-        f"{setup.full.metric:.3f} on {setup.full.n} training pairs",
+        f"{setup.full.metric:.3f} on {counted(setup.full.n, 'training pair')}",
         f"prefixes  {prefixes_text(setup)}",
     ]
     return "\n".join(lines)
@@ -60,7 +65,7 @@ def spans_text(setup: Setup) -> str:
     assert isinstance(graph, SpanGraph)
     counts = zip(graph.spans, graph.exists.sum(dim=0).tolist(), strict=True)
     found = ", ".join(f"{span.name} {n:,}" for span, n in counts)
-    return f"spans     by {setup.config.spans}, {graph.n_edges:,} gates: {found}"
+    return f"spans     by {setup.config.spans}, {counted(graph.n_edges, 'gate')}: {found}"
 
 
 def prefixes_text(setup: Setup) -> str:

@@ -22,7 +22,7 @@ from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.progress import unwatched
 from circuitprune.engine.sites import Edit, Slices, edited
 from circuitprune.errors import ModelError
-from circuitprune.files.text import show
+from circuitprune.files.text import counted, show
 from circuitprune.files.whole import write_tensors
 from circuitprune.models.dictionary import Dictionary, as_tensors, read_dictionary
 from circuitprune.models.zoo.corpus import draw_rows
@@ -185,7 +185,7 @@ def texts_of(
     lines = list(dict.fromkeys(lines))
     if len(lines) < 2 * BATCH:
         raise ModelError(
-            f"{texts} holds {len(lines)} different texts, expected {2 * BATCH} or more"
+            f"{texts} holds {counted(len(lines), 'different text')}, expected {2 * BATCH} or more"
         )
     cut = len(lines) - min(n_test, len(lines) // 4)
     return list(_prompts(tokenizer, lines[:cut])), list(_prompts(tokenizer, lines[cut:]))

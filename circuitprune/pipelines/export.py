@@ -7,6 +7,7 @@ from pathlib import Path
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.export import to_dot, write_edges_csv
 from circuitprune.errors import GraphError
+from circuitprune.files.text import counted
 from circuitprune.files.whole import write_atomic
 from circuitprune.runs.finished import run_circuit
 from circuitprune.runs.results import output_file
@@ -61,7 +62,7 @@ def _refuse_unsaid(path: Path, circuit: Circuit) -> None:
     by_head = graph.n_kv_readers == graph.n_heads and "kv_readers" not in circuit.provenance
     if by_head and any(edge.endswith(("<k>", "<v>")) for edge in circuit.edges):
         raise GraphError(
-            f"{path} does not say whether its {graph.n_heads} keys and values of a layer are of KV "
-            "heads, as Edge-Pruning's lists are: export the run of model.kv_readers=kv_head that "
-            "it is of, or, of a GPT-2, take edge_pruning_gpt2"
+            f"{path} does not say whether its {counted(graph.n_heads, 'key')} and values of a "
+            "layer are of KV heads, as Edge-Pruning's lists are: export the run of "
+            "model.kv_readers=kv_head that it is of, or, of a GPT-2, take edge_pruning_gpt2"
         )

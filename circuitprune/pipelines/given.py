@@ -21,6 +21,7 @@ from circuitprune.data.tasks import TASKS, Pair, Task, get_task
 from circuitprune.data.tasks.given import GivenPairs
 from circuitprune.data.tasks.jsonl import SUFFIXES
 from circuitprune.errors import ConfigError, DataError, GraphError, ModelError
+from circuitprune.files.text import counted
 from circuitprune.models.held import own_model
 from circuitprune.models.loading import DTYPES
 from circuitprune.pipelines.setup import Loaded, Setup
@@ -87,7 +88,7 @@ def pairs_source(task: str | Path | Sequence[Pair] | Task) -> tuple[Task | None,
         return _from_text(task)
     if isinstance(task, Sequence):
         assert not isinstance(task, str)  # went above
-        return GivenPairs(task), f"{len(task)} pairs in memory"
+        return GivenPairs(task), f"{counted(len(task), 'pair')} in memory"
     if not isinstance(task, Task):
         raise DataError(f"a task is a name, a file, a list of Pair or a Task, got {task!r:.60}")
     return task, None if task.name in TASKS else task.name

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.config import GatesConfig
+from circuitprune.files.text import counted
 from circuitprune.pipelines.frontier import ranked_frontier, smallest_circuit
 from circuitprune.pipelines.given import Edges, mask_given, refuse_unknown
 from circuitprune.pipelines.learning import fit
@@ -58,7 +59,10 @@ class Learned:
 
     def __repr__(self) -> str:
         config = self.setup.config
-        return f"Learned({config.gates.learner}, {config.train.steps} steps, {config.objective})"
+        return (
+            f"Learned({config.gates.learner}, {counted(config.train.steps, 'step')}, "
+            f"{config.objective})"
+        )
 
 
 def learned(

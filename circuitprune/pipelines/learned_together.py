@@ -11,6 +11,7 @@ from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.sharing import Rows, Together, cut_together, rankings
 from circuitprune.data.checks import broken, refuse
 from circuitprune.errors import ConfigError
+from circuitprune.files.text import counted
 from circuitprune.pipelines.given import edges_wanted
 from circuitprune.pipelines.learned import provenance_of
 from circuitprune.pipelines.setup import Setup
@@ -87,7 +88,7 @@ class LearnedTogether:
 
     def __repr__(self) -> str:
         config = next(iter(self.setups.values())).config
-        return f"LearnedTogether({', '.join(self.setups)}, {config.train.steps} steps)"
+        return f"LearnedTogether({', '.join(self.setups)}, {counted(config.train.steps, 'step')})"
 
 
 def _circuit(

@@ -18,6 +18,7 @@ from circuitprune.circuits.graph import Graph
 from circuitprune.config import RunConfig, TrainConfig
 from circuitprune.data.pairs import PairData
 from circuitprune.data.together import TogetherData
+from circuitprune.files.text import counted
 from circuitprune.metrics import Metric
 from circuitprune.pipelines.frontier import _empty
 from circuitprune.pipelines.logs import log_texts
@@ -129,7 +130,7 @@ def train(
     module = make_module(setup, initial)
     log_texts(logger, setup)
     if config.train.steps > 0:
-        say(f"Training {config.gates.learner} gates for {config.train.steps} steps")
+        say(f"Training {config.gates.learner} gates for {counted(config.train.steps, 'step')}")
         if config.train.resume is not None:
             setup.data.start_step = step_of(Path(config.train.resume))
         with held():  # a step that was begun is finished, and its checkpoint written

@@ -14,6 +14,7 @@ from circuitprune.data.own import blamed, check_function, is_own, user_hash, use
 from circuitprune.data.tasks import get_task
 from circuitprune.engine.references import References
 from circuitprune.errors import ConfigError, MetricError
+from circuitprune.files.text import counted
 from circuitprune.metrics import TASK_METRICS, Metric
 
 
@@ -58,8 +59,8 @@ def own_method(found: object, name: str) -> Method:
         n = references.gated.graph.n_edges
         if not (_is_floats(scores, n) and bool(torch.isfinite(scores).all())):
             raise ConfigError(
-                f"{name} must give a finite number for each of {n:,} edges, a tensor of shape "
-                f"({n},); it gave {_described(scores)}"
+                f"{name} must give a finite number for each of {counted(n, 'edge')}, a tensor of "
+                f"shape ({n},); it gave {_described(scores)}"
             )
         return scores
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from circuitprune.attribution.part_edges import PartEdges, part_edges
 from circuitprune.errors import ConfigError
-from circuitprune.files.text import show, table
+from circuitprune.files.text import counted, show, table
 from circuitprune.files.whole import write_atomic
 from circuitprune.pipelines.setup import Print, training_batches
 from circuitprune.pipelines.subject import check_finished, reopened, tested_circuit
@@ -56,9 +56,9 @@ def edges_of_run(
     ends = ((*edge.partition("->")[::2], effect) for edge, effect in found.stronger(threshold).rows)
     rows = [(part, into, effect) for part, into, effect in ends if part in among]
     told = [(part, into, f"{effect:+.4g}") for part, into, effect in rows[:SHOWN]]
-    head = f"{len(rows):,} edges of at least {threshold:g} ({setup.metric_name})"
+    head = f"{counted(len(rows), 'edge')} of at least {threshold:g} ({setup.metric_name})"
     lines = table(("part", "into", "effect"), told, len(rows))
-    say("\n".join([f"{head} among the {kept.n_edges:,} parts of {name}", "", *lines]))
+    say("\n".join([f"{head} among the {counted(kept.n_edges, 'part')} of {name}", "", *lines]))
     if target is not None:
         _write(target, rows)
     return found

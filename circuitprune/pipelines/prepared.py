@@ -19,7 +19,7 @@ from circuitprune.data.tasks import Pair, Task
 from circuitprune.engine.evaluation import evaluate, evaluate_full
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.references import References
-from circuitprune.files.text import line
+from circuitprune.files.text import counted, line
 from circuitprune.metrics import Evidence, Metric
 from circuitprune.pipelines.given import (
     loaded_model,
@@ -149,9 +149,9 @@ class Prepared:
         config, splits = self.setup.config, self.setup.data.splits
         return (
             f"Study({line(config.model.name)}, {line(config.task.name)}: "
-            f"{self.graph.n_edges:,} {self.graph.unit}s, {config.ablation}, "
+            f"{counted(self.graph.n_edges, self.graph.unit)}, {config.ablation}, "
             f"{len(splits['train'])} training and "
-            f"{len(splits[self.setup.held_out])} held-out pairs)"
+            f"{counted(len(splits[self.setup.held_out]), 'held-out pair')})"
         )
 
     def _held_out(self) -> list[Batch]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from circuitprune.circuits.graph import Graph
 from circuitprune.data.batches import Batch, few_pairs
 from circuitprune.files.records import JsonObject
-from circuitprune.files.text import nats
+from circuitprune.files.text import counted, nats
 from circuitprune.files.whole import write_json, write_tensors
 from circuitprune.patching.circuit_kl import CircuitKL
 from circuitprune.patching.refining import Refined, Refinement, Round, refine
@@ -82,7 +82,10 @@ def refined_frontier(
         return RefinedFrontier(frontier_of(setup, dict(masks)), ranking)
     folder = Path(setup.config.output_dir)
     n = sum(_is_refined(setup, mask) for mask in masks.values())
-    say(f"Refining {n} circuits by exact runs on {_n_pairs(setup)} training pairs")
+    say(
+        f"Refining {counted(n, 'circuit')} by exact runs on "
+        f"{counted(_n_pairs(setup), 'training pair')}"
+    )
     found = refined_masks(setup, masks, folder / "refining")
     after = dict(masks) | {
         size: mask_of(setup.gated.graph, one.best) for size, one in found.items()
@@ -122,7 +125,7 @@ def refined_masks(setup: Setup, masks: Masks, folder: Path | None) -> dict[float
                 settings.most_rounds,
                 state,
                 store.write,
-                watch(f"refining {n_edges:,} edges", "rounds at most"),
+                watch(f"refining {counted(n_edges, 'edge')}", "rounds at most"),
             )
             larger = mask_of(graph, found[size].best)
     return {size: found[size] for size in masks if size in found}
@@ -237,11 +240,11 @@ def _record(
 def _note(record: RefinementFile) -> str:
     """What refinement changed, in words."""
     told = "; ".join(
-        f"{one.n_edges} edges from {nats(one.kl_before)} to {nats(one.kl)}"
+        f"{counted(one.n_edges, 'edge')} from {nats(one.kl_before)} to {nats(one.kl)}"
         for one in record.circuits
     )
     how = "chosen by the validation pairs" if record.n_validation_pairs else "the last of each"
     return (
-        f"Refined by exact runs on {record.n_pairs} training pairs, {how}. KL in nats on the pairs "
-        f"of the table, as cut and refined: {told or 'no circuit was small enough'}."
+        f"Refined by exact runs on {counted(record.n_pairs, 'training pair')}, {how}. KL in nats "
+        f"on the pairs of the table, as cut and refined: {told or 'no circuit was small enough'}."
     )

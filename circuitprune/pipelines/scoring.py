@@ -21,7 +21,7 @@ from circuitprune.data.pairs import Batch
 from circuitprune.engine.progress import Nested
 from circuitprune.errors import RunError
 from circuitprune.files.tensors import noted, taken
-from circuitprune.files.text import show
+from circuitprune.files.text import counted, show
 from circuitprune.files.whole import read_tensors, write_tensors
 from circuitprune.metrics import Metric
 from circuitprune.patching.acdc import AcdcState, Worsening, acdc
@@ -135,7 +135,10 @@ def scoring_of(
 def _scored(setup: Setup, path: Path, say: Print, ranks: Ranks) -> Scoring | None:
     """Scores made now, and written."""
     settings = setup.config.attribution
-    say(f"Attributing by {settings.method} on {len(setup.data.splits['train'])} training pairs")
+    say(
+        f"Attributing by {settings.method} on "
+        f"{counted(len(setup.data.splits['train']), 'training pair')}"
+    )
     if setup.method.sharded:
         run = by_acdc if settings.method == "acdc" else by_exact
         scoring = run(setup, path.parent / "shards", ranks)

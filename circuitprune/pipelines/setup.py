@@ -27,6 +27,7 @@ from circuitprune.engine.references import References
 from circuitprune.engine.selfcheck import self_check
 from circuitprune.errors import ConfigError, DataError
 from circuitprune.evidence.ability import ability, refuse_unable
+from circuitprune.files.text import counted
 from circuitprune.lens.predictions import ExamplePairs, TokenPair, predictions
 from circuitprune.metrics import TASK_METRICS, Evidence, Metric
 from circuitprune.models import load_model
@@ -303,7 +304,7 @@ def reference_edges(setup: Setup) -> Bool[Tensor, " edge"] | None:
     found = Circuit.load(path, graph, setup.gated.ports.n_kv_heads)
     if not 0 < found.n_edges < graph.n_edges:
         raise ConfigError(
-            f"verify.reference={path} keeps {found.n_edges:,} of {graph.n_edges:,} edges; a "
-            "reference keeps some edges and leaves out some"
+            f"verify.reference={path} keeps {found.n_edges:,} of "
+            f"{counted(graph.n_edges, 'edge')}; a reference keeps some edges and leaves out some"
         )
     return found.mask

@@ -27,7 +27,7 @@ from circuitprune.engine.evaluation import evaluate_each, evaluate_full_each
 from circuitprune.errors import RunError
 from circuitprune.evidence.bootstrap import Bootstrap
 from circuitprune.files.records import to_json
-from circuitprune.files.text import show
+from circuitprune.files.text import counted, show
 from circuitprune.files.whole import write_atomic, write_json
 from circuitprune.pipelines.setup import Print, Setup
 from circuitprune.pipelines.study import Study
@@ -92,7 +92,7 @@ def stability(
     batches = unseen_batches(setup, trained_on(setup, [trial.config for trial in everything]))
     compared = {}
     for name, group in groups.items():
-        say(f"Comparing the circuits of {len(group)} runs ({name})")
+        say(f"Comparing the circuits of {counted(len(group), 'run')} ({name})")
         with setup.forecast_told():
             compared[name] = _compared(setup, name, group, batches, size)
     sizes = [study.n_edges for study in compared.values()]
@@ -140,8 +140,8 @@ def _compared(
     masks = torch.stack([run.cut(n_edges) for run in runs])
     if not masks.any():
         raise RunError(
-            f"the circuits of all {len(runs)} runs ({name}) are empty at {n_edges} edges, so there "
-            "is nothing to compare; give a larger --size"
+            f"the circuits of all {counted(len(runs), 'run')} ({name}) are empty at "
+            f"{counted(n_edges, 'edge')}, so there is nothing to compare; give a larger --size"
         )
     elected = {"consensus": consensus(graph, masks), "majority": majority(graph, masks, n_edges)}
     measured = _measure(setup, batches, masks, elected) if batches else {}

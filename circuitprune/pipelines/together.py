@@ -15,7 +15,7 @@ from circuitprune.circuits.sharing import Rows
 from circuitprune.config import RunConfig
 from circuitprune.data.together import TogetherData
 from circuitprune.errors import ConfigError
-from circuitprune.files.text import show
+from circuitprune.files.text import counted, show
 from circuitprune.pipelines.describe import check_text, describe, memory_text, pairs_text
 from circuitprune.pipelines.learning import (
     Start,
@@ -154,7 +154,10 @@ def _run(job: _Job, say: Print, command: str) -> TogetherFile:
         create(place, to_yaml(setup.config), setup.identity.versions)
         tidy(place)
         initial.append(initial_scores(setup, place / "scores.safetensors", say, Ranks()))
-    say(f"Training gates of {', '.join(job.names)} together for {config.train.steps} steps")
+    say(
+        f"Training gates of {', '.join(job.names)} together for "
+        f"{counted(config.train.steps, 'step')}"
+    )
     named = dict(zip(job.names, job.setups, strict=True))
     module, rows = learn_rows(config, named, initial, job.trainer, job.data)
     return write_together(folder, config, named, initial, module, rows, command, say)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from circuitprune.config import RunConfig
 from circuitprune.errors import ConfigError
-from circuitprune.files.text import show
+from circuitprune.files.text import counted, show
 from circuitprune.files.whole import write_tensors
 from circuitprune.pipelines.describe import check_text, describe, memory_text, pairs_text
 from circuitprune.pipelines.frontier import cut, finish, telling, with_target
@@ -106,7 +106,7 @@ def _finish(
         },
     )
     split = setup.held_out
-    say(f"Verifying circuits exactly on {len(setup.data.splits[split])} {split} pairs")
+    say(f"Verifying circuits exactly on {counted(len(setup.data.splits[split]), f'{split} pair')}")
     command = command or "circuitprune train config.yaml"
     masks, target = with_target(setup, final, cut(setup, final))
     found = refined_frontier(setup, masks, final, say)
@@ -156,7 +156,8 @@ def claimed(config: RunConfig) -> RunConfig:
     if config.train.batch_size % launched.world():
         raise ConfigError(
             f"train.batch_size={config.train.batch_size} cannot be shared evenly by "
-            f"{launched.world()} processes; take a multiple, or another --nproc-per-node"
+            f"{counted(launched.world(), 'process', 'processes')}; take a multiple, or another "
+            "--nproc-per-node"
         )
     try:
         claim(folder, config.train.resume)

@@ -12,7 +12,7 @@ from circuitprune.data.batches import Batch
 from circuitprune.data.pairs import PairData, prepare
 from circuitprune.data.tasks import get_task
 from circuitprune.errors import ConfigError, DataError
-from circuitprune.files.text import show, table
+from circuitprune.files.text import counted, show, table
 from circuitprune.files.whole import read_json, write_atomic, write_json
 from circuitprune.metrics import accuracy, answer_prob
 from circuitprune.models.loading import longest_prompt
@@ -284,7 +284,9 @@ def _write(job: _Job, folder: Path, found: Tuned, command: str) -> None:
         steps=found.steps,
         batch=config.train.batch_size,
         task=found.task,
-        which="every weight" if layers is None else f"the last {layers} layers and the final norm",
+        which="every weight"
+        if layers is None
+        else f"the last {counted(layers, 'layer')} and the final norm",
         lr=config.train.lr or PEAK_RATE,
         table=found.page(),
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from circuitprune.circuits.agreement import sign_agreement, spearman
 from circuitprune.errors import MetricError
+from circuitprune.files.text import counted
 from circuitprune.files.whole import write_tensors
 from circuitprune.patching.effects import edge_effects, plan
 from circuitprune.pipelines.metric import attribution_metric, metric_name
@@ -77,12 +78,13 @@ def _sentence(
         for i in missed[:MOST_NAMED].tolist()
     )
     return (
-        f"The {n:,} edges of largest |score| were patched exactly on "
-        f"{len(setup.data.splits['train'])} training pairs ({metric_name(setup)}): the magnitudes "
-        f"agree with a rank correlation of {_number(spearman, scores.abs(), exact.abs())}, the "
-        f"signs of a share of {_number(sign_agreement, scores, exact)}. Of the {half:,} with the "
-        f"largest exact effect the scores have {len(missed):,} not among their own {half:,}"
-        f"{': ' if len(missed) else ''}{named}{' ...' * (len(missed) > MOST_NAMED)}."
+        f"The {counted(n, 'edge')} of largest |score| were patched exactly on "
+        f"{counted(len(setup.data.splits['train']), 'training pair')} ({metric_name(setup)}): the "
+        "magnitudes agree with a rank correlation of "
+        f"{_number(spearman, scores.abs(), exact.abs())}, the signs of a share of "
+        f"{_number(sign_agreement, scores, exact)}. Of the {half:,} with the largest exact effect "
+        f"the scores have {len(missed):,} not among their own "
+        f"{half:,}{': ' if len(missed) else ''}{named}{' ...' * (len(missed) > MOST_NAMED)}."
     )
 
 

@@ -15,7 +15,7 @@ from circuitprune.evidence import EVIDENCE, Case
 from circuitprune.evidence.minimise import MinimisedCircuit, minimised
 from circuitprune.evidence.results import Sections
 from circuitprune.files.records import JsonObject, to_json
-from circuitprune.files.text import show
+from circuitprune.files.text import counted, show
 from circuitprune.files.whole import write_atomic, write_json
 from circuitprune.pipelines.cases import case_of
 from circuitprune.pipelines.describe import describe
@@ -83,7 +83,7 @@ def verify_run(
         about = _about(name, whole_file, found)
         case = make_case(setup, found, tested.mask, options)
         check_metric(found, case, setup)
-        say(f"{describe(setup)}\ncircuit   {name}, {tested.n_edges:,} edges{aside(about)}")
+        say(f"{describe(setup)}\ncircuit   {name}, {counted(tested.n_edges, 'edge')}{aside(about)}")
         identity, kinds = _identity(setup, case, found, options), _kinds(options, minimise)
         with locked(folder) if ranks.leads else nullcontext(), setup.forecast_told():
             if ranks.leads:

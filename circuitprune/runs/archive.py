@@ -17,6 +17,7 @@ from torch import Tensor
 from circuitprune.errors import RunError
 from circuitprune.files.limits import HEADER
 from circuitprune.files.records import from_json
+from circuitprune.files.text import counted
 
 PARTS = 1000
 """Files in a checkpoint's archive, a tensor each and a few more."""
@@ -39,14 +40,14 @@ def refuse_bomb(path: Path, data: bytes, most: int = PARTS) -> None:
             description that is too long, or one that names what we never write.
     """
     if data.count(b"PK\x01\x02") > most:  # before each of them becomes an object
-        raise refused(path, f"more than {most:,} parts")
+        raise refused(path, f"more than {counted(most, 'part')}")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         parts = archive.infolist()
         damaged = archive.testzip() if sum(part.file_size for part in parts) <= len(data) else None
         if damaged is not None:
             raise refused(path, f"a part {damaged!r:.60} that is not what was written")
         if sum(part.file_size for part in parts) > len(data):
-            raise refused(path, f"parts that unpack to more than its {len(data):,} bytes")
+            raise refused(path, f"parts that unpack to more than its {counted(len(data), 'byte')}")
         for part in parts:
             if part.filename.endswith(".pkl"):
                 if part.file_size > HEADER:
@@ -105,7 +106,7 @@ def refuse_stretched(path: Path, found: object, most: int) -> None:
         RunError: it does.
     """
     if any(one.numel() * one.element_size() > most for one in _tensors(found)):
-        raise refused(path, f"a tensor of more than its {most:,} bytes")
+        raise refused(path, f"a tensor of more than its {counted(most, 'byte')}")
 
 
 def _refuse_names(path: Path, description: bytes) -> None:

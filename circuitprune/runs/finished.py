@@ -15,6 +15,7 @@ from circuitprune.circuits.selection import Method, ranking_of, select
 from circuitprune.config import RunConfig
 from circuitprune.errors import GraphError, RunError
 from circuitprune.files.tensors import taken
+from circuitprune.files.text import counted
 from circuitprune.files.whole import read_tensors
 from circuitprune.runs.folder import read_config
 from circuitprune.runs.frontier import Frontier, read_results
@@ -62,8 +63,8 @@ class Found:
             if self.n_edges <= n_edges:
                 return self.mask
             raise GraphError(
-                f"{self.name} has {self.n_edges:,} edges and no scores to cut it to {n_edges:,} "
-                "by; compare at its own size or give a circuit with scores"
+                f"{self.name} has {counted(self.n_edges, 'edge')} and no scores to cut it to "
+                f"{n_edges:,} by; compare at its own size or give a circuit with scores"
             )
         known = self.ranking > -torch.inf
         return live_edges(

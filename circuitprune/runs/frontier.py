@@ -311,7 +311,7 @@ def _circuits(path: Path, rows: Sequence[PointRow]) -> list[Circuit]:
             graph = next(iter(read.values())).graph if read else None
             read[name] = Circuit.load(path.parent / "circuits" / name, graph)
         if (kept := read[name].n_edges) != n:
-            raise RunError(f"{path} says {n:,} edges of circuits/{name}, which has {kept:,}")
+            raise RunError(f"{path} says n_edges {n:,} of circuits/{name}, which has {kept:,}")
     return [read[Path(row.file).name] for row in rows]
 
 

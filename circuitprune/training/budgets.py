@@ -8,6 +8,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from circuitprune.errors import ConfigError
+from circuitprune.files.text import counted
 
 SCHEDULES = ("log_uniform", "log_both", "uniform", "adaptive")
 AGREEMENT = 0.95
@@ -25,8 +26,8 @@ def check_budgets(k_min: float, k_max: float, n_edges: int) -> None:
     """
     if not 0 < k_min <= k_max <= n_edges:
         raise ConfigError(
-            f"budgets must satisfy 0 < gates.k_min <= gates.k_max <= {n_edges:,} edges, got "
-            f"{k_min:g} and {k_max:g}; k_min counts edges, k_max is a fraction of all"
+            f"budgets must satisfy 0 < gates.k_min <= gates.k_max <= {counted(n_edges, 'edge')}, "
+            f"got {k_min:g} and {k_max:g}; k_min counts edges, k_max is a fraction of all"
         )
 
 

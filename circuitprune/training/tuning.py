@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from circuitprune.data.pairs import Batch
 from circuitprune.errors import ConfigError, NonFiniteError
+from circuitprune.files.text import counted
 from circuitprune.metrics import accuracy, cross_entropy
 from circuitprune.models.changes import narrow
 from circuitprune.models.families import family_of
@@ -38,8 +39,8 @@ def tuned_weights(model: PreTrainedModel, last_layers: int | None) -> dict[str, 
     layers = list(find(model, family.layers).children())
     if last_layers > len(layers):
         raise ConfigError(
-            f"tune.last_layers={last_layers}, but the model has {len(layers)} layers; leave it out "
-            "to tune every weight"
+            f"tune.last_layers={last_layers}, but the model has {counted(len(layers), 'layer')}; "
+            "leave it out to tune every weight"
         )
     parts = [*layers[len(layers) - last_layers :], find(model, family.final_norm)]
     chosen = {id(weight) for part in parts for weight in part.parameters()}

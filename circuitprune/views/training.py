@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from circuitprune.engine.progress import Progress, silent
-from circuitprune.files.text import nats
+from circuitprune.files.text import counted, nats
 from circuitprune.views.progress import shown
 
 
@@ -46,7 +46,7 @@ def notes(trainer: Trainer) -> str:
     """`loss 0.52, 1,204 edges, KL 0.31`: of the last step, the KL of the last validation."""
     spelled: dict[str, Callable[[float], str]] = {
         "loss": lambda loss: f"loss {loss:.3g}",
-        "edges": lambda edges: f"{edges:,.0f} edges",
+        "edges": lambda edges: counted(round(edges), "edge"),
         "val_kl": lambda kl: f"KL {nats(kl)}",
         "val_accuracy": lambda right: f"{right:.1%} right",
     }

@@ -622,7 +622,7 @@ def test_a_given_graph_is_held_against_the_file(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(small_mib()))
     assert Circuit.load(tmp_path / "a.json", Graph(1, 2, 2)).graph.d_model == 8
     with pytest.raises(
-        GraphError, match=r"holds a graph of 1 layers, 2 heads, .* expected .* 3 layers"
+        GraphError, match=r"holds a graph of 1 layer, 2 heads, .* expected .* 3 layers"
     ):
         Circuit.load(tmp_path / "a.json", Graph(3, 2, 2))
 

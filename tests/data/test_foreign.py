@@ -224,7 +224,7 @@ def test_one_row_is_held_at_a_time(tmp_path, monkeypatch):
         ("a.jsonl", lines(MIB_SUM | {"label": True}), "line 1: 'label' must be a text or a whole"),
         ("a.jsonl", lines(MIB_SUM | {"label": 3}), "have one answer, '3'"),
         ("a.jsonl", lines(MIB_SUM | {"random_counterfactual": "x"}), "must be an object, got"),
-        ("a.jsonl", lines(MIB_MCQA | {"answerKey": 2}), "answerKey is 2, but there are 2 choices"),
+        ("a.jsonl", lines(MIB_MCQA | {"answerKey": 2}), "answerKey is 2, but its choices are 0 to 1"),
         ("a.jsonl", lines(MIB_IOI | {"choices": ["a"]}), "IOI has two choices and an answerKey"),
         ("a.csv", "clean,corrupted,plural\na,b,2", "line 2: 'plural' must be 0 or 1, got 2"),
         ("a.csv", "clean,corrupted,plural\na,b", "line 2: 2 cells under 3 columns; a cell with"),
@@ -269,13 +269,13 @@ def test_what_is_wrong_is_told_with_its_line_and_nothing_written(tmp_path, name,
 
 def test_wrong_rows_are_all_counted_the_first_shown_and_left_out_on_request(tmp_path):
     rows = lines(MIB_SUM, *[MIB_SUM | {"prompt": 0}] * 7, MIB_SUM)
-    with pytest.raises(DataError, match="7 of 9 rows give no pair") as caught:
+    with pytest.raises(DataError, match="7 of 9 rows made no pair") as caught:
         converted(tmp_path, rows)
     assert "line 2: 'prompt' must" in str(caught.value) and "and 2 more" in str(caught.value)
     found, pairs = converted(tmp_path, rows, skip_wrong=True)
     assert (found.n_wrong, len(found.wrong)) == (7, 5)
     assert [pair.id for pair in pairs] == ["line-000001", "line-000009"]
-    with pytest.raises(DataError, match="1 of 1 rows give no pair"):
+    with pytest.raises(DataError, match="1 of 1 row made no pair"):
         converted(tmp_path, lines(MIB_SUM | {"prompt": 0}), skip_wrong=True)
 
 
@@ -310,7 +310,7 @@ def test_the_command_reads_ids_by_a_models_tokenizer(tmp_path, capsys):
     command = ["convert", str(source), "-o", str(target), "--model", "zoo/small"]
     assert main(command) == 0
     shown = capsys.readouterr().out
-    assert "1 of 1 rows, format eap-ig" in shown and "answers  ' Mary'" in shown
+    assert "1 of 1 row, format eap-ig" in shown and "answers  ' Mary'" in shown
     (pair,) = JsonlTask(target).all_pairs
     assert (pair.answers, pair.wrong) == ((" Mary",), (" John",))
     source.write_text(f"clean,corrupted,correct_idx,incorrect_idx\n{IOI},{ABC},99999,{wrong}\n")

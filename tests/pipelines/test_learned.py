@@ -9,6 +9,7 @@ from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.selection import select
 from circuitprune.engine.evaluation import evaluate
 from circuitprune.errors import ConfigError
+from circuitprune.files.text import counted
 from circuitprune.files.whole import read_tensors
 from circuitprune.pipelines.frontier import smallest_circuit
 from circuitprune.pipelines.setup import make_setup
@@ -66,7 +67,7 @@ def test_a_run_with_a_target_leaves_that_circuit_and_says_so(home, tmp_path):
     assert again.provenance.items() >= frontier.provenance.items()
     assert [p.size for p in again.points] == sorted(p.size for p in frontier.points)
     assert (
-        f"{n_edges:,} edges are the fewest that reach `{TARGET}`"
+        f"The fewest that reach `{TARGET}` are {counted(n_edges, 'edge')}"
         in (tmp_path / "run" / "summary.md").read_text()
     )
     circuit = Circuit.load(tmp_path / "run" / "circuits" / f"{n_edges}.json")

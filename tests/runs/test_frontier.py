@@ -272,5 +272,5 @@ def test_a_number_of_edges_that_is_not_the_circuits_is_refused(tmp_path):
     value = json.loads((tmp_path / "frontier.json").read_text())
     value["points"][1]["n_edges"] = 24
     write_json(tmp_path / "frontier.json", value)
-    with pytest.raises(RunError, match=r"says 24 edges of circuits/25\.json, which has 25"):
+    with pytest.raises(RunError, match=r"says n_edges 24 of circuits/25\.json, which has 25"):
         read_results(tmp_path)

@@ -19,6 +19,7 @@ from circuitprune.data.tasks.mcqa import SYMBOL, question
 from circuitprune.data.tasks.pair import CHOICES
 from circuitprune.data.tasks.rows import described
 from circuitprune.errors import DataError
+from circuitprune.files.text import counted
 
 
 def fits(fields: Sequence[str]) -> bool:
@@ -41,8 +42,8 @@ def pairs_in(row: Row, wanted: Wanted) -> list[OwnRow]:
     key = label_in(row, "answerKey").strip()
     if key not in labels or len(labels) != len(texts) or not 2 <= len(texts) <= 9:
         raise DataError(
-            f"answerKey is {key!r:.20}, and the choices are {described(labels)} of {len(texts)} "
-            "texts; it takes 2 to 9 choices, one of them with that label"
+            f"answerKey is {key!r:.20}, and the choices are {described(labels)} of "
+            f"{counted(len(texts), 'text')}; it takes 2 to 9 choices, one of them with that label"
         )
     place = labels.index(key)
     letters = [chr(ord("A") + i) for i in range(len(texts))]

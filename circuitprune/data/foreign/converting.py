@@ -13,6 +13,7 @@ from circuitprune.data.tasks.rows import pair_of
 from circuitprune.errors import DataError
 from circuitprune.files.atomic import streamed
 from circuitprune.files.limits import LIMITS, PAIRS
+from circuitprune.files.text import counted
 
 SHOWN = 5
 """Wrong lines that are shown."""
@@ -138,7 +139,8 @@ def _refuse(found: Converted, skip_wrong: bool) -> None:
         more = found.n_wrong - len(found.wrong)
         lines = [*found.wrong, *([f"and {more:,} more"] if more else [])]
         raise DataError(
-            f"{found.n_wrong:,} of {found.n_rows:,} rows give no pair, so nothing was written; "
+            f"{found.n_wrong:,} of {counted(found.n_rows, 'row')} made no pair, so nothing was "
+            "written; "
             "mend them, or leave them out with --skip-wrong\n  " + "\n  ".join(lines)
         )
     if not found.n_pairs:

@@ -72,5 +72,5 @@ def _answer(row: Row) -> str:
         return label_in(row, "label")
     letters, key = labels_in(object_in(row, "choices"), "label"), number_in(row, "answerKey")
     if key >= len(letters):
-        raise DataError(f"answerKey is {key}, but there are {len(letters)} choices, from 0")
+        raise DataError(f"answerKey is {key}, but its choices are 0 to {len(letters) - 1}")
     return letters[key]

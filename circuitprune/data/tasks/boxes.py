@@ -8,6 +8,7 @@ from random import Random
 from circuitprune.data.tasks.lexicon import words
 from circuitprune.data.tasks.pair import OneToken, Pair, choose_corruption
 from circuitprune.errors import DataError
+from circuitprune.files.text import counted
 
 OBJECTS = words(
     """ring bone basketball necklace drink book ball map key gift camera hat flower coin cup bag pen
@@ -107,13 +108,14 @@ class Boxes:
         if len({*self.objects}) < self.n_boxes:
             found = ", ".join(self.objects) or "none"
             raise DataError(
-                f"{self.name} puts {self.n_boxes} different things into boxes and has {found}; it "
-                "uses words that the tokenizer keeps whole, so this tokenizer needs words of its "
-                "own, or fewer boxes"
+                f"{self.name} puts {counted(self.n_boxes, 'different thing')} into boxes and has "
+                f"{found}; it uses words that the tokenizer keeps whole, so this tokenizer needs "
+                "words of its own, or fewer boxes"
             )
         if not self.wordings or len(self.wordings[0].labels) <= self.n_boxes:
             raise DataError(
-                f"{self.name} needs more labels than its {self.n_boxes} boxes that are one token"
+                f"{self.name} needs more labels than its {counted(self.n_boxes, 'box', 'boxes')} "
+                "that are one token"
             )
 
     def fitted(self, one_token: OneToken) -> "Boxes":
@@ -183,7 +185,7 @@ class Boxes:
         if self.n_boxes < 3 or len(self.objects) < 2 * self.n_boxes:
             raise DataError(
                 "desiderata tell three positions apart, and two stories by their things; there are "
-                f"{self.n_boxes} boxes and {len(self.objects)} things"
+                f"{counted(self.n_boxes, 'box', 'boxes')} and {counted(len(self.objects), 'thing')}"
             )
         return (self._desired(rng, number, what) for number in count())
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from circuitprune.data.tasks.rows import OPTIONAL, REQUIRED, listed
 from circuitprune.errors import DataError
 from circuitprune.files.limits import LIMITS, refuse_size
+from circuitprune.files.text import counted
 
 BAR = "|"
 """Stands between the answers of one cell. An answer that holds a bar itself needs JSONL."""
@@ -111,7 +112,8 @@ def cells_by_name(columns: list[str], cells: list[str]) -> dict[str, str]:
     """
     if len(cells) != len(columns):
         raise DataError(
-            f"{len(cells)} cells under {len(columns)} columns; a cell with a comma in it stands "
+            f"{counted(len(cells), 'cell')} under {counted(len(columns), 'column')}; a cell with "
+            "a comma in it stands "
             'between double quotes, such as "So, the"'
         )
     return dict(zip(columns, cells, strict=True))

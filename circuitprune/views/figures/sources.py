@@ -10,6 +10,7 @@ from circuitprune.errors import RunError
 from circuitprune.evidence.bootstrap import Interval
 from circuitprune.evidence.faithfulness import FaithfulnessCurve
 from circuitprune.files.records import JsonObject, from_json
+from circuitprune.files.text import counted
 from circuitprune.files.whole import read_json
 from circuitprune.metrics import Evidence
 from circuitprune.runs.finished import run_circuit
@@ -163,7 +164,10 @@ def names_of(paths: Sequence[Path], options: Options) -> list[str]:
     """
     if options.labels:
         if len(options.labels) != len(paths):
-            raise RunError(f"{len(options.labels)} labels for {len(paths)} things to name")
+            raise RunError(
+                f"{counted(len(options.labels), 'label')} for {counted(len(paths), 'thing')} to "
+                "name"
+            )
         return list(options.labels)
     names = [path.name or str(path) for path in paths]
     if len(set(names)) == len(names):

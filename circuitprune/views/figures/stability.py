@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from circuitprune.files.text import counted
 from circuitprune.runs.studies import Stability
 from circuitprune.views.figures.sources import Options, names_of, read_study
 from circuitprune.views.figures.style import COLOURS, COLUMN, matrix
@@ -39,7 +40,7 @@ def draw(sources: Sequence[Path], options: Options) -> Figure:
         bars.bar(range(1, len(votes) + 1), votes, color=COLOURS[0], width=0.7)
         bars.grid(False, axis="x")
         bars.set_title(f"edges of the {study.n_edges:,}-edge circuits")
-        bars.set_xlabel(f"kept by how many of {len(votes)} runs")
+        bars.set_xlabel(f"kept by how many of {counted(len(votes), 'run')}")
         bars.set_ylabel("edges")
         bars.xaxis.get_major_locator().set_params(integer=True)
     return figure

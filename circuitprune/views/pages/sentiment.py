@@ -2,7 +2,7 @@
 
 from circuitprune.evidence.bootstrap import spell
 from circuitprune.evidence.sentiment import SentimentDirection
-from circuitprune.files.text import markdown, rounded, table
+from circuitprune.files.text import counted, markdown, rounded, table
 
 
 def sentiment_page(found: SentimentDirection) -> str:
@@ -23,7 +23,7 @@ def sentiment_page(found: SentimentDirection) -> str:
         [
             f"# Sentiment in {markdown(found.model)}",
             "",
-            f"On {found.n_test} pairs of reviews whose words are not among those of the "
+            f"On {counted(found.n_test, 'pair')} of reviews whose words are not among those of the "
             f"{found.n_train} that directions are fitted on: metric "
             f"{rounded(found.clean, '.2f')} clean, {rounded(found.corrupt, '.2f')} corrupt, in "
             "logits. Effects are normalised: 0 is the corrupt run, 1 the clean one; 95 % intervals "

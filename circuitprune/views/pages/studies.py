@@ -6,7 +6,7 @@ from circuitprune.circuits.layer_null import NullOverlap
 from circuitprune.circuits.overlap import GroupOverlap, Names, PairOverlap, PairsSummary
 from circuitprune.evidence.baselines import AmongRandom
 from circuitprune.evidence.bootstrap import Interval, spell
-from circuitprune.files.text import line, markdown, nats, rounded, table
+from circuitprune.files.text import counted, line, markdown, nats, rounded, table
 from circuitprune.runs.studies import (
     ComparedCircuit,
     Comparison,
@@ -32,11 +32,11 @@ def stability_sentence(name: str, study: StabilityGroup) -> str:
     how = "Trained" if study.method == "training" else f"Attributed by {study.method}"
     kept_by_all, kept = study.kept_by[-1], sum(study.kept_by[1:])
     parts = [
-        f"{how} {n_runs} times {what}, circuits of {study.n_edges:,} edges share "
-        f"{_jaccard(overlap.edges)} of their edges (chance {overlap.chance_edges:.3f}) and "
+        f"{how} {counted(n_runs, 'time')} {what}, circuits of {counted(study.n_edges, 'edge')} "
+        f"share {_jaccard(overlap.edges)} of their edges (chance {overlap.chance_edges:.3f}) and "
         f"{_jaccard(overlap.nodes)} of their nodes, as mean pairwise Jaccard index.",
         *([_empty(overlap.n_empty, n_runs)] if overlap.n_empty else []),
-        f"Of {kept:,} edges that some run kept, {kept_by_all:,} were kept by all.",
+        f"Of {counted(kept, 'edge')} that some run kept, {kept_by_all:,} were kept by all.",
     ]
     if not measured:
         return " ".join([*parts, "No held-out pair was unseen by all runs, so none was verified."])
@@ -45,9 +45,9 @@ def stability_sentence(name: str, study: StabilityGroup) -> str:
     known = [value for value in values if value is not None]
     single = f"{sum(known) / len(known):.3f}" if len(known) == len(values) else "undefined"
     parts.append(
-        f"The {elected.n_edges:,} edges that at least half of the runs kept have faithfulness "
-        f"{spell(elected.faithfulness, 3)} on {elected.n} unseen pairs, a single run's "
-        f"circuit {single} on average."
+        f"The {counted(elected.n_edges, 'edge')} that at least half of the runs kept have "
+        f"faithfulness {spell(elected.faithfulness, 3)} on {counted(elected.n, 'unseen pair')}, a "
+        f"single run's circuit {single} on average."
     )
     return " ".join(parts)
 
@@ -57,23 +57,24 @@ def core_sentence(found: CoreEdges) -> str:
     sizes = ", ".join(f"{size:,}" for size in found.sizes)
     n_core, all_edges = len(found.core), len(found.core) + found.n_contingent
     said = (
-        f"Over {found.n_views} views (every run cut to {sizes} edges), {n_core:,} edges are in "
-        f"all, the core; {found.n_contingent:,} of {all_edges:,} are contingent, in some and not "
-        f"in others; {found.n_half:,} are in at least half."
+        f"Over {counted(found.n_views, 'view')} (every run cut to {sizes}), "
+        f"{counted(n_core, 'edge')} are in all, the core; {found.n_contingent:,} of {all_edges:,} "
+        f"are contingent, in some and not in others; {found.n_half:,} are in at least half."
     )
     if not found.measured:
         return said
     core, half = found.measured["core"], found.measured["half"]
     return (
-        f"{said} Alone, the core's {core.n_edges:,} edges on a path have KL {nats(core.kl)} nats "
-        f"on {core.n} unseen pairs, those in half of the views ({half.n_edges:,}) {nats(half.kl)}."
+        f"{said} Alone, the core's {counted(core.n_edges, 'edge')} on a path have KL "
+        f"{nats(core.kl)} nats on {counted(core.n, 'unseen pair')}, those in half of the views "
+        f"({half.n_edges:,}) {nats(half.kl)}."
     )
 
 
 def _empty(n_empty: int, n_runs: int) -> str:
     return (
-        f"{n_empty} of the {n_runs} circuits kept no edge; two such circuits have no index, and "
-        "the means leave that pair out."
+        f"{n_empty} of the {counted(n_runs, 'circuit')} kept no edge; two such circuits have no "
+        "index, and the means leave that pair out."
     )
 
 
@@ -82,10 +83,11 @@ def stability_page(found: Stability) -> str:
     lines = [
         f"# Stability of {markdown(found.task)} in {markdown(found.model)}",
         "",
-        f"The model has {found.n_edges_total:,} edges; cut edges carry: "
-        f"{markdown(found.ablation)}. Circuits were verified on {found.n_pairs} "
-        f"{markdown(found.split)} pairs that no run was trained on ({found.n_pairs_seen} more were "
-        f"dropped, as some run had seen them), task metric {markdown(found.metric)}.",
+        f"The model has {counted(found.n_edges_total, 'edge')}; cut edges carry: "
+        f"{markdown(found.ablation)}. Circuits were verified on "
+        f"{counted(found.n_pairs, f'{markdown(found.split)} pair')} that no run was trained on "
+        f"({found.n_pairs_seen} more were dropped, as some run had seen them), task metric "
+        f"{markdown(found.metric)}.",
     ]
     for name, study in found.groups.items():
         lines += ["", f"## {GROUPS[name]}", "", markdown(study.sentence), "", *_group(study)]
@@ -106,8 +108,8 @@ def _group(study: StabilityGroup) -> list[str]:
             [_overlap_row(row) for row in study.curve],
         ),
         "",
-        f"Edges of the {study.n_edges:,}-edge circuits by how many of the {n_runs} runs kept "
-        f"them: {kept}.",
+        f"Edges of the {study.n_edges:,}-edge circuits by how many of the "
+        f"{counted(n_runs, 'run')} kept them: {kept}.",
     ]
     if not measured:
         return lines
@@ -156,10 +158,11 @@ def compare_page(found: Comparison) -> str:
     """What `compare` prints: overlap, and the transfer matrix if there is one."""
     names = [one.name for one in found.circuits]
     lines = [
-        f"Circuits of {found.n_edges:,} of {found.n_edges_total:,} edges.",
+        f"Circuits of {found.n_edges:,} of {counted(found.n_edges_total, 'edge')}.",
         "",
         *(_circuit_line(i, one, found.private) for i, one in enumerate(found.circuits, 1)),
-        f"core  {len(found.core.edges):,} edges and {len(found.core.nodes)} nodes in all",
+        f"core  {counted(len(found.core.edges), 'edge')} and "
+        f"{counted(len(found.core.nodes), 'node')} in all",
         "",
         "shared (Jaccard)     edges   nodes   edges by chance",
         *(_pair_line(row, names) for row in found.overlap),
@@ -178,9 +181,9 @@ def _circuit_line(number: int, one: ComparedCircuit, private: Mapping[str, Names
     what = f", {line(one.task)} in {line(one.model)}" if one.task is not None else ""
     alone = private[one.name]
     return (
-        f"{number:<5} {line(one.name)}{what}: {one.n_edges:,} edges (found with "
-        f"{one.n_edges_found:,}), {len(alone.edges):,} edges and {len(alone.nodes)} "
-        "nodes of its own"
+        f"{number:<5} {line(one.name)}{what}: {counted(one.n_edges, 'edge')} (found with "
+        f"{one.n_edges_found:,}), {counted(len(alone.edges), 'edge')} and "
+        f"{counted(len(alone.nodes), 'node')} of its own"
     )
 
 
@@ -248,7 +251,7 @@ def _cross(cross: CrossModel | CrossSkipped, names: Sequence[str]) -> list[str]:
         return [f"{title}: skipped, {line(cross.skipped)}"]
     alone, itself = cross.host_alone, cross.donor_alone
     lines = [
-        f"{title} ({cross.n_pairs} pairs)",
+        f"{title} ({counted(cross.n_pairs, 'pair')})",
         f"{'edges of':14}{'recovered':>24}{'metric':>9}{'accuracy':>10}{'random':>16}",
         f"{'none':14}{'0':>24}{alone.metric:>9.3f}{alone.accuracy:>10.3f}",
     ]

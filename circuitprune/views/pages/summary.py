@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from circuitprune.circuits.span_graph import SpanGraph
-from circuitprune.files.text import code, markdown, nats, rounded, table
+from circuitprune.files.text import code, counted, markdown, nats, rounded, table
 from circuitprune.metrics import Evidence
 from circuitprune.runs.frontier import Frontier
 
@@ -20,17 +20,18 @@ def summary(frontier: Frontier, command: str, notes: Sequence[str] = ()) -> str:
     chosen = frontier.chosen()
     n, evidence = int(chosen.mask.sum()), chosen.evidence
     at = " at spans" * isinstance(graph, SpanGraph)
-    counts = f"{graph.n_edges:,} {graph.unit}s{at}"
+    counts = f"{counted(graph.n_edges, graph.unit)}{at}"
+    pair = f"{markdown(about['split'])} pair"
     if graph.n_edges_ungrouped != graph.n_edges:
         counts += f" ({graph.n_edges_ungrouped:,} by query head)"
     lines = [
         f"# {markdown(about['task'])} in {markdown(about['model'])}",
         "",
         f"The model has {counts}. Cut {graph.unit}s carry: {markdown(about['ablation'])}. "
-        f"Verified exactly on {frontier.full.n} {markdown(about['split'])} pairs, task metric "
+        f"Verified exactly on {counted(frontier.full.n, pair)}, task metric "
         f"{markdown(about['metric'])}.",
         "",
-        f"**{n} {graph.unit}s ({n / graph.n_edges:.1%}) keep KL {nats(evidence.kl)} nats, "
+        f"**{counted(n, graph.unit)} ({n / graph.n_edges:.1%}): KL {nats(evidence.kl)} nats, "
         f"faithfulness {_share(evidence)}, accuracy {evidence.accuracy:.1%}** (full model "
         f"{frontier.full.accuracy:.1%}): `{frontier.file_of(chosen)}`, {frontier.choice()}.",
         "",
@@ -51,7 +52,10 @@ def _reached(frontier: Frontier) -> list[str]:
     about = frontier.provenance
     if "target" not in about:
         return []
-    found = f"{about['target_edges']:,} edges are the fewest that reach {code(about['target'])}"
+    found = (
+        "The fewest that reach "
+        f"{code(about['target'])} are {counted(about['target_edges'], 'edge')}"
+    )
     return [f"{found}, by bisection on pairs that are not the verified ones.", ""]
 
 

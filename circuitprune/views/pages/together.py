@@ -1,6 +1,6 @@
 """A run over several tasks on one page of Markdown."""
 
-from circuitprune.files.text import code, line, markdown, nats, rounded, table
+from circuitprune.files.text import code, counted, line, markdown, nats, rounded, table
 from circuitprune.runs.together import AgainstApart, NotAgainstApart, TaskShare, TogetherFile
 
 
@@ -75,6 +75,7 @@ def against_lines(found: AgainstApart | NotAgainstApart) -> list[str]:
         ),
         f"{'in all':20}{found.n_edges_apart:>8,}{'':9}{found.n_edges:>10,}"
         f"{found.n_edges - found.n_shared:>9,}",
-        f"together {rounded(share, '.1%')} of the sum apart; {found.n_shared:,} shared edges count "
-        f"once. Apart there are {found.n_union_apart:,} different edges",
+        f"together {rounded(share, '.1%')} of the sum apart; "
+        f"{counted(found.n_shared, 'shared edge')} count once. Apart there are "
+        f"{counted(found.n_union_apart, 'different edge')}",
     ]

@@ -1,7 +1,7 @@
 """Entity tracking in one model or two, on a page of Markdown."""
 
 from circuitprune.evidence.tracking import EntityTracking, HeadGroups, Right
-from circuitprune.files.text import markdown, table
+from circuitprune.files.text import counted, markdown, table
 
 
 def tracking_page(found: EntityTracking) -> str:
@@ -37,10 +37,10 @@ def _model(one: HeadGroups) -> list[str]:
     return [
         f"## {markdown(one.model)}",
         "",
-        f"Right on {_right(one.whole)} of {one.n_pairs} held-out prompts. The circuit alone: "
-        f"{one.circuit:.1%}{_share(one)}; its minimal members: {one.minimal_circuit:.1%}; no head: "
-        f"{one.nothing:.1%}; as many random heads: {one.random:.1%} (mean of {one.n_random}). "
-        f"{_completeness(one)}",
+        f"Right on {_right(one.whole)} of {counted(one.n_pairs, 'held-out prompt')}. The circuit "
+        f"alone: {one.circuit:.1%}{_share(one)}; its minimal members: {one.minimal_circuit:.1%}; "
+        f"no head: {one.nothing:.1%}; as many random heads: {one.random:.1%} (mean of "
+        f"{one.n_random}). {_completeness(one)}",
         "",
         *table(head, rows),
         "",
@@ -59,7 +59,8 @@ def _completeness(one: HeadGroups) -> str:
         return ""
     return (
         f"Circuit and model without the same random part of the circuit differ by "
-        f"{sum(gaps) / len(gaps):.1%} of prompts, at most {max(gaps):.1%} ({len(gaps)} parts)."
+        f"{sum(gaps) / len(gaps):.1%} of prompts, at most {max(gaps):.1%} "
+        f"({counted(len(gaps), 'part')})."
     )
 
 

@@ -9,7 +9,7 @@ from circuitprune.evidence.faithfulness import FaithfulnessCurve, Numbers
 from circuitprune.evidence.minimality import Minimality
 from circuitprune.evidence.minimise import MinimisedCircuit
 from circuitprune.evidence.results import NotComputed, Section, verdict_in
-from circuitprune.files.text import code, escaped, line, markdown, nats, table
+from circuitprune.files.text import code, counted, escaped, line, markdown, nats, table
 from circuitprune.runs.verification import TestedCircuit, Verification
 
 TITLES = {
@@ -73,19 +73,20 @@ def page(found: Verification) -> str:
 def _tested(found: Verification) -> list[str]:
     run, circuit, options = found.run, found.circuit, found.options
     total, level = run["n_edges_total"], run.get("level", "edge")
-    judged = f"Judged on {found.n_pairs} held-out {_text(run['split'])} pairs"
+    split = _text(run["split"])
+    judged = f"Judged on {counted(found.n_pairs, f'held-out {split} pair')}"
     if run["split"] == "train":
-        judged = f"**Judged on the {found.n_pairs} pairs that it was found on**"
+        judged = f"**Judged on the {counted(found.n_pairs, 'pair')} that it was found on**"
     return [
         f"{code(circuit.file)} keeps {circuit.n_edges:,} of {total:,} {UNITS.get(level, 'parts')} "
-        f"({circuit.n_edges / total:.1%}) among {circuit.n_nodes} nodes{_text(aside(circuit))}. "
-        f"Cut edges carry: "
+        f"({circuit.n_edges / total:.1%}) among "
+        f"{counted(circuit.n_nodes, 'node')}{_text(aside(circuit))}. Cut edges carry: "
         f"{_text(run['ablation'])}. Task metric: {_text(run['metric'])}. {judged}; the run had "
-        f"{found.n_train_pairs} training pairs.",
+        f"{counted(found.n_train_pairs, 'training pair')}.",
         *([] if level == "edge" else ["", OF_PARTS]),
         *(["", OF_SPANS] if "spans" in run else []),
         "",
-        f"Intervals are 95 %, from {options.n_bootstrap:,} resamples of the pairs; seed "
+        f"Intervals are 95 %, from {counted(options.n_bootstrap, 'resample')} of the pairs; seed "
         f"{options.seed}.",
     ]
 

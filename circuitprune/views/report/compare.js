@@ -23,7 +23,7 @@ function edgesOf(run) {
 
 /** @param {Side} side */
 const sideName = ([run, position]) =>
-  `${DATA.runs.length > 1 ? `${DATA.runs[run].name}, ` : ""}${spell(circuitsOf(run)[position].n_edges)} edges`;
+  `${DATA.runs.length > 1 ? `${DATA.runs[run].name}, ` : ""}${counted(circuitsOf(run)[position].n_edges, "edge")}`;
 
 /** All circuits that can be compared, as `[run, position]`, from the smallest of each run. */
 function comparable() {
@@ -114,7 +114,7 @@ function showComparison() {
       ([run, at]) => circuitsOf(run)[at].edges.length < circuitsOf(run)[at].n_edges,
     );
   byId("compared").textContent =
-    `A: ${sideName(sides[0])}. B: ${sideName(sides[1])}. ${spell(count.both)} edges in both, ${spell(count.a)} only in A, ${spell(count.b)} only in B: Jaccard ${spell(jaccard)}.${cut.length ? " Of the largest circuits only the strongest edges are in this report." : ""}`;
+    `A: ${sideName(sides[0])}. B: ${sideName(sides[1])}. ${counted(count.both, "edge")} in both, ${spell(count.a)} only in A, ${spell(count.b)} only in B: Jaccard ${spell(jaccard)}.${cut.length ? " Of the largest circuits only the strongest edges are in this report." : ""}`;
   byId("parts").replaceChildren(
     ...Object.entries(PARTS).map(([look, text]) => {
       const box = make("input", {

@@ -76,6 +76,9 @@ function spell(x, digits = 3) {
   return Number(x.toPrecision(digits)).toString();
 }
 
+/** A number of things, each with its own word: 1 edge, 2,300 edges, 0 boxes. */
+const counted = (n, one, many = `${one}s`) => `${spell(n)} ${n === 1 ? one : many}`;
+
 /** A KL, or a change of one: what rounding leaves below zero is zero. */
 const nats = (kl, digits = 3) => spell(kl < 0 && kl > -1e-6 ? 0 : kl, digits);
 
@@ -123,7 +126,7 @@ function pages(head, n, row, into, foot, size = 200) {
       into,
     );
     const range =
-      n > size ? `Rows ${spell(first + 1)} to ${spell(last)} of ${spell(n)}.` : `${spell(n)} rows.`;
+      n > size ? `Rows ${spell(first + 1)} to ${spell(last)} of ${spell(n)}.` : `${counted(n, "row")}.`;
     foot.replaceChildren(
       range,
       ...(n > size ? [" ", go("previous", first - size), " ", go("next", first + size)] : []),

@@ -16,7 +16,7 @@ const unitOf = (metric) => METRIC_UNITS[metric] ?? `of ${metric}`;
 function edgeCard(edges) {
   if (edges.length > 1)
     return [
-      make("h3", {}, `${edges.length} edges on this line`),
+      make("h3", {}, `${counted(edges.length, "edge")} on this line`),
       make(
         "ul",
         { class: "edges-here" },
@@ -95,7 +95,7 @@ function attributedWords() {
 
 function whyNot() {
   if (!HEAD || !EFFECTS.size) return "the run is not verified: circuitprune verify RUN";
-  return `only in the verified circuit of ${spell(HEAD.circuit.n_edges)} edges`;
+  return `only in the verified circuit of ${counted(HEAD.circuit.n_edges, "edge")}`;
 }
 
 function writes(node) {

@@ -85,7 +85,7 @@ function showEvidence() {
       make(
         "p",
         {},
-        `Of ${circuit.file}, ${spell(circuit.n_edges)} edges, on ${spell(n_pairs)} pairs. Intervals are 95 %.`,
+        `Of ${circuit.file}, ${counted(circuit.n_edges, "edge")}, on ${counted(n_pairs, "pair")}. Intervals are 95 %.`,
       ),
     );
   }

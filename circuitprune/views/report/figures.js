@@ -47,7 +47,7 @@ function faithfulnessFigure({ sizes, circuit }) {
       .map((s) => ({
         x: s.n_edges,
         v: s[name],
-        about: `${spell(s.n_edges)} edges: ${interval(s[name])}`,
+        about: `${counted(s.n_edges, "edge")}: ${interval(s[name])}`,
       }));
   const series = [
     { name: "ratio of means", mark: "circle", points: points("faithfulness") },
@@ -107,7 +107,7 @@ function mibFigure({ curves, cpr, cmd }) {
     points: curve.points.map((p) => ({
       x: p.size * 100,
       v: p.faithfulness,
-      about: `${words(name)}, ${spell(p.size * 100)} % of all, ${spell(p.n_edges)} edges: ${interval(p.faithfulness)}`,
+      about: `${words(name)}, ${spell(p.size * 100)} % of all, ${counted(p.n_edges, "edge")}: ${interval(p.faithfulness)}`,
     })),
   }));
   return curvesFigure("mib", "Faithfulness at MIB's ten sizes", "faithfulness", series, {
@@ -270,7 +270,7 @@ function randomFigure({ families, circuit, n_random }) {
     "KL from the model (nats)",
     known,
     circuit.kl,
-    `${spell(n_random)} random circuits of each family; the height is how many. The line is this circuit, on the same pairs.`,
+    `${counted(n_random, "random circuit")} of each family; the height is how many. The line is this circuit, on the same pairs.`,
   );
 }
 

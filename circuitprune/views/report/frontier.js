@@ -121,7 +121,7 @@ function series(run, points, name, at, choose) {
           : [];
       });
   const dots = sorted.map((p) => {
-    const about = `${DATA.runs[run].name}: ${spell(p.n_edges)} ${UNITS}, ${name} ${name === "kl" ? nats(p.kl) : spell(p[name])}`;
+    const about = `${DATA.runs[run].name}: ${counted(p.n_edges, GRAPH.unit)}, ${name} ${name === "kl" ? nats(p.kl) : spell(p[name])}`;
     const mark = {
       class: `dot run${run % RUN_MARKS}`,
       cx: at.x(p.n_edges),

@@ -33,7 +33,7 @@ function reading(id) {
     effects(id),
   ].flat();
   const n = HEAD.circuit.n_edges;
-  const none = `The verified circuit of ${spell(n)} edges does not keep this node, so verification says nothing of it.`;
+  const none = `The verified circuit of ${counted(n, "edge")} does not keep this node, so verification says nothing of it.`;
   return [
     head,
     ...(parts.length
@@ -41,7 +41,7 @@ function reading(id) {
           make(
             "p",
             { class: "hint" },
-            `Of the untouched model, on the pairs of the verification; effects are in the verified circuit of ${spell(n)} edges.`,
+            `Of the untouched model, on the pairs of the verification; effects are in the verified circuit of ${counted(n, "edge")}.`,
           ),
         ]
       : [make("p", {}, none)]),

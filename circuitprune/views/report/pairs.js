@@ -17,13 +17,13 @@ function showPairs() {
   }
   const { pairs, n, split, n_edges } = found;
   const follows = pairs[0].next
-    ? ` Under each, the tokens that are most likely to follow; the circuit's ${spell(n_edges)} edges are live, all others ablated. ✓ is a right token, ✗ a wrong one.`
+    ? ` Under each, the tokens that are most likely to follow, with all but the circuit's ${counted(n_edges, "edge")} ablated. ✓ is a right token, ✗ a wrong one.`
     : "";
   into.append(
     make(
       "p",
       {},
-      `${spell(pairs.length)} of ${spell(n)} ${split} pairs, token by token; tokens that differ are marked.${follows}`,
+      `${spell(pairs.length)} of ${counted(n, `${split} pair`)}, token by token; tokens that differ are marked.${follows}`,
     ),
     ...pairs.slice(0, OPEN_PAIRS).map(onePair),
   );

@@ -236,7 +236,7 @@ class Picture {
     const { points, width, opacity, dash } = this.stroke(curve),
       { from, to, kind, look, edges } = curve;
     const about =
-      edges.length > 8 ? `${edges.length} edges` : edges.map((edge) => curve.name(edge)).join(", ");
+      edges.length > 8 ? counted(edges.length, "edge") : edges.map((edge) => curve.name(edge)).join(", ");
     const looks = {
       class: `edge ${kind} ${look} ${more}`,
       d: pathOf(points),
@@ -290,12 +290,11 @@ class Picture {
   }
 
   box({ id, x, y, w, h, kind, label }, used, mark) {
-    const count = (curves) => spell(countOf(curves));
     const { into, out } = this.edgesAt(id),
       said = this.what.tags.get(id),
       tag = this.plan.tagged ? said : "";
     const about = used
-      ? `${title(id)}${said ? ` (${said})` : ""}: ${count(into)} edges in, ${count(out)} out`
+      ? `${title(id)}${said ? ` (${said})` : ""}: ${counted(countOf(into), "edge")} in, ${spell(countOf(out))} out`
       : `${title(id)}: not in the circuit`;
     const key =
       used && !this.fit

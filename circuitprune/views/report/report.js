@@ -70,9 +70,9 @@ function showSizes(n) {
   const { n_edges, n_nodes, edges } = circuit(),
     { kl, faithfulness } = MAIN.points[state.circuit];
   byId("size").value = String(order().indexOf(state.circuit));
-  byId("size").setAttribute("aria-valuetext", `${n_edges} ${UNITS}`);
+  byId("size").setAttribute("aria-valuetext", counted(n_edges, GRAPH.unit));
   byId("size-text").textContent =
-    `${spell(n_edges)} ${UNITS}${state.circuit === MAIN.chosen ? " (chosen)" : ""}`;
+    `${counted(n_edges, GRAPH.unit)}${state.circuit === MAIN.chosen ? " (chosen)" : ""}`;
   const most = edges.length,
     strongest = Math.min(state.strongest ?? most, most);
   byId("strongest").value = String(
@@ -83,10 +83,10 @@ function showSizes(n) {
   const held = most < n_edges ? ` The report holds the ${spell(most)} strongest.` : "";
   const part =
     n < most
-      ? ` Drawn: ${spell(n)}${strongest < most ? `, of the ${spell(strongest)} strongest` : ""}${state.hidden.size ? `, without ${state.hidden.size} hidden nodes` : ""}.`
+      ? ` Drawn: ${spell(n)}${strongest < most ? `, of the ${spell(strongest)} strongest` : ""}${state.hidden.size ? `, without ${counted(state.hidden.size, "hidden node")}` : ""}.`
       : "";
   byId("drawn").textContent =
-    `${spell(n_edges)} ${UNITS} among ${spell(n_nodes)} nodes, KL ${nats(kl)} nats, faithfulness ${spell(faithfulness)}.${held}${part}`;
+    `${counted(n_edges, GRAPH.unit)} among ${counted(n_nodes, "node")}, KL ${nats(kl)} nats, faithfulness ${spell(faithfulness)}.${held}${part}`;
 }
 
 /** Positions of circuits, from the smallest. */

@@ -144,7 +144,7 @@ function columnsFigure(id, name, axis, rows, { limit, warp, caption }) {
         (box.left + box.width - box.right) / 2,
         box.height - 6,
         "middle",
-        `${spell(rows.length)} edges, most needed first`,
+        `${counted(rows.length, "edge")}, most needed first`,
         "name",
       ),
     ],

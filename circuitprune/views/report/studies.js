@@ -58,7 +58,7 @@ function stabilityFigures(name, group) {
       runs.map((r) => r.replace(/^[a-z]+/, "")),
       cells,
       {
-        caption: `Shared ${kind} (Jaccard index) of circuits of ${spell(group.n_edges)} edges; mean ${low === null ? spell(mean) : interval({ value: mean, low, high })}${chance}.`,
+        caption: `Shared ${kind} (Jaccard index) of circuits of ${counted(group.n_edges, "edge")}; mean ${low === null ? spell(mean) : interval({ value: mean, low, high })}${chance}.`,
       },
     );
   };
@@ -66,7 +66,7 @@ function stabilityFigures(name, group) {
     .map((count, times) => ({
       name: `${times} of ${n}`,
       v: { value: count },
-      about: `${count} edges were kept by ${times} of ${n} runs`,
+      about: `kept by ${times} of ${counted(n, "run")}: ${counted(count, "edge")}`,
       attributes: { "data-times": times },
     }))
     .slice(1);
@@ -103,7 +103,7 @@ function compareArticle(found) {
     make(
       "p",
       {},
-      `Circuits of ${spell(found.n_edges)} of ${spell(found.n_edges_total)} edges; all share ${spell(found.core.edges.length)} edges and ${spell(found.core.nodes.length)} nodes.`,
+      `Circuits of ${spell(found.n_edges)} of ${counted(found.n_edges_total, "edge")}; all share ${counted(found.core.edges.length, "edge")} and ${counted(found.core.nodes.length, "node")}.`,
     ),
     make(
       "div",

@@ -18,7 +18,7 @@ const ASKED = [
   {
     section: "minimality",
     name: "minimal",
-    number: (s) => `${spell(s.n_needed)} of ${spell(s.n_edges)} edges surely needed`,
+    number: (s) => `${spell(s.n_needed)} of ${counted(s.n_edges, "edge")} surely needed`,
   },
   {
     section: "random_circuits",
@@ -36,10 +36,10 @@ const ASKED = [
 function showSummary() {
   const { about, full } = MAIN,
     point = MAIN.points[MAIN.chosen];
-  document.title = shown(`${about.task} in ${about.model}: a circuit of ${point.n_edges} ${UNITS}`);
+  document.title = shown(`${about.task} in ${about.model}: a circuit of ${counted(point.n_edges, GRAPH.unit)}`);
   byId("title").textContent = shown(`${about.task} in ${about.model}`);
   byId("about").textContent = shown(
-    `Judged exactly on ${spell(full.n)} ${about.split} pairs. Cut edges carry: ${about.ablation}. Task metric: ${about.metric}.`,
+    `Judged exactly on ${counted(full.n, `${about.split} pair`)}. Cut edges carry: ${about.ablation}. Task metric: ${about.metric}.`,
   );
   byId("sentence").append(...claim());
   byId("strip").append(...ASKED.map(oneVerdict));
@@ -54,7 +54,6 @@ function showSummary() {
 /** Whether the evidence is of the chosen circuit. */
 const ofChosen = () => HEAD !== null && HEAD.circuit.file === MAIN.points[MAIN.chosen].file;
 
-const counted = (n, one, many = `${one}s`) => `${spell(n)} ${n === 1 ? one : many}`;
 const whole = (x) => `${(100 * x).toFixed(x > 0.995 && x < 1 ? 1 : 0)} %`;
 
 /** What the chosen circuit is and does, with its numbers; and what chance does. */
@@ -65,10 +64,13 @@ function claim() {
     nodes = [...new Set([...nodesOf(ends, waysOf(ends, NONE))].map(baseOf))],
     heads = nodes.filter((id) => id.includes(".h")).length,
     mlps = nodes.filter((id) => /^m\d/.test(id)).length;
-  const pairs = `${spell(full.n)} ${about.split === "train" ? "of the pairs that it was found on" : "held-out pairs"}`;
+  const pairs =
+    about.split === "train"
+      ? `${spell(full.n)} of the pairs that it was found on`
+      : counted(full.n, "held-out pair");
   return [
     `${counted(heads, "head")} and ${counted(mlps, "MLP")}, `,
-    make("b", {}, `${spell(point.n_edges)} of ${spell(GRAPH.n_edges)} ${UNITS}`),
+    make("b", {}, `${spell(point.n_edges)} of ${counted(GRAPH.n_edges, GRAPH.unit)}`),
     ", answer as the model does on ",
     make("b", {}, whole(point.exact_match)),
     ` of ${pairs}; ${chance()}`,
@@ -107,7 +109,7 @@ function stripNote() {
   const missing = ASKED.filter(({ section }) => !ALL_SECTIONS?.[section]);
   const note =
     HEAD && !ofChosen()
-      ? [`The verdicts are of ${HEAD.circuit.file}, ${spell(HEAD.circuit.n_edges)} edges. `]
+      ? [`The verdicts are of ${HEAD.circuit.file}, ${counted(HEAD.circuit.n_edges, "edge")}. `]
       : [];
   if (!missing.length) return note;
   return [
@@ -243,7 +245,7 @@ function showOverview() {
   const { n_edges } = DATA.circuits[MAIN.chosen];
   const held =
     edges.length < n_edges
-      ? `, the ${spell(edges.length)} strongest of ${spell(n_edges)} edges`
+      ? `, the ${spell(edges.length)} strongest of ${counted(n_edges, "edge")}`
       : "";
   byId("overview-note").textContent =
     `The whole circuit${held}: input below, logits above${SPANS.length ? ", columns are spans of tokens" : ""}, colour says what reads. Click to open it below.`;

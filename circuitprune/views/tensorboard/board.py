@@ -15,6 +15,7 @@ from circuitprune.circuits.agreement import average_ranks
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.recovery import auroc, average_precision
 from circuitprune.circuits.selection import n_edges_of
+from circuitprune.files.text import counted
 from circuitprune.metrics import log10_kl
 from circuitprune.views.tensorboard.images import (
     Curve,
@@ -75,7 +76,7 @@ def write_circuit(
     step: int,
 ) -> None:
     """A drawing of the circuit, under `circuit/<tag>`."""
-    title = f"{int(mask.sum()):,} edges"
+    title = counted(int(mask.sum()), "edge")
     writer.add_image(f"circuit/{tag}", circuit_image(graph, mask, scores, title), step)
 
 
