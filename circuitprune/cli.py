@@ -34,6 +34,7 @@ from circuitprune.runs.stopping import stoppable
 from circuitprune.views.arguments import (
     COUNT,
     FRACTION,
+    RUNS,
     Parser,
     add_overrides,
     file_first,
@@ -105,9 +106,9 @@ def add_check(parser: argparse.ArgumentParser) -> None:
 def add_stability(parser: argparse.ArgumentParser) -> None:
     """The arguments of `stability`."""
     _add_config(parser)
-    parser.add_argument("--seeds", type=COUNT, default=5, help="runs with other seeds (5)")
+    parser.add_argument("--seeds", type=RUNS, default=5, help="runs with other seeds (5)")
     about = "attributions of resampled training pairs (0)"
-    parser.add_argument("--bootstrap", type=COUNT, default=0, help=about)
+    parser.add_argument("--bootstrap", type=RUNS, default=0, help=about)
     parser.add_argument("--attribute", action="store_true", help="no training in any run")
     seeds = ("both", "train", "task")
     parser.add_argument("--vary", choices=seeds, default="both", help="which seeds differ (both)")

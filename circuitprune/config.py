@@ -12,10 +12,10 @@ from circuitprune.attribution.methods import METHODS, names_with
 from circuitprune.data.caching import CacheConfig
 from circuitprune.data.checks import (
     COUNT,
-    COUNT_OR_0,
     FEW,
     INSIDE,
     MANY,
+    MANY_OR_0,
     NOT_NEGATIVE,
     PAIRS,
     PART,
@@ -142,7 +142,7 @@ class AttributionConfig:
     """acdc: what must not grow: the KL to the full model, or minus the task metric."""
 
     def __post_init__(self) -> None:
-        counts = {"shard_edges": COUNT, "steps": MANY, "verify_top": COUNT_OR_0}
+        counts = {"shard_edges": COUNT, "steps": MANY, "verify_top": MANY_OR_0}
         counts |= {"doublings": FEW, "threads": FEW}
         counts |= {"acdc_thresholds": POSITIVE}
         refuse(misfits(self, "attribution.", **counts) or broken(*self._rules()))
@@ -262,7 +262,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         counts = dict.fromkeys(("batch_size", "val_every", "checkpoint_every"), COUNT)
-        counts |= {"steps": COUNT_OR_0, "lr_warmup": COUNT_OR_0, "seed": SEED}
+        counts |= {"steps": MANY_OR_0, "lr_warmup": MANY_OR_0, "seed": SEED}
         refuse(misfits(self, "train.", lr=POSITIVE, lr_end=NOT_NEGATIVE, **counts))
 
 

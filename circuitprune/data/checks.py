@@ -21,9 +21,10 @@ class Range(NamedTuple):
 POSITIVE = Range("be > 0", lambda number: number > 0)
 NOT_NEGATIVE = Range("be >= 0", lambda number: number >= 0)
 COUNT = Range("lie in 1 to a billion", lambda number: 1 <= number <= 1e9)
-COUNT_OR_0 = Range("lie in 0 to a billion", lambda number: 0 <= number <= 1e9)
 FEW = Range("lie in 1 to 1,000", lambda number: 1 <= number <= 1e3)
 MANY = Range("lie in 1 to a million", lambda number: 1 <= number <= 1e6)
+MANY_OR_0 = Range("lie in 0 to a million", lambda number: 0 <= number <= 1e6)
+"""Where each one takes time, so that a slip of the finger does not start days of work."""
 PAIRS = Range(
     "be a whole number up to a million, a fraction up to 1.0 or auto",
     lambda number: (

@@ -15,6 +15,7 @@ from torch import Tensor
 from circuitprune.data.batches import Batch, few_pairs
 from circuitprune.engine.progress import Nested, Progress, silent
 from circuitprune.engine.references import References
+from circuitprune.errors import MetricError
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.draws import matched
 from circuitprune.files.text import counted, nats
@@ -72,9 +73,14 @@ def adversarial(case: Case) -> Adversarial:
     ascent. The largest KL on the way counts, the one with all closed among them. It is a lower
     bound of the worst. The same is done to `N_RANDOM` random circuits of `draws.matched`.
 
+    Raises:
+        MetricError: the circuit keeps every edge.
+
     Source: the adversarial ablation of Goodfire's parameter decomposition ("Interpreting Language
     Model Parameters", 2026), there of components of weights.
     """
+    if case.mask.all():
+        raise MetricError("the circuit keeps every edge, so an adversary has none to set")
     batches, generator = few_pairs(case.batches), case.generator("adversarial")
     masks = [case.mask, *(matched(case.graph, case.mask, generator) for _ in range(N_RANDOM))]
     total = len(masks) * case.n_adversarial

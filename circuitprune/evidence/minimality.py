@@ -21,7 +21,7 @@ from circuitprune.engine.gated_parts import GatedParts
 from circuitprune.engine.gated_spans import GatedSpans
 from circuitprune.engine.progress import Progress, silent
 from circuitprune.engine.references import References
-from circuitprune.errors import old_names
+from circuitprune.errors import MetricError, old_names
 from circuitprune.evidence.bootstrap import Bootstrap, Estimate
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.statistics import Verdict
@@ -98,7 +98,12 @@ def minimality(case: Case) -> Minimality:
     *needed* if the whole interval lies beyond, *surely dispensable* if the whole interval lies
     within. Two edges that stand in for each other are each dispensable, not both: `minimise` finds
     what can go together. Of a circuit of more than `case.n_removed` edges so many are drawn.
+
+    Raises:
+        MetricError: the circuit keeps no edge, so that "each is needed" would say nothing.
     """
+    if not case.mask.any():
+        raise MetricError("the circuit keeps no edge, so there is none to remove")
     chosen = drawn(case)
     batches = affordable(case.batches, len(chosen))
     progress = case.watch("", "runs")
@@ -255,8 +260,6 @@ def affordable(batches: Sequence[Batch], n_edges: int) -> list[Batch]:
 
 def _sentence(found: Minimality) -> str:
     n, tolerance = found.n_removed or found.n_edges, found.tolerance
-    if n == 0:
-        return "The circuit keeps no edge, so none can be removed."
     first, surely = found.edges[0], found.n_surely_dispensable
     undecided = n - found.n_needed - surely
     whose = f"Each of the circuit's {counted(n, 'edge')}"

@@ -9,7 +9,7 @@ from torch import Tensor
 from circuitprune.circuits.reachability import live_edges
 from circuitprune.data.batches import Batch
 from circuitprune.engine.evaluation import Examples, evaluate_each
-from circuitprune.errors import ConfigError
+from circuitprune.errors import ConfigError, MetricError
 from circuitprune.evidence.bootstrap import Bootstrap, Estimate, spell
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.minimality import Removals, affordable, names_of, removals
@@ -114,7 +114,13 @@ def minimise(case: Case, tolerance: float = TOLERANCE) -> Minimised:
 
 
 def minimised(case: Case, tolerance: float = TOLERANCE) -> MinimisedCircuit:
-    """`minimise` as a section: what is left, how, and what it does before and after."""
+    """`minimise` as a section: what is left, how, and what it does before and after.
+
+    Raises:
+        MetricError: the circuit keeps no edge.
+    """
+    if not case.mask.any():
+        raise MetricError("the circuit keeps no edge, so there is none to drop")
     found = minimise(case, tolerance)
     rise = found.after.kl - found.before.kl
     generator = case.generator("minimise/bootstrap")

@@ -10,6 +10,7 @@ from torch import Tensor
 from circuitprune.circuits.selection import select
 from circuitprune.data.batches import Batch, few_pairs
 from circuitprune.engine.evaluation import Examples, evaluate_each
+from circuitprune.errors import MetricError
 from circuitprune.evidence.bootstrap import Bootstrap, Estimate, spell
 from circuitprune.evidence.case import Case
 from circuitprune.files.text import counted, nats
@@ -67,11 +68,17 @@ def rivals(case: Case) -> Rivals:
     of the circuit under test only to `1 - penalty`; the best are cut to a circuit of the same size.
     Found on few training pairs (the held-out ones without such) and measured on the held-out ones.
 
+    Raises:
+        MetricError: the circuit keeps no edge, or every edge: no other one is its rival.
+
     Source: that many circuits do one task is reported by "All Circuits Lead to Rome" (ICML 2026)
     and arXiv 2606.06267; the penalised search is ours.
     """
-    batches = few_pairs(case.train_batches or case.batches)
     n_edges = int(case.mask.sum())
+    if n_edges in (0, case.graph.n_edges):
+        kept = "every edge" if n_edges else "no edge"
+        raise MetricError(f"the circuit keeps {kept}, so it has no rival of its size")
+    batches = few_pairs(case.train_batches or case.batches)
     masks = {"circuit": case.mask, "empty": case.empty_mask}
     progress = case.watch("search", "rivals")
     for i, penalty in enumerate(PENALTIES):
@@ -133,18 +140,23 @@ def _sentence(n_edges: int, circuit_kl: Estimate, empty_kl: float, rows: Sequenc
         f"Circuits of at most {counted(n_edges, 'edge')} found by one search that keeps the "
         f"circuit's own edges ever more closed, {told}. The circuit has {spell(circuit_kl, 3)} "
         f"nats, no edge at all {nats(empty_kl)}. The one that was to share none has "
-        f"{spell(rows[-1].kl, 3)}: {_reading(rows[0].kl, rows[-1].kl, empty_kl)}"
+        f"{spell(rows[-1].kl, 3)}: {_reading(rows, empty_kl)}"
     )
 
 
-def _reading(free: Estimate, apart: Estimate, empty_kl: float) -> str:
+def _reading(rows: Sequence[Rival], empty_kl: float) -> str:
     """What it says that the circuit without the shared edges is so far from the model.
 
     Args:
-        free: KL of the circuit that the search finds without a penalty.
-        apart: KL of the one that was to share no edge.
+        rows: What the search finds without a penalty, ..., and what was to share no edge.
         empty_kl: KL of no edge at all.
     """
+    free, apart, last = rows[0].kl, rows[-1].kl, rows[-1]
+    if 2 * last.n_shared > last.n_edges:
+        return (
+            "but most of its edges are the circuit's own, for want of others on a path, so it is "
+            "no other way to do the task."
+        )
     if free.low > NOTHING * empty_kl:
         return "the search finds no circuit of this size at all, so this says nothing."
     if apart.low <= free.high:

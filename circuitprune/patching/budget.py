@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from circuitprune.data.checks import COUNT, COUNT_OR_0, PART, SHARE, misfits, refuse
+from circuitprune.data.checks import MANY, MANY_OR_0, PART, SHARE, misfits, refuse
 
 
 @dataclass(frozen=True)
@@ -21,5 +21,5 @@ class RefinementConfig:
     """Largest circuit that is refined, as a fraction of all edges; larger ones stay as cut."""
 
     def __post_init__(self) -> None:
-        counts = {"tries": COUNT, "most_rounds": COUNT, "n_pairs": COUNT_OR_0}
+        counts = {"tries": MANY, "most_rounds": MANY, "n_pairs": MANY_OR_0}
         refuse(misfits(self, "refinement.", least_gain=SHARE, max_size=PART, **counts))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from circuitprune.files.text import line, show
 from circuitprune.views.arguments import (
-    COUNT,
+    AT_LEAST_1,
     FRACTION,
     INCHES,
     LEAST,
@@ -78,7 +78,7 @@ def add_part_edges(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="a finished run with gates on nodes, neurons or features")
     parser.add_argument("--circuit", help="file of another circuit than the run's chosen one")
     about = "runs behind each gradient; 1 takes the clean run's (10)"
-    parser.add_argument("--steps", type=COUNT, default=10, help=about)
+    parser.add_argument("--steps", type=AT_LEAST_1, default=10, help=about)
     about = "least effect that is told, in the task metric's unit (0.01)"
     parser.add_argument("--threshold", type=LEAST, default=0.01, help=about)
     parser.add_argument("-o", "--output", help="a CSV file for all of them")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from circuitprune.data.checks import COUNT, COUNT_OR_0, SEED, broken, misfits, refuse
+from circuitprune.data.checks import MANY, MANY_OR_0, SEED, broken, misfits, refuse
 from circuitprune.errors import ConfigError
 from circuitprune.evidence.sentiment import SentimentDirection, reviews, sentiment_direction
 from circuitprune.files.text import show
@@ -40,7 +40,7 @@ class SentimentConfig:
     def __post_init__(self) -> None:
         kinds = ("float32", "float64", "bfloat16")
         refuse(
-            misfits(self, "", n_train=COUNT, n_test=COUNT, seed=SEED, layers=COUNT_OR_0)
+            misfits(self, "", n_train=MANY, n_test=MANY, seed=SEED, layers=MANY_OR_0)
             or broken(
                 (self.n_train > 1, "n_train must be at least 2: one review of each sentiment"),
                 (self.dtype in kinds, f"dtype={self.dtype}: one of {', '.join(kinds)}"),

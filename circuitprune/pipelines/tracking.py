@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from circuitprune.data.checks import (
-    COUNT,
-    COUNT_OR_0,
+    FEW,
     MANY,
+    MANY_OR_0,
     NOT_NEGATIVE,
     SEED,
     SHARE,
@@ -47,13 +47,14 @@ class TrackingConfig(Budget):
     """Show how far work is: a bar on a terminal, else a line every 30 s."""
 
     def __post_init__(self) -> None:
-        ranges = dict.fromkeys(("n_paths", "n_measured", "most"), COUNT)
+        ranges = dict.fromkeys(("n_paths", "n_measured", "most"), MANY)
         refuse(
             misfits(
                 self,
                 "",
                 n_masks=MANY,
-                n_random=COUNT_OR_0,
+                n_random=MANY_OR_0,
+                n_boxes=FEW,
                 least=SHARE,
                 minimality=NOT_NEGATIVE,
                 seed=SEED,

@@ -5,7 +5,16 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from circuitprune.config import ModelConfig, RunConfig, TaskConfig, TrainConfig
-from circuitprune.data.checks import COUNT, NOT_NEGATIVE, broken, is_known, misfits, refuse, unknown
+from circuitprune.data.checks import (
+    FEW,
+    MANY,
+    NOT_NEGATIVE,
+    broken,
+    is_known,
+    misfits,
+    refuse,
+    unknown,
+)
 from circuitprune.data.tasks import TASKS
 from circuitprune.runs.settings import read_settings
 
@@ -39,7 +48,7 @@ class TuneConfig:
     def __post_init__(self) -> None:
         known = [*TASKS]
         refuse(
-            misfits(self, "", last_layers=COUNT, weight_decay=NOT_NEGATIVE, n_measured=COUNT)
+            misfits(self, "", last_layers=FEW, weight_decay=NOT_NEGATIVE, n_measured=MANY)
             or broken(
                 (bool(self.output_dir), "output_dir is empty; it takes the folder of the results"),
                 (

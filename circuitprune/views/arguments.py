@@ -7,6 +7,7 @@ from math import isfinite
 from pathlib import Path
 from typing import NoReturn
 
+from circuitprune.data.checks import MANY, MANY_OR_0, NOT_NEGATIVE, PART, Range
 from circuitprune.files.text import plain
 
 
@@ -51,11 +52,11 @@ def typed(command: str, options: argparse.Namespace) -> str:
     return shlex.join(["circuitprune", command, *named, *options.overrides])
 
 
-def number(least: float, most: float, whole: bool = False) -> Callable[[str], float]:
-    """The `type` of an argument that is a number; NaN and the infinities are none.
+def number(allowed: Range, whole: bool = False) -> Callable[[str], float]:
+    """The `type` of an argument that is a number, refused in the words that settings are.
 
     Args:
-        least, most: Where it must lie; `least` itself is allowed only of whole numbers.
+        allowed: Where it must lie; NaN and the infinities are no numbers.
         whole: Whether it counts something.
     """
 
@@ -64,12 +65,11 @@ def number(least: float, most: float, whole: bool = False) -> Callable[[str], fl
             value = int(text) if whole else float(text)
         except ValueError:
             value = float("nan")
-        above = value >= least if whole else value > least
-        if not (above and value <= most and isfinite(value)):
-            kind, opening = ("a whole number", "[") if whole else ("a number", "(")
-            raise argparse.ArgumentTypeError(
-                f"{plain(text)!r} is not {kind} in {opening}{least:g}, {most:g}]"
-            )
+        if isinstance(value, float) and not isfinite(value):
+            kind = "whole" if whole else "finite"
+            raise argparse.ArgumentTypeError(f"{plain(text)!r:.80} is not a {kind} number")
+        if not allowed.holds(value):
+            raise argparse.ArgumentTypeError(f"must {allowed.words}, got {plain(text):.80}")
         return value
 
     return read
@@ -82,8 +82,11 @@ def file_first(text: str) -> str:
     return text
 
 
-FRACTION = number(0.0, 1.0)
+FRACTION = number(PART)
 """Of edges, such as 0.01."""
-INCHES = number(0.0, 100.0)
-COUNT = number(0.0, 1e6, whole=True)
-LEAST = number(0.0, 1e9)
+INCHES = number(Range("lie in (0, 100]", lambda inches: 0 < inches <= 100))
+COUNT = number(MANY_OR_0, whole=True)
+AT_LEAST_1 = number(MANY, whole=True)
+RUNS = number(Range("lie in 0 to 1,000", lambda n: 0 <= n <= 1000), whole=True)
+"""Whole runs, each of which may take minutes."""
+LEAST = number(NOT_NEGATIVE)

@@ -224,7 +224,11 @@ def test_one_row_is_held_at_a_time(tmp_path, monkeypatch):
         ("a.jsonl", lines(MIB_SUM | {"label": True}), "line 1: 'label' must be a text or a whole"),
         ("a.jsonl", lines(MIB_SUM | {"label": 3}), "have one answer, '3'"),
         ("a.jsonl", lines(MIB_SUM | {"random_counterfactual": "x"}), "must be an object, got"),
-        ("a.jsonl", lines(MIB_MCQA | {"answerKey": 2}), "answerKey is 2, but its choices are 0 to 1"),
+        (
+            "a.jsonl",
+            lines(MIB_MCQA | {"answerKey": 2}),
+            "answerKey is 2, but its choices are 0 to 1",
+        ),
         ("a.jsonl", lines(MIB_IOI | {"choices": ["a"]}), "IOI has two choices and an answerKey"),
         ("a.csv", "clean,corrupted,plural\na,b,2", "line 2: 'plural' must be 0 or 1, got 2"),
         ("a.csv", "clean,corrupted,plural\na,b", "line 2: 2 cells under 3 columns; a cell with"),

@@ -1,5 +1,6 @@
 """Rival circuits: the path with the circuit held closed, and what is found along it."""
 
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -10,7 +11,7 @@ from torch.testing import assert_close
 from circuitprune.attribution import gate_ig
 from circuitprune.circuits.selection import select
 from circuitprune.evidence.bootstrap import Estimate
-from circuitprune.evidence.rivals import PENALTIES, _reading, _scores, rivals
+from circuitprune.evidence.rivals import PENALTIES, Rival, _reading, _scores, rivals
 from circuitprune.metrics import kl_divergence
 
 
@@ -67,8 +68,7 @@ def test_rivals_are_those_of_the_scores_measured_on_the_held_out_pairs(case, fou
         assert rival.n_shared == int((mask & case.mask).sum())
         assert rival.jaccard == rival.n_shared / int((mask | case.mask).sum())
     assert written(found) == found and in_a_file(found)
-    free, apart = found.rivals[0].kl, found.rivals[-1].kl
-    assert found.sentence.endswith(_reading(free, apart, found.empty_kl))
+    assert found.sentence.endswith(_reading(found.rivals, found.empty_kl))
 
 
 @pytest.mark.parametrize(
@@ -82,5 +82,7 @@ def test_rivals_are_those_of_the_scores_measured_on_the_held_out_pairs(case, fou
     ],
 )
 def test_the_sentence_says_what_was_found(free, apart, words):
-    kls = (Estimate(sum(ends) / 2, *ends) for ends in (free, apart))
-    assert words in _reading(*kls, 0.6)
+    kls = [Estimate(sum(ends) / 2, *ends) for ends in (free, apart)]
+    rows = [Rival(0.0, 10, 9, 0.8, kls[0]), Rival(1.0, 10, 5, 0.3, kls[1])]
+    assert words in _reading(rows, 0.6)
+    assert "no other way" in _reading([rows[0], replace(rows[1], n_shared=6)], 0.6)
