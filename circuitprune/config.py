@@ -9,6 +9,7 @@ from typing import Literal
 
 from circuitprune.attribution.levels import FeaturesConfig, Level, Spans, level_rules, span_rules
 from circuitprune.attribution.methods import METHODS, names_with
+from circuitprune.attribution.sharded import shard_rules
 from circuitprune.data.caching import CacheConfig
 from circuitprune.data.checks import (
     COUNT,
@@ -51,6 +52,8 @@ class ModelConfig:
     """Key/value readers belong to KV heads, or to query heads as EAP-IG and MIB count."""
     revision: str | None = None
     """Commit or tag of a hub id."""
+    shard: bool = False
+    """Divide the weights among the processes of torchrun; see docs/scale.md."""
 
     def __post_init__(self) -> None:
         named = (bool(self.name), "model.name is empty; it takes a folder, a file or a hub id")
@@ -143,8 +146,7 @@ class AttributionConfig:
 
     def __post_init__(self) -> None:
         counts = {"shard_edges": COUNT, "steps": MANY, "verify_top": MANY_OR_0}
-        counts |= {"doublings": FEW, "threads": FEW}
-        counts |= {"acdc_thresholds": POSITIVE}
+        counts |= {"doublings": FEW, "threads": FEW, "acdc_thresholds": POSITIVE}
         refuse(misfits(self, "attribution.", **counts) or broken(*self._rules()))
 
     def _rules(self) -> list[tuple[bool, str]]:
@@ -157,12 +159,9 @@ class AttributionConfig:
                 f"attribution.acdc_thresholds must be different numbers > 0, got {thresholds}",
             ),
             (
-                method != "acdc" or self.edges is None,
-                "attribution.edges does not go with attribution.method=acdc",
-            ),
-            (
-                method != "acdc" or not self.per_example,
-                "attribution.per_example does not go with attribution.method=acdc",
+                method != "acdc" or not (self.edges or self.per_example),
+                f"attribution.{'edges' if self.edges else 'per_example'} does not go with "
+                "attribution.method=acdc",
             ),
             (
                 not self.convergence or method in stepped or is_own(method),
@@ -331,14 +330,15 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         named = (bool(self.output_dir), "output_dir is empty; it takes the folder of the results")
-        others, starts = (self.attribution.method, self.verify.selection), self.gates.starts
+        gates, verify, scored = self.gates, self.verify, self.attribution
+        starts, others = gates.starts, (scored.method, verify.selection)
         rules = level_rules(self.level, self.features, starts, *others, self.ablation, self.refine)
-        given = self.level, self.tasks, starts
-        rules += span_rules(self.spans, *given, *others, self.refine)
-        sized = self.gates.target is None or self.verify.selection != "threshold"
-        gates, verify = self.gates, self.verify
+        rules += span_rules(self.spans, self.level, self.tasks, starts, *others, self.refine)
         how = (gates.learner, gates.count, gates.budgets, verify.selection)
         rules += several_rules(self.tasks, *how, self.refine, verify.reference)
+        if self.model.shard:
+            rules += shard_rules(self.level, self.tasks, scored.verify_top, scored.method, *starts)
+        sized = gates.target is None or verify.selection != "threshold"
         rules.append((sized, "gates.target looks for a size, verify.selection=threshold for none"))
         refuse(misfits(self) or broken(named, *rules))
 

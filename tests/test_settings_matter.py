@@ -329,6 +329,7 @@ ROWS = [
         lambda m: m.asked(setup, "load_model", lambda: setup.load(m.config.model, unwatched))[2],
         "v1.2",
     ),
+    Row("model.shard", "true", lambda m: m.refused, "model.shard=true"),
     Row("level", "node", lambda m: m.setup.gated.graph.n_edges, 11),
     Row("level", "neuron", lambda m: m.setup.gated.graph.n_edges, 1 + 2 * (4 + 128)),
     Row("spans", "difference", lambda m: len(flow_of(m.setup.gated.graph).enters), 4),

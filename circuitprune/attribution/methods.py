@@ -41,6 +41,7 @@ class Method:
         sharded: Takes long: the work is kept in shards, and torchrun shares it.
         at_keys: What `score_by_position` cuts its scores of query and key edges by: how far the
             attention `scores` move, or the `pattern` behind their softmax.
+        in_layers: Whether it uses weights only while their layer runs, as `model.shard` needs.
         whole: No mean over examples, so that processes cannot share the batches.
         passes: How often the metric is asked for each batch, which is how progress is told; None
             if it never is, or if that is not known: then batches are counted.
@@ -65,6 +66,7 @@ class Method:
     directed: bool = False
     sharded: bool = False
     at_keys: Literal["scores", "pattern"] | None = None
+    in_layers: bool = True
     whole: bool = False
     passes: Passes | None = None
 
@@ -134,6 +136,7 @@ def _propagated(function: str, forwards: int) -> Method:
         by_kv_head="sum",
         additive=True,
         at_clean_run=True,
+        in_layers=False,
         passes=cost.passes(1),
     )
 
@@ -162,6 +165,7 @@ def _patched(name: str) -> Method:
         by_kv_head="sum",
         directed=True,
         sharded=True,
+        in_layers=False,
         passes=cost.pass_each_edge,
     )
 
@@ -181,6 +185,7 @@ METHODS: dict[str, Method] = {
     "eap_qk": Method(
         function="eap_qk:eap_qk",
         at_keys="pattern",
+        in_layers=False,
         cost=cost.patterns_of_writers,
         by_kv_head="sum",
         at_clean_run=True,
@@ -306,13 +311,9 @@ METHODS: dict[str, Method] = {
         cost=None,
         by_kv_head="largest",
         directed=True,
+        in_layers=False,
         passes=cost.pass_each_node,
     ),
-    "acdc": Method(
-        function=None,
-        cost=None,
-        by_kv_head="largest",
-        sharded=True,
-    ),
+    "acdc": Method(function=None, cost=None, by_kv_head="largest", sharded=True),
 }
 """Methods by the name that `attribution.method` takes."""

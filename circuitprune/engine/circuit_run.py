@@ -23,6 +23,7 @@ from circuitprune.engine.partial import (
     reach_of,
 )
 from circuitprune.models.ports import Ports
+from circuitprune.models.sharding import gathered
 
 SMALL = 0.5
 """Largest share of the readers that a circuit may reach for it to be run by reach."""
@@ -88,7 +89,8 @@ class CircuitRuns:
             return
         block, modules = self.graph.attention_block(layer), self.ports.layers[layer]
         normed = modules.attention_norm(self.streams.bases[block].unsqueeze(0))
-        outputs = [module(normed) for module in modules.projections]
+        with gathered(self.ports.blocks[layer]):
+            outputs = [module(normed) for module in modules.projections]
         wide = [self.ports.widen(i, output) for i, output in enumerate(outputs)]
         parts = [part for i, output in enumerate(wide) for part in self.ports.split(i, output)]
         self.heads[layer] = torch.cat([part.values for part in parts])

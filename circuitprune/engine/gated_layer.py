@@ -3,9 +3,11 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from circuitprune.circuits.graph import Block
 from circuitprune.engine.gated_stream import GatedStream
+from circuitprune.engine.gathering import gathered_back
 from circuitprune.engine.mixer import Mixer
 from circuitprune.engine.projecting import norm_project
 from circuitprune.models.changes import Branch, Change, Forward, Output, with_output
@@ -29,7 +31,7 @@ class GatedLayer:
     def __init__(self, stream: GatedStream, layer: int) -> None:
         self.stream, self.layer, self.graph = stream, layer, stream.graph
         self.parts = stream.parts
-        self.modules, self.projections = stream.ports.layers[layer], stream.ports.readers[layer]
+        self.modules, self.block = stream.ports.layers[layer], stream.ports.blocks[layer]
         is_last = layer == self.graph.n_layers - 1
         self.written_at = self.parts.answers if is_last else self.parts.everywhere
         """Where what this layer writes is read: behind the last one by the logits alone."""
@@ -38,6 +40,13 @@ class GatedLayer:
         self.mlp_input: Tensor | None = None
         self.heads: Tensor | None = None
 
+    def forward(self) -> Branch:
+        """The layer's own forward, which of a sharded model sees to its weights on the way back."""
+        forward, block = self.block.forward, self.block
+        return (
+            gathered_back(self.parts, block, forward) if isinstance(block, FSDPModule) else forward
+        )
+
     def changes(self) -> list[Change]:
         """The forwards of the layer's modules to replace while Hugging Face's own runs."""
         modules = self.modules
@@ -45,6 +54,7 @@ class GatedLayer:
             *((module, "forward", self._projection(module)) for module in modules.projections),
             (modules.output, "forward", self._write_heads),
             (modules.mlp, "forward", self._through_mlp(modules.mlp.forward)),
+            (self.block, "forward", self.forward()),
         ]
 
     # ---------------------------------------------------------------- the hooks
@@ -115,7 +125,7 @@ class GatedLayer:
     def _projections(self, rows: range) -> tuple[Projection, ...]:
         """Those of some rows of the attention's readers."""
         chosen, first = [], 0
-        for projection in self.projections:
+        for projection in self.stream.ports.projections(self.layer):
             if first in rows:
                 chosen.append(projection)
             first += len(projection.weight)

@@ -39,7 +39,7 @@ class GatedRun:
         return [
             *self.ports.ungrouping(),
             *(change for layer in self.layers for change in layer.changes()),
-            (first, "forward", self._first_layer(first.forward)),
+            (first, "forward", self._first_layer(self.layers[0].forward())),
             (norm, "forward", self._final_norm(norm.forward)),
         ]
 

@@ -215,7 +215,7 @@ class PartialRun:
         if self.keep:
             self.kept[layer] = heads
         first = 0
-        for projection in self.ports.readers[layer]:
+        for projection in self.ports.projections(layer):
             here = (rows >= first) & (rows < first + len(projection.weight))
             own = rows[here] - first
             values = torch.bmm(inputs[here], projection.weight[own])

@@ -1,5 +1,8 @@
 """What each writer adds to the residual stream on a plain run, recorded as it is written."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -54,7 +57,8 @@ def recorders(
     for layer, modules in enumerate(ports.layers):
         output, mlp, heads = modules.output, modules.mlp, into[ports.graph.heads(layer)]
         chunk = written[ports.graph.mlp_writer(layer)]
-        at_heads = _record_heads(output.forward, ports.head_weight(layer), heads, subtract)
+        weight = partial(ports.head_weight, layer)  # of a sharded model there is none yet
+        at_heads = _record_heads(output.forward, weight, heads, subtract)
         at_mlp = _record_mlp(mlp.forward, modules, chunk, subtract)
         changes += [(output, "forward", at_heads), (mlp, "forward", at_mlp)]
     return changes
@@ -76,8 +80,11 @@ def _record_input(forward: Branch, into: Tensor, subtract: bool) -> Branch:
     return first_layer
 
 
-def _record_heads(forward: Forward, weight: Tensor, into: Tensor, subtract: bool) -> Forward:
+def _record_heads(
+    forward: Forward, weight_of: Callable[[], Tensor], into: Tensor, subtract: bool
+) -> Forward:
     def output(values: Tensor) -> Tensor:
+        weight = weight_of()
         heads = values.detach().flatten(0, 1).unflatten(1, (len(weight), -1)).transpose(0, 1)
         if subtract:
             into.baddbmm_(heads, weight, alpha=-1)

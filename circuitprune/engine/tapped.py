@@ -215,7 +215,7 @@ class TappedRun:
                 self.ports.split(position, grad), self.ports.split(position, output), strict=True
             )
             for part, made in parts:
-                projection = self.ports.readers[layer][part.port]
+                projection = self.ports.projections(layer)[part.port]
                 own = slice(part.first, part.first + len(projection.weight))
                 inputs = self.contraction.room(block, own)
                 if closed is None or found is None:

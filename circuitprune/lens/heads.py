@@ -118,7 +118,7 @@ def _copying(
     group = graph.n_heads // graph.n_kv_readers
     for layer in range(graph.n_layers):
         read = ports.layers[layer].attention_norm(streams[min(layer, 1)])
-        values = ports.readers[layer][2]
+        values = ports.projections(layer)[2]
         for head in range(graph.n_heads):
             made = read @ values.weight[head // group].to(read.dtype)
             if values.bias is not None:

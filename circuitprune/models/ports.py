@@ -23,6 +23,7 @@ from circuitprune.models.layouts import layout
 from circuitprune.models.norms import Projection
 from circuitprune.models.past import behind, with_cache
 from circuitprune.models.post_norms import PostNorms
+from circuitprune.models.sharding import is_sharded
 from circuitprune.models.span import Span
 
 KV_READERS = ("kv_head", "query_head")
@@ -86,12 +87,16 @@ class Ports:
         """Examples of the latest run."""
         self.post_norms = PostNorms(self.graph, [p.attention_post_norm for p in self.layers])
         self.gelus = [m for m in model.modules() if isinstance(m, NewGELUActivation)]
-        self.readers = [self._projections_of(layer) for layer in range(len(self.layers))]
+        self.is_sharded = is_sharded(model)
+        self._readers = [] if self.is_sharded else [*map(self._projections_of, range(len(layers)))]
 
     # ---------------------------------------------------------------- weights by head
 
+    def projections(self, layer: int) -> tuple[Projection, Projection, Projection]:
+        """A layer's q, k and v, per reader: views of weights, of a sharded layer while it runs."""
+        return self._projections_of(layer) if self.is_sharded else self._readers[layer]
+
     def _projections_of(self, layer: int) -> tuple[Projection, Projection, Projection]:
-        """The q, k and v projections of a layer, per reader; views of the model's own weights."""
         parts: list[Projection] = []
         for module in self.layers[layer].projections:
             weights, bias = self._by_head(in_out(module)), bias_of(module)
@@ -254,6 +259,7 @@ class Ports:
 
     def pass_over(self, hidden: Tensor, *_: object, **__: object) -> Output:
         """A layer's forward that does nothing."""
+        hidden = hidden.clone() if self.is_sharded else hidden  # of a view FSDP would warn
         return (hidden, None) if self.family.returns_tuple else hidden
 
     @cached_property

@@ -16,6 +16,7 @@ from circuitprune.files.text import counted, show
 from circuitprune.files.whole import read_json
 from circuitprune.pipelines.describe import check_text, cost_text, describe, memory_text, pairs_text
 from circuitprune.pipelines.frontier import cut, finish
+from circuitprune.pipelines.in_step import in_step
 from circuitprune.pipelines.logs import log_final, log_texts, logging_to, make_logger
 from circuitprune.pipelines.metric import metric_name
 from circuitprune.pipelines.refining import refined_frontier
@@ -26,12 +27,12 @@ from circuitprune.pipelines.verified_top import verify_top
 from circuitprune.runs.folder import claim, create, tidy, unfinished, write_command
 from circuitprune.runs.frontier import Frontier, Provenance, write_results
 from circuitprune.runs.lock import locked, unusable
-from circuitprune.runs.settings import flatten, load_config, to_yaml
-from circuitprune.runs.shards import differences, processes, threads
+from circuitprune.runs.settings import flatten, load_config, to_yaml, whole
+from circuitprune.runs.shards import Ranks, differences, processes, threads
 from circuitprune.views.pages.summary import summary
 from circuitprune.views.tensorboard import board
 
-FREE = ("output_dir", "train.progress")
+FREE = ("output_dir", "train.progress", "model.shard")
 """Settings that an unfinished run may be continued with another value of."""
 
 
@@ -48,26 +49,32 @@ def attribute(config: RunConfig, say: Print = show, command: str = "") -> Fronti
     Raises:
         CircuitPruneError: anything a user can mend; nothing finished is overwritten.
     """
-    folder = Path(config.output_dir)
-    ranks = processes()
-    if not ranks.leads:
-        say, config = silent, replace(config, train=replace(config.train, progress=False))
-    with threads(_threads(config)), ranks.together():
-        setup = _prepare(config)
-        ranks.wait()  # all have seen the folder as it was
-        say(describe(setup))
-        mine = locked(folder) if ranks.leads else nullcontext()
-        with mine, logging_to(folder), setup.forecast_told():
-            if ranks.leads:
-                create(folder, to_yaml(config), setup.identity.versions)
-                tidy(folder)
-            scoring = scoring_of(setup, folder / "scores.safetensors", say, ranks)
-            return None if scoring is None else _finish(setup, scoring, say, command)
+    with in_step(config, say) as (config, say):
+        ranks = processes()
+        if not ranks.leads:
+            say, config = silent, replace(config, train=replace(config.train, progress=False))
+        with threads(_threads(config)), ranks.together():
+            found = _attribute(config, ranks, say, command)
+    return None if say is silent else found
+
+
+def _attribute(config: RunConfig, ranks: Ranks, say: Print, command: str) -> Frontier | None:
+    """`attribute` in one of the processes."""
+    folder, setup = Path(config.output_dir), _prepare(config)
+    ranks.wait()  # all have seen the folder as it was
+    say(describe(setup))
+    mine = locked(folder) if ranks.leads else nullcontext()
+    with mine, logging_to(folder), setup.forecast_told():
+        if ranks.leads:
+            create(folder, to_yaml(config), setup.identity.versions)
+            tidy(folder)
+        scoring = scoring_of(setup, folder / "scores.safetensors", say, ranks)
+        return None if scoring is None else _finish(setup, scoring, say, command)
 
 
 def dry_run_attribute(config: RunConfig) -> str:
     """Everything that can be said before: the model, the pairs, accuracy, memory and the cost."""
-    setup = _prepare(config, fill=False)
+    setup = _prepare(whole(config), fill=False)
     about = [describe(setup), "", pairs_text(setup, 3), "", memory_text(setup)]
     return "\n".join([*about, check_text(), cost_text(setup)])
 

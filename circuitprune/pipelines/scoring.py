@@ -30,7 +30,7 @@ from circuitprune.pipelines.metric import attribution_metric, metric_name
 from circuitprune.pipelines.own import own_hashes
 from circuitprune.pipelines.setup import Print, Setup, chosen_edges, training_batches
 from circuitprune.pipelines.sharing import Methods, Sharing, methods_of
-from circuitprune.runs.settings import flatten
+from circuitprune.runs.settings import flatten, whole
 from circuitprune.runs.shards import Job, Ranks, differences, run_shards
 from circuitprune.views.progress import shown
 
@@ -289,8 +289,8 @@ def job(setup: Setup) -> Job:
         "train.batch_size",
         "verify.batch",
     )
-    settings = {k: v for k, v in flatten(setup.config).items() if k.startswith(parts)}
-    chosen = chosen_edges(setup)
+    every = flatten(whole(setup.config))  # whose numbers are to the bit those of a divided one
+    settings, chosen = {k: v for k, v in every.items() if k.startswith(parts)}, chosen_edges(setup)
     known = b"" if chosen is None else chosen.numpy().tobytes()
     return {
         **settings,

@@ -32,12 +32,13 @@ from circuitprune.lens.predictions import ExamplePairs, TokenPair, predictions
 from circuitprune.metrics import TASK_METRICS, Evidence, Metric
 from circuitprune.models import load_model
 from circuitprune.models.dictionary import load_dictionaries
+from circuitprune.models.sharding import shard
 from circuitprune.models.zoo import dictionary_path
 from circuitprune.pipelines.memory import forecast_told
 from circuitprune.pipelines.own import check_own, method_of, metric_of
 from circuitprune.pipelines.pairs import make_pairs, spans_in
 from circuitprune.runs.identity import Identity
-from circuitprune.runs.launched import place, world
+from circuitprune.runs.launched import in_step, place, started
 from circuitprune.views.progress import shown
 
 
@@ -130,13 +131,18 @@ def make_setup(
     Raises:
         ModelError, DataError: the model or the pairs cannot be used, or the model cannot do the
             task.
-        ConfigError: a file of the user's own does not hold what the config says; or `tasks`, which
-            are not one.
+        ConfigError: a file of the user's own does not hold what the config says; `tasks`, which
+            are not one; or `model.shard` where processes are not `in_step`.
     """
     if config.tasks:
         raise ConfigError(
             f"tasks={','.join(config.tasks)} are learned together by `train`, and by nothing else; "
             "name one in task.name, or give a folder of one task inside the run's"
+        )
+    if config.model.shard and not in_step():
+        raise ConfigError(
+            "model.shard=true divides a model among the processes that torchrun starts for `train` "
+            "or `attribute`; give model.shard=false here"
         )
     check_own(config)
     with shown(config.train.progress) as watch, ExitStack() as refused:
@@ -209,6 +215,8 @@ def _loaded(config: RunConfig, watch: Watch) -> Loaded:
     """The model that the config names, where it shall run."""
     device = device_of(config.train.device)
     model, tokenizer = load(config.model, watch)
+    if config.model.shard:
+        return shard(model, device, started()), tokenizer
     model.to(device)  # type: ignore[arg-type]  # transformers wraps it in an untyped decorator
     return model, tokenizer
 
@@ -237,7 +245,7 @@ def device_of(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("train.device=cuda, but this torch finds no CUDA device; use cpu or auto")
-    if name == "cuda" and world() > 1:  # each process has a card of its own
+    if name == "cuda" and started() > 1:  # each process has a card of its own
         torch.cuda.set_device(place())
         return torch.device("cuda", place())
     return torch.device(name)

@@ -17,6 +17,7 @@ from circuitprune.files.text import counted, show
 from circuitprune.files.whole import write_tensors
 from circuitprune.pipelines.describe import check_text, describe, memory_text, pairs_text
 from circuitprune.pipelines.frontier import cut, finish, telling, with_target
+from circuitprune.pipelines.in_step import in_step
 from circuitprune.pipelines.learning import Start, make_module, make_trainer, train
 from circuitprune.pipelines.logs import log_final, logging_to, make_logger
 from circuitprune.pipelines.refining import refined_frontier
@@ -35,7 +36,7 @@ from circuitprune.runs.folder import (
 )
 from circuitprune.runs.frontier import Frontier, read_results, write_results
 from circuitprune.runs.lock import locked, unusable
-from circuitprune.runs.settings import to_yaml
+from circuitprune.runs.settings import to_yaml, whole
 from circuitprune.runs.shards import Ranks, processes
 from circuitprune.training.budgets import check_budgets
 from circuitprune.training.checkpoints import check_progress
@@ -56,11 +57,13 @@ def discover(config: RunConfig, say: Print = show, command: str = "") -> Frontie
     Raises:
         CircuitPruneError: anything a user can mend; nothing existing is overwritten.
     """
-    ranks = processes()
-    if not ranks.leads:
-        say, config = silent, replace(config, train=replace(config.train, progress=False))
-    with ranks.together():
-        return _discover(config, ranks, say, command)
+    with in_step(config, say) as (config, say):
+        ranks = processes()
+        if not ranks.leads:
+            say, config = silent, replace(config, train=replace(config.train, progress=False))
+        with ranks.together():
+            found = _discover(config, ranks, say, command)
+    return None if say is silent else found
 
 
 def _discover(config: RunConfig, ranks: Ranks, say: Print, command: str) -> Frontier | None:
@@ -121,7 +124,7 @@ def _finish(
 
 def dry_run(config: RunConfig) -> str:
     """Everything that can be said before training: the model, the pairs, accuracy and memory."""
-    setup, _, _ = _prepare(config, fill=False)
+    setup, _, _ = _prepare(whole(config), fill=False)
     return "\n".join(
         [describe(setup), "", pairs_text(setup, 3), "", memory_text(setup), check_text()]
     )

@@ -12,7 +12,14 @@ from circuitprune.runs.assignments import Assignments
 from circuitprune.runs.folder import read_config
 from circuitprune.runs.settings import TYPED
 
-MOVABLE = ("model.name", "task.path", "train.device", "verify.batch_size", "cache.max_gb")
+MOVABLE = (
+    "model.name",
+    "model.shard",
+    "task.path",
+    "train.device",
+    "verify.batch_size",
+    "cache.max_gb",
+)
 """Settings of the run that may differ now: where things lie, and what this machine can hold."""
 
 

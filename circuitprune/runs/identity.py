@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from circuitprune.data.pairs import Example, pairs_hash
+from circuitprune.models.sharding import whole_tensor
 
 PACKAGES = (
     "circuitprune",
@@ -75,8 +76,8 @@ def fingerprint(model: PreTrainedModel) -> str:
     digest, kept = hashlib.sha256(), model.state_dict()
     for name, tensor in kept.items():
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        values = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(values.view(torch.uint8).numpy())
+        values = whole_tensor(tensor).detach().cpu().contiguous().reshape(-1)
+        digest.update(values.view(torch.uint8).numpy().data)
     for name, buffer in model.named_buffers():
         if name not in kept:
             total = buffer.double().sum().item()

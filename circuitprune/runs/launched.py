@@ -1,18 +1,52 @@
 """What torchrun tells every process that it starts: how many there are and which one this is."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from circuitprune.errors import ConfigError
 
 
-def world() -> int:
-    """Number of processes, 1 without torchrun."""
+@dataclass
+class _State:
+    """Of the processes that torchrun started together; they are the process's own, so one."""
+
+    in_step: bool = False
+    """Whether all do the same work, as those do that hold one model together."""
+
+
+_STATE = _State()
+
+
+def started() -> int:
+    """Number of processes that torchrun started, 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def world() -> int:
+    """Number of processes that share the work: 1 without torchrun, and in step."""
+    return 1 if _STATE.in_step else started()
+
+
 def on_this_machine() -> int:
-    """Number of processes of the machine that this one runs on."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", str(world())))
+    """Number of processes, of those that share the work, of the machine that this one runs on."""
+    return 1 if _STATE.in_step else int(os.environ.get("LOCAL_WORLD_SIZE", str(started())))
+
+
+def in_step() -> bool:
+    """Whether all processes do the same work."""
+    return _STATE.in_step
+
+
+@contextmanager
+def stepping() -> Iterator[None]:
+    """While it lasts, all processes do the same work in the same order, and share none of it."""
+    _STATE.in_step = True
+    try:
+        yield
+    finally:
+        _STATE.in_step = False
 
 
 def place() -> int:

@@ -7,7 +7,7 @@ import ast
 import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -153,6 +153,11 @@ def flatten(config: object) -> dict[str, str | int | float | bool]:
     """`section.key` to plain values, for TensorBoard's hparams."""
     plain = _leaves(_tree(config))
     return {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in plain}
+
+
+def whole(config: RunConfig) -> RunConfig:
+    """The same run with a whole model in each process."""
+    return replace(config, model=replace(config.model, shard=False))
 
 
 def changed(config: RunConfig) -> dict[str, str | int | float | bool]:

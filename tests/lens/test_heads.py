@@ -42,7 +42,7 @@ def test_patterns_times_values_are_what_the_heads_pass_on(model, tolerance):
     n_pos, group = batch.clean.shape[1], graph.n_heads // graph.n_kv_readers
     assert patterns.shape == (graph.n_layers, len(batch), graph.n_heads, n_pos, n_pos)
     for layer in range(graph.n_layers):
-        values = ports.readers[layer][2]
+        values = ports.projections(layer)[2]
         for head in range(graph.n_heads):
             made = streams[layer] @ values.weight[head // group]
             if values.bias is not None:

@@ -423,7 +423,7 @@ def test_ports_are_the_modules_of_the_family(model, family, kv_readers):
 def test_projections_are_the_slices_of_each_reader(model, family, kv_readers):
     ports, group = Ports(model, kv_readers), reference.sizes(model, family)
     for number in range(group.n_layers):
-        for port, projection in zip("qkv", ports.readers[number], strict=True):
+        for port, projection in zip("qkv", ports.projections(number), strict=True):
             for reader, weight in enumerate(projection.weight):
                 shared = port != "q" and kv_readers == "query_head"
                 index = reader // (group.n_heads // group.n_kv) if shared else reader
