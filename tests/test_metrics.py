@@ -223,7 +223,9 @@ def test_faithfulness_of_worked_numbers(circuit, full, empty, expected):
     assert_close(value, torch.tensor(expected).double())
 
 
-@pytest.mark.parametrize(("full", "empty"), [(2.0, 2.0), (0.0, 0.0), (3e5, 3e5 + 1e-3)])
+@pytest.mark.parametrize(
+    ("full", "empty"), [(2.0, 2.0), (0.0, 0.0), (3e5, 3e5 + 1e-3), (1.0, 1.0 + 1.5e-6)]
+)
 def test_faithfulness_without_an_effect_to_recover_is_undefined(full, empty):
     with pytest.raises(MetricError) as error:
         faithfulness(*(torch.tensor(x).double() for x in (1.0, full, empty)))

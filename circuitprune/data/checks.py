@@ -18,8 +18,8 @@ class Range(NamedTuple):
     holds: Callable[[float], bool]
 
 
-POSITIVE = Range("be > 0", lambda number: number > 0)
-NOT_NEGATIVE = Range("be >= 0", lambda number: number >= 0)
+POSITIVE = Range("be > 0 and at most a billion", lambda number: 0 < number <= 1e9)
+NOT_NEGATIVE = Range("be >= 0 and at most a billion", lambda number: 0 <= number <= 1e9)
 COUNT = Range("lie in 1 to a billion", lambda number: 1 <= number <= 1e9)
 FEW = Range("lie in 1 to 1,000", lambda number: 1 <= number <= 1e3)
 MANY = Range("lie in 1 to a million", lambda number: 1 <= number <= 1e6)

@@ -7,6 +7,7 @@ from conftest import random_batch
 from torch.testing import assert_close
 
 from circuitprune.data.pairs import Batch
+from circuitprune.engine import ablation as module
 from circuitprune.engine.ablation import ROWS, Constant, Resample, make_ablation
 from circuitprune.engine.cut_run import cut_logits
 from circuitprune.engine.gated import GatedModel
@@ -102,6 +103,23 @@ def test_no_step_gives_the_means_and_the_draws_depend_on_the_step_alone(tiny_mod
     assert torch.equal(one, two) and not torch.equal(one, mean)
 
 
+def test_the_descent_is_adams_with_a_rate_that_falls_linearly(tiny_model, reference_set):
+    gated = GatedModel(tiny_model("gpt2"))
+    mean = make_ablation("mean", gated.ports, reference_set).value.squeeze(1)
+    spread = torch.linspace(0.5, 2, len(mean)).double()
+    offset, first, second = (torch.zeros_like(mean) for _ in range(3))
+    for step in range(4):
+        batch, free = reference_set[step % 2], offset.clone().requires_grad_()
+        cut, values = random_cuts(len(batch), len(mean), step), mean + spread[:, None] * free
+        (slope,) = torch.autograd.grad(cut_cost(gated.ports, batch, values, cut).mean(), free)
+        first = 0.9 * first + 0.1 * slope
+        second = 0.999 * second + 0.001 * slope.square()
+        sure = [first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))]
+        offset = offset - 0.1 * (1 - step / 4) * sure[0] / (sure[1].sqrt() + 1e-8)
+    found = optimal_constants(gated.ports, reference_set, mean, spread, 4)
+    assert_close(found, mean + spread[:, None] * offset)
+
+
 def test_every_example_has_a_cut_and_sets_of_one_and_of_nearly_all_occur():
     cuts = torch.cat([random_cuts(50, 30, step) for step in range(20)])
     sizes = cuts.sum(dim=1)
@@ -130,6 +148,22 @@ def test_the_best_constants_have_no_gradient_left(tiny_model, reference_set):
     optimizer.step(closure)
     after = closure().item()
     assert after < before and constants.grad.abs().max() < 1e-4
+
+
+def test_constants_move_in_units_of_the_spread(model, family, reference_set, monkeypatch):
+    """The spread that they are given is the root mean square of its output around its mean."""
+    given = {}
+
+    def noted(ports, batches, means, spread):
+        given.update(means=means, spread=spread)
+        return means
+
+    monkeypatch.setattr(module, "optimal_constants", noted)
+    make_ablation("optimal", GatedModel(model).ports, reference_set)
+    for writer, rows in enumerate(slow_rows(model, family, reference_set).values()):
+        around = rows - rows.mean(dim=0)
+        assert_close(given["means"][writer], rows.mean(dim=0))
+        assert_close(given["spread"][writer], around.square().mean().sqrt())
 
 
 # ---------------------------------------------------------------- resample

@@ -204,6 +204,16 @@ def test_straight_through_gates_are_the_hard_top_k():
     assert len(set(sizes)) > 10
 
 
+@pytest.mark.parametrize(
+    ("k", "n"), [(0.2, 1), (2.4, 2), (2.5, 2), (2.6, 3), (3.5, 3), (39.5, 39), (40.0, 40)]
+)
+def test_a_hard_mask_keeps_the_nearest_number_and_of_two_the_smaller(k, n):
+    learner = TopK(random_scores(40), k_min=1.0)
+    hard = learner.gates(k, 1.0).detach()
+    assert hard.unique().tolist() == ([0.0, 1.0] if n < 40 else [1.0]) and hard.sum() == n
+    assert hard.bool()[learner.scores.detach().topk(n).indices].all()
+
+
 def test_straight_through_gates_are_exactly_0_or_1():
     """Training sees the circuit that is verified later, to the last bit."""
     gates = TopK(random_scores(60).float(), k_min=3.0, mask="straight_through")
