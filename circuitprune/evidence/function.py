@@ -14,6 +14,7 @@ from torch import Tensor
 from circuitprune.data.batches import Batch
 from circuitprune.errors import DataError, MetricError, old_names
 from circuitprune.evidence.case import Case
+from circuitprune.evidence.part_readings import PartReadings, part_readings
 from circuitprune.evidence.shown_pairs import (
     ShownPair,
     kept_heads,
@@ -102,6 +103,8 @@ class Function:
     """A few pairs, whole."""
     sentence: str
     """The same in words."""
+    parts: PartReadings | None = None
+    """Kept neurons and features; absent where gates stand on whole nodes or edges."""
 
 
 def function(case: Case) -> Function:
@@ -111,21 +114,25 @@ def function(case: Case) -> Function:
     prompts, the latter on corrupt ones too (the base that ablated edges leave). `direct`: each kept
     writer's mean direct share of the logit difference. `heads`: the probes of each kept head, and
     its mean attention from the answer position to where answers and wrong tokens stand in the
-    prompt. `examples`: tokens, lens and attention of a few pairs. There is no verdict: nothing is
+    prompt. `examples`: tokens, lens and attention of a few pairs. `parts`: where each kept neuron
+    or feature is strongest, and which tokens it promotes. There is no verdict: nothing is
     tested here.
     """
     batches = _first_pairs(case.batches, N_PAIRS)
     progress = case.watch("", "parts")
-    progress(0, 4)
+    progress(0, 5)
     lens = _lens(case, batches)
-    progress(1, 4)
+    progress(1, 5)
     direct = _direct(case, batches)
-    progress(2, 4)
+    progress(2, 5)
     heads = _heads(case, batches)
-    progress(3, 4)
+    progress(3, 5)
     examples = shown_pairs(case, _first_pairs(case.batches, N_SHOWN))
-    progress(4, 4)
-    found = Function(sum(map(len, batches)), lens, direct, heads, examples, sentence="")
+    progress(4, 5)
+    parts = part_readings(case, batches)
+    progress(5, 5)
+    n_pairs = sum(map(len, batches))
+    found = Function(n_pairs, lens, direct, heads, examples, sentence="", parts=parts)
     return replace(found, sentence=_sentence(found))
 
 

@@ -44,7 +44,7 @@ class ShownPair:
 
 def shown_pairs(case: Case, batches: Sequence[Batch]) -> tuple[ShownPair, ...]:
     """Tokens, lens and attention of each pair."""
-    gated, spell = case.references.gated, _speller(case)
+    gated, spell = case.references.gated, speller(case)
     shown = []
     for batch in batches:
         streams = residual_streams(gated, batch)
@@ -95,7 +95,7 @@ def _triangle(pattern: Float[Tensor, "query key"]) -> tuple[tuple[float, ...], .
     return tuple(tuple(round(x, 3) for x in row[: at + 1]) for at, row in enumerate(rows))
 
 
-def _speller(case: Case) -> Callable[[int], str]:
+def speller(case: Case) -> Callable[[int], str]:
     """Text of a token id; the id itself without a tokenizer."""
     tokenizer = case.tokenizer
     return str if tokenizer is None else lambda token: str(tokenizer.decode([token]))

@@ -67,7 +67,7 @@ def logit_lens(
 
     Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
     """
-    _unembedding(gated)  # refused where it is no linear map
+    unembedding_of(gated)  # refused where it is no linear map
     logits = gated.ports.unembed(stream.reshape(-1, gated.graph.d_model))
     return logits.view(*stream.shape[:-1], -1)
 
@@ -119,8 +119,8 @@ def direct_logit_attribution(
         if post is not None:
             total = written[heads].sum(dim=0) + bias
             written[heads], bias = (
-                _through(post, written[heads], total),
-                _through(post, bias, total),
+                through_norm(post, written[heads], total),
+                through_norm(post, bias, total),
             )
         biases = biases + bias
     norm, stream = gated.ports.final_norm, written.sum(dim=0) + biases
@@ -128,11 +128,11 @@ def direct_logit_attribution(
     shift = known_norm(norm).shift
     if shift is not None:
         constant = constant + direction @ shift
-    shares = (_through(norm, written, stream) * direction).sum(-1)
-    return shares, (_through(norm, biases, stream) * direction).sum(-1) + constant
+    shares = (through_norm(norm, written, stream) * direction).sum(-1)
+    return shares, (through_norm(norm, biases, stream) * direction).sum(-1) + constant
 
 
-def _through(
+def through_norm(
     norm: nn.Module, part: Float[Tensor, "*any d_model"], whole: Float[Tensor, "*any_whole d_model"]
 ) -> Float[Tensor, "*any d_model"]:
     """A share of a norm's input taken through it, at the scale that the whole input has."""
@@ -140,7 +140,7 @@ def _through(
     return (centred * norm_scale(norm)(whole)).to(part.dtype)
 
 
-def _unembedding(gated: GatedModel) -> nn.Linear:
+def unembedding_of(gated: GatedModel) -> nn.Linear:
     """The model's output embedding. Raises ModelError if it is no linear map."""
     unembedding = gated.model.get_output_embeddings()
     if not isinstance(unembedding, nn.Linear) or unembedding.in_features != gated.graph.d_model:
@@ -172,7 +172,7 @@ def _mean_vector(
     logits: Float[Tensor, "batch vocab"],
 ) -> tuple[Float[Tensor, "batch d_model"], Float[Tensor, " batch"]]:
     """Mean of each set's vectors and of their biases; padding is left out."""
-    unembedding, chosen = _unembedding(gated), tokens.clamp(min=0)
+    unembedding, chosen = unembedding_of(gated), tokens.clamp(min=0)
     rows = unembedding.weight[chosen]
     bias = rows.new_zeros(chosen.shape) if unembedding.bias is None else unembedding.bias[chosen]
     products = (rows @ normed.unsqueeze(-1)).squeeze(-1) + bias

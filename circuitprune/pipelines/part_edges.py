@@ -7,11 +7,13 @@ from pathlib import Path
 from circuitprune.attribution.part_edges import PartEdges, part_edges
 from circuitprune.errors import ConfigError
 from circuitprune.files.text import counted, show, table
-from circuitprune.files.whole import write_atomic
+from circuitprune.files.whole import write_atomic, write_json
 from circuitprune.pipelines.setup import Print, training_batches
 from circuitprune.pipelines.subject import check_finished, reopened, tested_circuit
 from circuitprune.pipelines.verify_config import run_config
+from circuitprune.runs.part_edges import FILE, PartEdge, PartEdgeFile
 from circuitprune.runs.results import output_file
+from circuitprune.views.report import write_report
 
 SHOWN = 40
 """Edges that are printed; the file has all."""
@@ -33,7 +35,8 @@ def edges_of_run(
         circuit: A file with the circuit; None takes the run's chosen one.
         steps: Runs behind each gradient.
         threshold: Least magnitude of an edge that is told, in the task metric's unit.
-        output: A CSV file of `part,into,effect`; None writes none.
+        output: A CSV file of `part,into,effect`; None writes none. Those of the chosen circuit are
+            also left in the run's `part_edges.json`, and its report is written anew with them.
         say: Called with the table.
 
     Raises:
@@ -61,6 +64,11 @@ def edges_of_run(
     say("\n".join([f"{head} among the {counted(kept.n_edges, 'part')} of {name}", "", *lines]))
     if target is not None:
         _write(target, rows)
+    if circuit is None:
+        edges = tuple(PartEdge(part, into, float(f"{effect:.6g}")) for part, into, effect in rows)
+        left = PartEdgeFile(name, setup.metric_name, steps, threshold, edges)
+        write_json(folder / FILE, left)
+        write_report([folder])
     return found
 
 

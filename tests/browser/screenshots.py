@@ -1,6 +1,6 @@
 """The pictures of the documents, of verified runs.
 
-`python tests/browser/screenshots.py RUN --spans RUN`; each is optional.
+`python tests/browser/screenshots.py RUN --spans RUN --features RUN`; each is optional.
 
 Writes `docs/images/report_*.png` at twice the size of the page, in 200 colours to keep them small.
 Needs Chromium and Pillow (`pip install pillow`).
@@ -29,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, nargs="?", help="of whole edges")
     parser.add_argument("--spans", type=Path, help="of edges at spans")
+    parser.add_argument("--features", type=Path, help="of features, with its part-edges")
     given = parser.parse_args()
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
@@ -39,6 +40,10 @@ def main() -> None:
         if given.spans:
             page = opened(browser, write_report([given.spans], Path(folder) / "spans.html"))
             take(page, "#circuit .canvas", "report_spans.png")
+        if given.features:
+            page = opened(browser, write_report([given.features], Path(folder) / "parts.html"))
+            page.evaluate("selectPart(PART_EDGES.edges.find(({ part }) => FINE.test(part)).part)")
+            take(page, "#reading", "report_feature.png")
         browser.close()
 
 

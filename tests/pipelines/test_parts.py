@@ -24,6 +24,7 @@ from circuitprune.pipelines.train import discover
 from circuitprune.pipelines.verify import verify_run
 from circuitprune.runs.finished import load_found, run_circuit
 from circuitprune.runs.settings import load_config
+from circuitprune.views.report.data import report_data
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,10 @@ def test_the_evidence_is_of_parts(learned: Path) -> None:
     assert all("error" not in vars(section) for section in sections.values()), sections
     page = (learned / "verification.md").read_text()
     assert "21 of 105 parts" in page and "Gates stand on parts" in page
+    readings = sections["function"].parts
+    assert {row.part for row in readings.parts} == {
+        name for name in Circuit.load(learned / "circuits" / "21.json").edges if ".n" in name
+    }
     left = Circuit.load(learned / "circuits" / "minimal.json")
     assert left.n_edges <= 21 and left.graph.level == "neuron"
     assert "m0.n" in (learned / "report.html").read_text()
@@ -94,6 +99,13 @@ def test_edges_between_parts_of_a_run_are_told(learned: Path, tmp_path, capsys) 
     for row in rows[:5]:
         at = found.readers.index(row["into"]), study.graph.edge_index(row["part"])
         assert float(row["effect"]) == pytest.approx(float(found.values[at]), rel=1e-5)
+    assert not (learned / "part_edges.json").exists()  # of another circuit than the chosen one
+    assert main(["part-edges", str(learned), "--steps", "1", "-o", str(out)]) == 0
+    left = json.loads((learned / "part_edges.json").read_text())
+    assert [(e["part"], e["into"]) for e in left["edges"]] == [
+        (row["part"], row["into"]) for row in csv.DictReader(out.open())
+    ]
+    assert report_data([learned]).part_edges == left and left["edges"]
     with pytest.raises(SystemExit):
         main([*command, "--threshold", "0"])
     edges = quick_config(learned.parent, "train.steps=1", f"output_dir={tmp_path / 'edges'}")

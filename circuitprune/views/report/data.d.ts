@@ -593,6 +593,8 @@ declare namespace Json {
     examples: Array<ShownPair>;
     /** The same in words. */
     sentence: string;
+    /** Kept neurons and features; absent where gates stand on whole nodes or edges. */
+    parts?: PartReadings | null;
   }
   /** Sizes of the model, and names in the graph's order. */
   interface GraphData {
@@ -1029,6 +1031,52 @@ declare namespace Json {
     /** Pairs that have an index: not both of them empty. */
     n_pairs: number;
   }
+  /** One part's effect through another. */
+  interface PartEdge {
+    /** Its name. */
+    part: string;
+    /** That of the part that it moves, or `logits`. */
+    into: string;
+    /** On the task metric, in its unit; negative helps. */
+    effect: number;
+  }
+  /** `part_edges.json`. */
+  interface PartEdgeFile {
+    /** File of the circuit whose parts they join, in the run's folder. */
+    circuit: string;
+    /** The task metric. */
+    metric: string;
+    /** Runs behind each gradient. */
+    steps: number;
+    /** Least magnitude of an edge. */
+    threshold: number;
+    /** The strongest first. */
+    edges: Array<PartEdge>;
+  }
+  /** One neuron or feature of the circuit, in the untouched model. */
+  interface PartReading {
+    /** Its name, `m3.n17` or `m3.f17`. */
+    part: string;
+    /** Share of the prompts' tokens at which it is not 0. */
+    on: number;
+    /** Where it is strongest by magnitude, one token of a prompt, the strongest first. */
+    examples: Array<Peak>;
+    /** Tokens whose logits a unit of it raises most, directly, and by how much; see `lens.parts`. */
+    promotes: Array<[string, number]>;
+    /** Tokens whose logits it lowers most. */
+    demotes: Array<[string, number]>;
+  }
+  /** The neurons and features of a circuit. */
+  interface PartReadings {
+    /** That the circuit keeps, of which at most `MOST_PARTS` are read. */
+    n_parts: number;
+    /** Pairs on whose clean prompts they are read. */
+    n_pairs: number;
+    /** In the order of their rank. */
+    parts: Array<PartReading>;
+    /** Tokens of the prompts that are shown. */
+    prompts: Array<Array<string>>;
+  }
   /** The host with the activations of the donor in some edges; KL and matches to the donor. */
   interface PatchedAcross {
     /** The circuit whose edges carry the donor's activations, or `all edges`. */
@@ -1047,6 +1095,15 @@ declare namespace Json {
     recovered: Interval;
     /** Its place among random circuits, by family; empty for all edges. */
     random: Record<string, AmongRandom>;
+  }
+  /** A token of a prompt at which a part is strong. */
+  interface Peak {
+    /** Position of the prompt in `PartReadings.prompts`. */
+    prompt: number;
+    /** Position of the token in it. */
+    at: number;
+    /** How strong it is there. */
+    value: number;
   }
   /** Where the circuit lies among random ones by one number. */
   interface Place {
@@ -1215,6 +1272,8 @@ declare namespace Json {
     evidence: Verification | null;
     /** Studies of several runs. */
     studies: Studies;
+    /** The first run's `part_edges.json` as it is, for the page to check. */
+    part_edges: PartEdgeFile | null;
     /** The first run's `pairs.json` as it is, for the page to check. */
     pairs: ExamplePairs | null;
     /** The text of its `config.yaml`. */

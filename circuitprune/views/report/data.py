@@ -22,6 +22,7 @@ from circuitprune.files.tensors import taken
 from circuitprune.files.whole import read_json, read_tensors
 from circuitprune.runs.finished import full_ranking
 from circuitprune.runs.frontier import Frontier, read_results
+from circuitprune.runs.part_edges import FILE as PART_EDGES
 from circuitprune.runs.together import SHARED
 from circuitprune.views.report.records import (
     CircuitData,
@@ -83,6 +84,7 @@ def report_data(folders: Sequence[str | Path]) -> ReportData:
         command=_command(first),
         evidence=evidence,
         studies=Studies(**studies),
+        part_edges=_optional(first / PART_EDGES),
         pairs=_optional(first / "pairs.json"),
         config=_text(first / "config.yaml"),
         versions=_versions(first),

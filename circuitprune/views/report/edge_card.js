@@ -28,7 +28,12 @@ function edgeCard(edges) {
     ways = waysOf(endsAt(state.circuit), NONE)(endsOfEdge(edge)),
     [from] = ways[0];
   return [
-    make("h3", { class: "edge-name" }, name, make("small", {}, inWords(edge))),
+    make(
+      "h3",
+      { class: "edge-name" },
+      name,
+      make("small", {}, PARTS_NAMED ? partTitle(name) : inWords(edge)),
+    ),
     make(
       "dl",
       { class: "facts" },
@@ -43,6 +48,16 @@ function edgeCard(edges) {
     ...(SHARED
       ? [make("p", {}, isOwn(edge) ? "Dotted: this task's own." : "Shared by all tasks.")]
       : []),
+    ...(PARTS_NAMED
+      ? [...briefPart(name), make("p", {}, "Of ", nodeButton(from), ".")]
+      : ends(ways)),
+  ];
+}
+
+/** What the nodes that an edge joins write and read. */
+function ends(ways) {
+  const [from] = ways[0];
+  return [
     make("h4", {}, "Writes"),
     make("p", {}, nodeButton(from), writes(from)),
     make("h4", {}, "Reads"),

@@ -11,13 +11,15 @@ const PROBED = {
 };
 let readingOf = null;
 
-/** Fills the panel under the drawing; hides it where no node is selected. */
-function showReading(id) {
-  if (readingOf === id) return;
-  readingOf = id;
+/** Fills the panel under the drawing; hides it where no node is selected, and no neuron or feature. */
+function showReading(id, part) {
+  const key = JSON.stringify([id, part, state.circuit]);
+  if (readingOf === key) return;
+  readingOf = key;
   const into = byId("reading");
-  into.hidden = id === null;
-  into.replaceChildren(...(id === null ? [] : reading(baseOf(id))));
+  into.hidden = id === null && part === null;
+  const found = id !== null ? reading(baseOf(id)) : part !== null ? partReading(part) : [];
+  into.replaceChildren(...found);
 }
 
 function reading(id) {
@@ -126,6 +128,7 @@ function effects(id) {
   const own = readersOf(id),
     edges = computed(SECTIONS.minimality)?.edges ?? [];
   const touches = ({ edge }) => {
+    if (PARTS_NAMED) return edge === id || edge.startsWith(`${id}.`);
     const [from, to] = baseOf(edge).split("->");
     return from === id || own.includes(to.replace(/<.>$/, ""));
   };

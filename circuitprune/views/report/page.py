@@ -43,6 +43,7 @@ SCRIPTS = (
     "evidence.js",
     "pairs.js",
     "node_details.js",
+    "part_card.js",
     "summary.js",
     "report.js",
 )

@@ -121,7 +121,7 @@ function item(edge, curve, other) {
         type: "button",
         class: curve.kind,
         title: notes.join("; "),
-        onclick: () => walk(curve[other]),
+        onclick: () => (PARTS_NAMED ? selectEdge([edge]) : walk(curve[other])),
       },
       make("i", { class: `swatch ${curve.kind}` }),
       `${name}${port}`,

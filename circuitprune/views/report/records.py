@@ -7,6 +7,7 @@ from typing import Annotated
 from circuitprune.lens.predictions import ExamplePairs
 from circuitprune.metrics import Evidence
 from circuitprune.runs.frontier import PointRow, Provenance
+from circuitprune.runs.part_edges import PartEdgeFile
 from circuitprune.runs.studies import Comparison, Stability
 from circuitprune.runs.verification import Verification
 
@@ -167,6 +168,8 @@ class ReportData:
     """The first run's `verification.json` as it is, for the page to check."""
     studies: Studies
     """Studies of several runs."""
+    part_edges: Annotated[object, PartEdgeFile] | None
+    """The first run's `part_edges.json` as it is, for the page to check."""
     pairs: Annotated[object, ExamplePairs] | None
     """The first run's `pairs.json` as it is, for the page to check."""
     config: str | None

@@ -110,7 +110,7 @@ function mark(hover = null) {
       box.setAttribute("aria-pressed", String(name === state.node));
   }
   showPanel(id);
-  showReading(picture.has(state.node) ? state.node : null);
+  showReading(picture.has(state.node) ? state.node : null, partAtHand());
 }
 
 const matches = (text) => text.toLowerCase().includes(state.search.toLowerCase());
