@@ -51,6 +51,8 @@ def gather(
     for name in sections:
         say(f"{name}: found in {folder / name}.json")
     ranks.wait()  # all have seen the folder as it was
+    if len(sections) < len(kinds):  # whatever is gathered alone then sees the same bits
+        case.references.fill([*case.batches, *case.train_batches])
     with shown(show) as watch:
 
         def run(name: str) -> Section | NotComputed:

@@ -210,6 +210,17 @@ def test_a_run_that_was_cut_short_goes_on(run, monkeypatch):
     assert gather(run)[0] == found
 
 
+def test_a_section_gathered_alone_has_the_bytes_of_all_together(run):
+    """What an interrupted command left out meets other reference runs in the memory, or none."""
+    wanted = "sections=[faithfulness,rivals,clusters,hypotheses]"
+    gather(run, wanted)
+    whole = {path: path.read_bytes() for path in (run / "evidence").glob("*.json")}
+    for path, data in whole.items():
+        path.unlink()
+        gather(run, wanted)
+        assert path.read_bytes() == data, path.name
+
+
 @pytest.mark.parametrize("change", ["seed=1", "tolerance=0.5", "verify.batch_size=7", "threads=2"])
 def test_sections_of_other_settings_are_computed_again(run, change):
     gather(run)

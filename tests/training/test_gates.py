@@ -471,3 +471,9 @@ def test_a_density_must_lie_between_0_and_1(density):
     for start in (calibrated_probability, calibrated_log_alpha):
         with pytest.raises(ConfigError, match=rf"\(0, 1\), got {density}"):
             start(random_scores(20), density)
+
+
+def test_normal_scores_are_the_quantiles_in_the_middle_of_each_rank():
+    found = normal_scores(torch.tensor([0.3, 9.0, 0.2, 5.0]).double())
+    quantiles = [3 / 8, 7 / 8, 1 / 8, 5 / 8]
+    assert_close(found, torch.tensor(scipy.stats.norm.ppf(quantiles)))
