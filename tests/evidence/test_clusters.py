@@ -64,6 +64,13 @@ def two():
     return kinds, case, clusters(case)
 
 
+def test_a_gain_that_is_sure_and_small_is_no_second_mechanism(two, monkeypatch):
+    """A share of the common circuit's KL that no gain can be: then one circuit is enough."""
+    monkeypatch.setattr(import_module("circuitprune.evidence.clusters"), "PART", 1.0)
+    found = clusters(two[1])
+    assert found.gain.low > 0 and found.one_is_enough
+
+
 def test_two_planted_mechanisms_come_back_with_a_circuit_each(two):
     kinds, _, found = two
     assert len(found.clusters) == 2 and found.silhouettes["2"] == max(found.silhouettes.values())

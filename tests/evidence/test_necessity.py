@@ -62,6 +62,10 @@ def test_without_all_edges_everything_is_lost_and_without_none_nothing(case):
     assert_close((whole.lost.value, none.lost.value), (1.0, 0.0), atol=1e-9, rtol=0)
 
 
+def test_nineteen_random_circuits_cannot_reject_and_twenty_can():
+    assert (verdict(1 / 20, 19), verdict(1 / 21, 20)) == ("undecided", "pass")
+
+
 def test_the_verdict_is_by_the_random_circuits():
     assert [verdict(0.01, 100), verdict(0.2, 100), verdict(0.1, 5)] == [
         "pass",

@@ -122,3 +122,9 @@ def test_shares_of_live_budgets_are_those_of_samples():
     learner = TopK(scores, 2.0, mask="straight_through", graph=graph)
     share = torch.stack([learner.sample(0, step).detach() for step in range(400)]).mean(0)
     assert (share - learner.probabilities()).abs().max() < 0.12
+
+
+def test_the_upper_quarter_of_places_tries_the_largest_budget_its_end_too():
+    budgets = Budgets(2.0, 20.0, 20, "adaptive")
+    tried = [budgets.tries_the_largest(u) for u in (0.0, 0.74, 1 - PROBES, 1.0)]
+    assert tried == [False, False, True, True]
