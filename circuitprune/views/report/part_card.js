@@ -68,7 +68,7 @@ function whyUnread(name) {
 /** @param {Json.PartReading} found */
 function examplesOf({ examples, on }) {
   const { prompts, n_pairs } = /** @type {Json.PartReadings} */ (PART_READINGS);
-  const often = `On at ${percent(on)} of the tokens of ${spell(n_pairs)} clean prompts.`;
+  const often = `On at ${percent(on)} of the tokens of ${counted(n_pairs, "clean prompt")}.`;
   if (!examples.length) return [make("h4", {}, "Strongest at"), make("p", {}, `Nowhere. ${often}`)];
   const most = Math.max(...examples.map(({ value }) => Math.abs(value)));
   return [
