@@ -182,8 +182,8 @@ class GatesConfig:
     """`topk` orders all edges in one run; `hard_concrete` aims at one density."""
     temperature: float = 0.5
     """topk: width of the soft top-k, in standard deviations of the initial scores."""
-    temperature_end: float = 1.0
-    """topk: the width at the last step, as a fraction of `temperature`; 1: it stays."""
+    cooling: float = 9.0
+    """topk: the width falls by a factor of 1 + `cooling`, less if edges outnumber the steps."""
     mask: Literal["mixed", "straight_through", "sigmoid"] = "mixed"
     """topk: what the forward pass sees: the hard top-k, its soft form, or a random mix of both."""
     budgets: Literal["log_uniform", "log_both", "uniform", "adaptive"] = "log_uniform"
@@ -219,8 +219,8 @@ class GatesConfig:
 
     def __post_init__(self) -> None:
         ranges = {
-            **dict.fromkeys(("temperature", "temperature_end", "k_min", "shared_cost"), POSITIVE),
-            **dict.fromkeys(("penalty_weight", "penalty_lr"), NOT_NEGATIVE),
+            **dict.fromkeys(("temperature", "k_min", "shared_cost"), POSITIVE),
+            **dict.fromkeys(("cooling", "penalty_weight", "penalty_lr"), NOT_NEGATIVE),
             **dict.fromkeys(("init_density", "target_density"), INSIDE),
             **dict.fromkeys(("warmup", "average"), SHARE),
         }

@@ -395,10 +395,10 @@ ROWS = [
     Row("gates.learner", "hard_concrete", lambda m: type(m.module.learner), HardConcrete),
     Row("gates.temperature", "0.7", lambda m: m.module.learner.temperature, 0.7),
     Row(
-        "gates.temperature_end",
-        "0.4",
+        "gates.cooling",
+        "55.0",
         lambda m: m.module.learner.temperature_at(m.module.steps),
-        0.2,
+        lambda m: 0.5 / (1 + 55 * m.module.steps / m.quick.gated.graph.n_edges),
     ),
     Row("gates.mask", "sigmoid", lambda m: m.module.learner.mask, "sigmoid"),
     Row("gates.budgets", "uniform", lambda m: m.module.learner.budgets.schedule, "uniform"),

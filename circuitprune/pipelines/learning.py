@@ -61,7 +61,7 @@ def make_learner(config: RunConfig, initial: Start, graph: Graph) -> Learner:
             gates.budgets,
             graph if gates.count == "live" else None,
             gates.average > 0,
-            temperature_end=gates.temperature_end,
+            cooling=gates.cooling,
             steps=config.train.steps,
         )
     if initial is None:  # alike: ranks of equal scores would be an order of their own

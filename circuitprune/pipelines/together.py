@@ -186,7 +186,7 @@ def shared_module(
         gates.budgets,
         averages=gates.average > 0,
         costs=costs_of(n_tasks, graph.n_edges, gates.shared_cost),
-        temperature_end=gates.temperature_end,
+        cooling=gates.cooling,
         steps=train.steps,
     )
     parts = [

@@ -56,7 +56,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "learner": "topk",
             "mask": "sigmoid",
             "temperature": 0.5,
-            "temperature_end": 1.0,
+            "cooling": 0.0,
             "budgets": "uniform",
             "count": "raw",
             "k_min": 1.0,

@@ -114,8 +114,9 @@ class TopK(nn.Module):
         averages: Whether there is room for an average of the scores, which `remember` fills and
             `ranking` then tells: noise of single steps cancels in it.
         costs: What each edge takes from a budget; 1 without.
-        temperature_end: What the temperature has become after `steps`, as a fraction of the first;
-            in between it falls by the same factor at each step.
+        cooling: How far the temperature falls: over the run by the factor
+            `1 + cooling * min(1, steps / n_edges)`, by the same factor at each step. The choice
+            sharpens as far as there were steps to tell edges apart.
         steps: Length of the run.
 
     Raises:
@@ -139,7 +140,7 @@ class TopK(nn.Module):
         graph: Graph | None = None,
         averages: bool = False,
         costs: Edges | None = None,
-        temperature_end: float = 1.0,
+        cooling: float = 0.0,
         steps: int = 1,
     ) -> None:
         super().__init__()
@@ -153,7 +154,7 @@ class TopK(nn.Module):
         if mask not in MASKS:
             raise ConfigError(f"gates.mask must be one of {', '.join(MASKS)}, got {mask!r}")
         self.temperature, self.mask, self.graph = temperature, mask, graph
-        self.temperature_end, self.steps = temperature_end, max(1, steps)
+        self.cooled, self.steps = 1 + cooling * min(1, steps / n_edges), max(1, steps)
         self.averages = averages
         costs = torch.ones_like(scores) if costs is None else costs
         self.register_buffer("costs", costs, persistent=False)
@@ -185,8 +186,8 @@ class TopK(nn.Module):
         return self.gates(k, self.hardness(seed, step), self.temperature_at(step))
 
     def temperature_at(self, step: int) -> float:
-        """The width at a step: `temperature * temperature_end ** (step / steps)`."""
-        return float(self.temperature * self.temperature_end ** min(1.0, step / self.steps))
+        """The width at a step; see `cooling`."""
+        return float(self.temperature / self.cooled ** min(1.0, step / self.steps))
 
     def gates(self, k: float, hardness: float, temperature: float | None = None) -> Edges:
         """The gates of the k best edges, between their soft form at 0 and the hard one at 1.
