@@ -13,7 +13,7 @@ from circuitprune.metrics import Metric
 
 
 def gate_ig(
-    references: References, batches: Iterable[Batch], metric: Metric, steps: int = 5
+    references: References, batches: Iterable[Batch], metric: Metric, steps: int = 20
 ) -> Float[Tensor, " edge"]:
     """Each edge's share of the metric between the empty and the full model.
 

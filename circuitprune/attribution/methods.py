@@ -33,7 +33,7 @@ class Method:
         parts: The same as `function` for scores of parts (nodes, neurons); None if it has none.
         spans: Whether it scores edges at spans of positions.
         signed: Negative helps. Else scores are magnitudes, helpful or harmful alike.
-        steps: Whether `steps` means something.
+        steps: Points of its path, by default; 0 if `steps` means nothing.
         metric: What `metric=auto` is: the task's, the KL, or none since the metric is never asked.
         additive: Linear in a gradient: a writer's out-edges add up to the score of the writer.
         at_clean_run: The only gradient is at the clean run, where the KL is flat.
@@ -49,7 +49,7 @@ class Method:
     Example:
         >>> from circuitprune.attribution import METHODS
         >>> METHODS["gate_ig"].steps, METHODS["gate_ig"].metric
-        (True, 'kl')
+        (20, 'kl')
     """
 
     function: str | Callable[..., object] | None
@@ -59,7 +59,7 @@ class Method:
     parts: str | Callable[..., object] | None = None
     spans: bool = False
     signed: bool = True
-    steps: bool = False
+    steps: int = 0
     metric: Literal["task", "kl", "none"] = "task"
     additive: bool = False
     at_clean_run: bool = False
@@ -149,7 +149,7 @@ def _along_inputs(name: str) -> Method:
         spans=True,
         cost=cost.input_gradients,
         by_kv_head="sum",
-        steps=True,
+        steps=5,
         additive=True,
         passes=cost.pass_each_step,
     )
@@ -207,7 +207,7 @@ METHODS: dict[str, Method] = {
         spans=True,
         cost=cost.input_gradients,
         by_kv_head="sum",
-        steps=True,
+        steps=5,
         additive=True,
         passes=cost.pass_each_step,
     ),
@@ -216,7 +216,7 @@ METHODS: dict[str, Method] = {
         spans=True,
         cost=None,
         by_kv_head="sum",
-        steps=True,
+        steps=5,
         additive=True,
         passes=cost.pass_each_group,
     ),
@@ -226,7 +226,7 @@ METHODS: dict[str, Method] = {
         spans=True,
         cost=cost.gradients,
         by_kv_head="sum",
-        steps=True,
+        steps=20,
         metric="kl",
         additive=True,
         passes=cost.pass_each_step,
@@ -245,7 +245,7 @@ METHODS: dict[str, Method] = {
         spans=True,
         cost=cost.writer_gradients,
         by_kv_head="sum",
-        steps=True,
+        steps=5,
         additive=True,
         passes=cost.pass_each_writer,
     ),
@@ -266,7 +266,7 @@ METHODS: dict[str, Method] = {
         nodes="nodes:atp_ig_nodes",
         cost=cost.input_gradients,
         by_kv_head="largest",
-        steps=True,
+        steps=5,
         passes=cost.pass_each_step,
     ),
     "ugs": Method(
@@ -276,7 +276,7 @@ METHODS: dict[str, Method] = {
         cost=None,
         by_kv_head="largest",
         signed=False,
-        steps=True,
+        steps=5,
         whole=True,
         passes=cost.pass_each_sample,
     ),

@@ -194,7 +194,7 @@ def _provenance(setup: Setup, frontier: Frontier) -> Provenance:
         **frontier.provenance,
         "learner": None,
         "objective": None,
-        "init_steps": config.attribution.steps,
+        "init_steps": config.attribution.points,
         "ranking": config.verify.ranking,
     }
     if config.attribution.method == "acdc":

@@ -16,7 +16,7 @@ def cost_text(setup: Setup) -> str:
     n_circuits = len(verify.thresholds or verify.sizes)
     if settings.method == "acdc":
         n_circuits = len(settings.acdc_thresholds)
-    scores = "not known" if cost is None else f"about {cost(graph, settings.steps):,.0f}"
+    scores = "not known" if cost is None else f"about {cost(graph, settings.points):,.0f}"
     return (
         f"cost      in plain forwards of the pairs: scores {scores} "
         f"({counted(len(setup.data.splits['train']), 'training pair')}), verification about "

@@ -163,7 +163,7 @@ def _by_method_of_ranks(setup: Setup, folder: Path, say: Print, ranks: Ranks) ->
 def by_method(setup: Setup, sharing: Sharing | None = None) -> Scoring:
     """Scores by one of `METHODS`, all edges at once; by several processes where they share it."""
     settings, references, chosen = setup.config.attribution, setup.references, chosen_edges(setup)
-    alone, steps, each, agreement = methods_of(setup), settings.steps, None, []
+    alone, steps, each, agreement = methods_of(setup), settings.points, None, []
     methods = alone if sharing is None else sharing.both(*alone)
     method = methods[0]
     with shown(setup.config.train.progress) as watch:
@@ -195,9 +195,9 @@ def _scores_and_nodes(
     settings, graph = setup.config.attribution, setup.gated.graph
     of_edges, of_nodes = methods
     if of_nodes is not None:
-        nodes = of_nodes(setup.references, batches, metric, settings.steps).cpu()
+        nodes = of_nodes(setup.references, batches, metric, settings.points).cpu()
         return lift(graph, nodes), nodes
-    scores = of_edges(setup.references, batches, metric, settings.steps).cpu()
+    scores = of_edges(setup.references, batches, metric, settings.points).cpu()
     additive = setup.method.additive and setup.config.level == "edge"
     return scores, node_scores(graph, scores) if additive else None
 
@@ -314,7 +314,7 @@ def _notes(setup: Setup) -> dict[str, str]:
     return {
         "method": settings.method,
         "metric": metric_name(setup),
-        "steps": str(settings.steps),
+        "steps": str(settings.points),
         "graph": json.dumps(asdict(setup.gated.graph), sort_keys=True),
         "job": json.dumps(job(setup), sort_keys=True),
     }

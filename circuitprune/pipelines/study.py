@@ -47,14 +47,18 @@ class Study(Prepared):
     """
 
     def attribute(
-        self, method: str | Attribution = "eap", *, steps: int = 5, metric: str | Metric = "auto"
+        self,
+        method: str | Attribution = "eap",
+        *,
+        steps: int | None = None,
+        metric: str | Metric = "auto",
     ) -> Scores:
         """Scores of every edge on the training pairs; see docs/attribution.md.
 
         Args:
             method: A name of `METHODS`, or your own function `(references, batches, metric, steps)`
                 that gives every edge a score, negative where it helps.
-            steps: Points of the integrated methods.
+            steps: Points of the integrated methods; by default 20 for `gate_ig`, 5 for others.
             metric: What is attributed: `kl`, a task metric, `auto`, what suits the method, or a
                 function `(logits, batch)` of your own.
 
