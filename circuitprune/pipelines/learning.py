@@ -35,6 +35,7 @@ from circuitprune.training.gates import (
     HardConcrete,
     Learner,
     TopK,
+    cooled_by,
     log_alpha_for,
 )
 from circuitprune.training.module import MaskTraining
@@ -61,7 +62,7 @@ def make_learner(config: RunConfig, initial: Start, graph: Graph) -> Learner:
             gates.budgets,
             graph if gates.count == "live" else None,
             gates.average > 0,
-            cooling=gates.cooling,
+            cooled=cooled_by(gates.cooling, config.train.steps, n_edges),
             steps=config.train.steps,
         )
     if initial is None:  # alike: ranks of equal scores would be an order of their own

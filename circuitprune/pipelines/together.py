@@ -39,7 +39,7 @@ from circuitprune.runs.stopping import held
 from circuitprune.runs.together import TogetherFile, read_together
 from circuitprune.training.budgets import check_budgets
 from circuitprune.training.checkpoints import check_progress
-from circuitprune.training.gates import TopK
+from circuitprune.training.gates import TopK, cooled_by
 from circuitprune.training.several import SharedTraining, TaskPart, costs_of, start_of
 from circuitprune.training.starts import shared_importance
 from circuitprune.training.tasks import folder_of, is_pair_file
@@ -186,7 +186,7 @@ def shared_module(
         gates.budgets,
         averages=gates.average > 0,
         costs=costs_of(n_tasks, graph.n_edges, gates.shared_cost),
-        cooling=gates.cooling,
+        cooled=cooled_by(gates.cooling, train.steps, graph.n_edges),
         steps=train.steps,
     )
     parts = [

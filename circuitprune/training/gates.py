@@ -79,6 +79,14 @@ def soft_top_k(scores: Edges, k: float, temperature: float, costs: Edges | None 
     return torch.sigmoid((scores - tau) / temperature)
 
 
+def cooled_by(cooling: float, steps: int, n_edges: int) -> float:
+    """By which factor a run's temperature falls: `1 + cooling * min(1, steps / n_edges)`.
+
+    The choice sharpens as far as there are steps to tell edges apart by.
+    """
+    return 1 + cooling * min(1.0, steps / n_edges)
+
+
 def _threshold(scores: Edges, k: float, temperature: float, costs: Edges) -> Tensor:
     """The tau at which the sigmoids' costs sum to k, by bisection to the dtype's precision."""
     margin = temperature * (math.log(len(scores)) + 20)
@@ -114,9 +122,8 @@ class TopK(nn.Module):
         averages: Whether there is room for an average of the scores, which `remember` fills and
             `ranking` then tells: noise of single steps cancels in it.
         costs: What each edge takes from a budget; 1 without.
-        cooling: How far the temperature falls: over the run by the factor
-            `1 + cooling * min(1, steps / n_edges)`, by the same factor at each step. The choice
-            sharpens as far as there were steps to tell edges apart.
+        cooled: The factor by which the temperature has fallen after `steps`; in between it falls by
+            the same factor at each step.
         steps: Length of the run.
 
     Raises:
@@ -140,7 +147,7 @@ class TopK(nn.Module):
         graph: Graph | None = None,
         averages: bool = False,
         costs: Edges | None = None,
-        cooling: float = 0.0,
+        cooled: float = 1.0,
         steps: int = 1,
     ) -> None:
         super().__init__()
@@ -154,7 +161,7 @@ class TopK(nn.Module):
         if mask not in MASKS:
             raise ConfigError(f"gates.mask must be one of {', '.join(MASKS)}, got {mask!r}")
         self.temperature, self.mask, self.graph = temperature, mask, graph
-        self.cooled, self.steps = 1 + cooling * min(1, steps / n_edges), max(1, steps)
+        self.cooled, self.steps = cooled, max(1, steps)
         self.averages = averages
         costs = torch.ones_like(scores) if costs is None else costs
         self.register_buffer("costs", costs, persistent=False)
@@ -186,7 +193,7 @@ class TopK(nn.Module):
         return self.gates(k, self.hardness(seed, step), self.temperature_at(step))
 
     def temperature_at(self, step: int) -> float:
-        """The width at a step; see `cooling`."""
+        """The width at a step: `temperature / cooled ** (step / steps)`."""
         return float(self.temperature / self.cooled ** min(1.0, step / self.steps))
 
     def gates(self, k: float, hardness: float, temperature: float | None = None) -> Edges:

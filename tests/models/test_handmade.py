@@ -74,9 +74,10 @@ def task_metric(logits, batch):
 
 
 @cache
-def scores(method, name, **kwargs):
-    found = references(name, **kwargs)
-    return METHODS[method].score(found, data(name).batches("train"), task_metric)
+def scores(method, name, steps=None, **kwargs):
+    found, chosen = references(name, **kwargs), METHODS[method]
+    steps = chosen.steps if steps is None else steps
+    return chosen.score(found, data(name).batches("train"), task_metric, steps or 1)
 
 
 # ------------------------------------------------------------------ the models
@@ -257,7 +258,7 @@ def test_what_points_of_integration_pass_over_is_not_found():
     behind = [edge for edge in DUPLICATE.content if "a0.h1" in edge or edge.endswith("m0")]
     hidden = DUPLICATE.graph.mask_of(behind)
     for method in ("eap", "eap_qk", "eap_ig_inputs", "gate_ig"):
-        found = scores(method, "duplicate").abs()
+        found = scores(method, "duplicate", steps=5).abs()
         assert auroc(found, truth) < 0.9
         assert not (select(DUPLICATE.graph, found, int(truth.sum())) & hidden).any()
     assert auroc(scores("mc_ig", "duplicate").abs(), truth) == 1.0

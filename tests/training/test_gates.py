@@ -13,6 +13,7 @@ from circuitprune.training.gates import (
     MASKS,
     HardConcrete,
     TopK,
+    cooled_by,
     log_alpha_for,
     noise_generator,
     open_probability,
@@ -184,15 +185,13 @@ def test_k_min_is_lowered_to_a_small_graph():
 
 def test_the_temperature_falls_by_the_same_factor_at_each_step():
     """12 steps for 60 edges: by 1 + 15 / 5 in all; as many steps as edges, or more: by 1 + 15."""
-    settings = {"temperature": 0.5, "mask": "sigmoid", "cooling": 15.0}
-    gates = TopK(random_scores(60), k_min=3.0, steps=12, **settings)
+    assert [cooled_by(15.0, steps, 60) for steps in (0, 12, 60, 600)] == [1, 4, 16, 16]
+    settings = {"temperature": 0.5, "mask": "sigmoid", "cooled": 4.0, "steps": 12}
+    gates = TopK(random_scores(60), k_min=3.0, **settings)
     expected_at = {0: 0.5, 1: 0.5 * 4 ** (-1 / 12), 6: 0.25, 12: 0.125, 13: 0.125}
     for step, temperature in expected_at.items():
         expected = soft_top_k(gates.scores, gates.budget(0, step), temperature)
         assert_close(gates.sample(0, step), expected)
-    for steps in (60, 600):
-        gates = TopK(random_scores(60), k_min=3.0, steps=steps, **settings)
-        assert gates.temperature_at(steps) == pytest.approx(0.5 / 16)
 
 
 def test_straight_through_gates_are_the_hard_top_k():
