@@ -197,7 +197,7 @@ class GatesConfig:
     """topk: how the number of edges of a step is drawn; see docs/method.md."""
     count: Literal["raw", "live"] = "raw"
     """topk: what budgets count: edges, or those of them on a path, as `verify.sizes` does."""
-    k_min: float = 8.0
+    k_min: float = 4.0
     """topk: smallest budget, in edges."""
     k_max: float = 1.0
     """topk: largest budget, as a fraction of all edges."""

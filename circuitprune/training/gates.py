@@ -112,7 +112,7 @@ class TopK(nn.Module):
 
     Args:
         scores: Initial scores, larger is kept earlier.
-        k_min: Smallest budget, in edges; default 8, or `k_max` if that is less.
+        k_min: Smallest budget, in edges; default 4, or `k_max` if that is less.
         k_max: Largest budget, in edges; default all.
         temperature: Of `soft_top_k`, at the first step.
         mask: `mixed`, `straight_through` or `sigmoid`.
@@ -153,7 +153,7 @@ class TopK(nn.Module):
         super().__init__()
         n_edges = len(scores)
         k_max = float(n_edges if k_max is None else k_max)
-        k_min = min(8.0, k_max) if k_min is None else k_min
+        k_min = min(4.0, k_max) if k_min is None else k_min
         self.budgets = Budgets(k_min, k_max, n_edges, schedule)
         if temperature <= 0:
             raise ConfigError(f"gates.temperature must be positive, got {temperature}")
