@@ -78,7 +78,7 @@ class Budgets(nn.Module):
 
     def at(self, u: float) -> float:
         """The budget at a place in [0, 1]."""
-        return _AT[self.schedule](self, u)
+        return min(_AT[self.schedule](self, u), float(self.n_edges))  # which rounding may pass
 
     def sizes(self, places: int = 1024) -> Float64[Tensor, " place"]:
         """Budgets at evenly spaced places, ascending: their distribution."""

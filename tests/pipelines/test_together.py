@@ -59,7 +59,7 @@ def home(tmp_path_factory):
 
 def chosen(home, *overrides: str) -> list[str]:
     named = ["task.name=ioi", "task.path=null", f"tasks=[{home / 'a.jsonl'},{home / 'b.jsonl'}]"]
-    about = ["attribution.steps=5", "verify.sizes=[0.1,0.5]", "gates.target=kl<=0.02"]
+    about = ["attribution.steps=20", "verify.sizes=[0.1,0.5]", "gates.target=kl<=0.02"]
     return [*settings(home), *named, *about, *overrides]
 
 

@@ -30,6 +30,14 @@ def is_uniform(values):
     return scipy.stats.kstest(values.numpy(), "uniform").pvalue > 0.01
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_no_budget_passes_the_number_of_edges(schedule):
+    """`exp(log 110)` is 110.00000000000004, of which the ceiling is one edge too many."""
+    for n_edges in range(8, 140):
+        budgets = Budgets(4.0, float(n_edges), n_edges, schedule)
+        assert all(4 - 1e-9 <= budgets.at(u) <= n_edges for u in (0.0, 0.5, 0.999999, 1.0))
+
+
 def test_each_schedule_has_its_distribution():
     assert is_uniform(log_place(drawn("log_uniform")))
     assert is_uniform((drawn("uniform") - 8) / 392)

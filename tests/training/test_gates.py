@@ -180,7 +180,7 @@ def test_one_budget_only():
 
 
 def test_k_min_is_lowered_to_a_small_graph():
-    assert TopK(random_scores(5)).budget(0, 0) == pytest.approx(5.0)
+    assert TopK(random_scores(3)).budget(0, 0) == pytest.approx(3.0)
 
 
 def test_the_temperature_falls_by_the_same_factor_at_each_step():
