@@ -149,13 +149,6 @@ class AttributionConfig:
         counts |= {"doublings": FEW, "threads": FEW, "acdc_thresholds": POSITIVE}
         refuse(misfits(self, "attribution.", **counts) or broken(*self._rules()))
 
-    @property
-    def points(self) -> int:
-        """`steps`, or what its method takes by default."""
-        if self.steps is not None:
-            return self.steps
-        return METHODS[self.method].steps if self.method in METHODS else 5
-
     def _rules(self) -> list[tuple[bool, str]]:
         known, method, thresholds = (*METHODS, "none"), self.method, self.acdc_thresholds
         stepped, directed = names_with("steps"), names_with("directed")

@@ -84,6 +84,10 @@ class Method:
             )
         return cast("circuitprune.attribution.base.Attribution", _found(self.function))
 
+    def points(self, asked: int | None) -> int:
+        """How many points of its path a run takes: what was asked for, or its own number."""
+        return self.steps if asked is None else asked
+
     @property
     def score_parts(self) -> "circuitprune.attribution.base.Attribution":
         """The function that scores every part.

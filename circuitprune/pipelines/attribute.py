@@ -194,7 +194,7 @@ def _provenance(setup: Setup, frontier: Frontier) -> Provenance:
         **frontier.provenance,
         "learner": None,
         "objective": None,
-        "init_steps": config.attribution.points,
+        "init_steps": setup.method.points(config.attribution.steps),
         "ranking": config.verify.ranking,
     }
     if config.attribution.method == "acdc":

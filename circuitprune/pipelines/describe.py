@@ -12,11 +12,11 @@ from circuitprune.pipelines.setup import Setup
 def cost_text(setup: Setup) -> str:
     """What the run will cost, in plain forwards of its pairs, as measured in benchmarks/."""
     settings, graph, verify = setup.config.attribution, setup.gated.graph, setup.config.verify
-    cost = setup.method.cost
+    cost, steps = setup.method.cost, setup.method.points(settings.steps)
     n_circuits = len(verify.thresholds or verify.sizes)
     if settings.method == "acdc":
         n_circuits = len(settings.acdc_thresholds)
-    scores = "not known" if cost is None else f"about {cost(graph, settings.points):,.0f}"
+    scores = "not known" if cost is None else f"about {cost(graph, steps):,.0f}"
     return (
         f"cost      in plain forwards of the pairs: scores {scores} "
         f"({counted(len(setup.data.splits['train']), 'training pair')}), verification about "

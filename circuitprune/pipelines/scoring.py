@@ -163,7 +163,8 @@ def _by_method_of_ranks(setup: Setup, folder: Path, say: Print, ranks: Ranks) ->
 def by_method(setup: Setup, sharing: Sharing | None = None) -> Scoring:
     """Scores by one of `METHODS`, all edges at once; by several processes where they share it."""
     settings, references, chosen = setup.config.attribution, setup.references, chosen_edges(setup)
-    alone, steps, each, agreement = methods_of(setup), settings.points, None, []
+    alone, each, agreement = methods_of(setup), None, []
+    steps = setup.method.points(settings.steps)
     methods = alone if sharing is None else sharing.both(*alone)
     method = methods[0]
     with shown(setup.config.train.progress) as watch:
@@ -175,7 +176,7 @@ def by_method(setup: Setup, sharing: Sharing | None = None) -> Scoring:
             attribution_metric(setup),
             watch=watch,
         )
-        scores, nodes = _scores_and_nodes(setup, methods, *ask([steps], what="attribution"))
+        scores, nodes = _scores_and_nodes(setup, methods, steps, *ask([steps], what="attribution"))
         if settings.per_example:
             asked = ask([steps], what="attribution of each pair", alone=True)
             by_example = per_example if sharing is None else sharing.each
@@ -189,15 +190,15 @@ def by_method(setup: Setup, sharing: Sharing | None = None) -> Scoring:
 
 
 def _scores_and_nodes(
-    setup: Setup, methods: Methods, batches: Iterable[Batch], metric: Metric
+    setup: Setup, methods: Methods, steps: int, batches: Iterable[Batch], metric: Metric
 ) -> tuple[Float[Tensor, " edge"], Float[Tensor, " writer"] | None]:
     """Scores of all edges, and of all nodes by the same method; None if it has none of nodes."""
-    settings, graph = setup.config.attribution, setup.gated.graph
+    graph = setup.gated.graph
     of_edges, of_nodes = methods
     if of_nodes is not None:
-        nodes = of_nodes(setup.references, batches, metric, settings.points).cpu()
+        nodes = of_nodes(setup.references, batches, metric, steps).cpu()
         return lift(graph, nodes), nodes
-    scores = of_edges(setup.references, batches, metric, settings.points).cpu()
+    scores = of_edges(setup.references, batches, metric, steps).cpu()
     additive = setup.method.additive and setup.config.level == "edge"
     return scores, node_scores(graph, scores) if additive else None
 
@@ -314,7 +315,7 @@ def _notes(setup: Setup) -> dict[str, str]:
     return {
         "method": settings.method,
         "metric": metric_name(setup),
-        "steps": str(settings.points),
+        "steps": str(setup.method.points(settings.steps)),
         "graph": json.dumps(asdict(setup.gated.graph), sort_keys=True),
         "job": json.dumps(job(setup), sort_keys=True),
     }
