@@ -23,12 +23,10 @@ class Method:
     """One attribution method: where its function stands, and what its scores mean.
 
     Args:
-        function: `module:function` of this folder, or a function of your own; None for a search,
-            which has no scores of all edges at once.
+        function: `module:function` of this folder, or your own; None for a search, without scores.
         cost: None if it is not known.
-        by_kv_head: How the scores of a KV head come from those of its query heads: the `sum` where
-            they predict an effect, the `largest` where they say how strong an edge is, None where
-            they say nothing of it.
+        by_kv_head: How a KV head's scores come from its query heads': the `sum` where they predict
+            an effect, the `largest` where they say how strong an edge is, None where neither.
         nodes: The same as `function` for scores of writers, if edges get theirs from those.
         parts: The same as `function` for scores of parts (nodes, neurons); None if it has none.
         spans: Whether it scores edges at spans of positions.
@@ -39,8 +37,7 @@ class Method:
         at_clean_run: The only gradient is at the clean run, where the KL is flat.
         directed: Patches exactly, by noising or by denoising.
         sharded: Takes long: the work is kept in shards, and torchrun shares it.
-        at_keys: What `score_by_position` cuts its scores of query and key edges by: how far the
-            attention `scores` move, or the `pattern` behind their softmax.
+        at_keys: What `score_by_position` cuts query and key edges by: `scores` or the `pattern`.
         in_layers: Whether it uses weights only while their layer runs, as `model.shard` needs.
         whole: No mean over examples, so that processes cannot share the batches.
         passes: How often the metric is asked for each batch, which is how progress is told; None

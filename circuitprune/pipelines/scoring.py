@@ -166,7 +166,6 @@ def by_method(setup: Setup, sharing: Sharing | None = None) -> Scoring:
     alone, each, agreement = methods_of(setup), None, []
     steps = setup.method.points(settings.steps)
     methods = alone if sharing is None else sharing.both(*alone)
-    method = methods[0]
     with shown(setup.config.train.progress) as watch:
         ask = partial(
             watched,
@@ -184,7 +183,7 @@ def by_method(setup: Setup, sharing: Sharing | None = None) -> Scoring:
         if settings.convergence:
             sizes = [steps * 2**i for i in range(settings.doublings + 1)]
             asked = ask(sizes, what="attribution with more steps")
-            agreement = convergence(method, references, *asked, steps, settings.doublings)
+            agreement = convergence(methods[0], references, *asked, steps, settings.doublings)
     scores = _only(scores, chosen)
     return Scoring(scores, each, agreement=agreement, nodes=nodes if chosen is None else None)
 
