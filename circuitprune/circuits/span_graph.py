@@ -211,10 +211,12 @@ def in_prompt_order(spans: Sequence[Span]) -> tuple[int, ...]:
     """Places of spans, those first that see little and are seen by much.
 
     What a span sees is at or in front of its own positions, so where prompts go through their spans
-    one after the other, this is the order in which they do.
+    one after the other, this is the order in which they do. One that sees nothing, itself included,
+    stands in front of all that may differ, so it comes first.
     """
     seen = [sum(place in other.sees for other in spans) for place in range(len(spans))]
-    return tuple(sorted(range(len(spans)), key=lambda place: len(spans[place].sees) - seen[place]))
+    sees = [len(span.sees) for span in spans]
+    return tuple(sorted(range(len(spans)), key=lambda at: (sees[at] > 0, sees[at] - seen[at])))
 
 
 def spans_at(graph: SpanGraph, edges: Int[Tensor, " n"]) -> list[str]:

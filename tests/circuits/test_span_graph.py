@@ -179,6 +179,8 @@ def test_spans_in_the_order_in_which_prompts_go_through_them() -> None:
     names, dealt = ("IO", "S1", "S2", "rest", "end"), (3, 1, 3, 0, 3, 2, 3, 4)
     spans = spans_of(names, [(dealt, dealt, dealt)], everywhere=True)
     assert [names[place] for place in in_prompt_order(spans)] == ["S1", "IO", "rest", "S2", "end"]
+    patched = spans_of(NAMES, [ROW], everywhere=False)
+    assert [patched[place].name for place in in_prompt_order(patched)] == [*NAMES]
     backwards = spans_of(NAMES[::-1], [(ROW[0][::-1], ROW[1], ROW[2])], everywhere=True)
     assert [backwards[place].name for place in in_prompt_order(backwards)] == [*NAMES]
 
