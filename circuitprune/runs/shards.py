@@ -8,7 +8,7 @@ product is cut into threads decides its last bits.
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor, distributed
-from torch.distributed import Store, rendezvous  # type: ignore[attr-defined]
+from torch.distributed import DistNetworkError, Store, rendezvous  # type: ignore[attr-defined]
 
 from circuitprune.engine.progress import Progress, silent
 from circuitprune.errors import RunError
@@ -107,8 +107,9 @@ class Ranks:
                     self._refuse_ended()
                 number = error.number if isinstance(error, Stopped) else 0
                 told = f"{number} process {self.rank}: {str(error) or type(error).__name__:.500}"
-                if self.store.add(f"{self.name}/ends", 1) == 1:
-                    self.store.set(f"{self.name}/ended", told)
+                with suppress(DistNetworkError):  # the process that keeps the store ended first
+                    if self.store.add(f"{self.name}/ends", 1) == 1:
+                        self.store.set(f"{self.name}/ended", told)
             raise
 
     def _refuse_ended(self) -> None:

@@ -107,7 +107,7 @@ def test_edges_between_parts_of_a_run_are_told(learned: Path, tmp_path, capsys) 
     ]
     assert report_data([learned]).part_edges == left and left["edges"]
     with pytest.raises(SystemExit):
-        main([*command, "--threshold", "0"])
+        main([*command, "--threshold", "-1"])
     edges = quick_config(learned.parent, "train.steps=1", f"output_dir={tmp_path / 'edges'}")
     discover(edges, say=lambda _: None)
     with pytest.raises(ConfigError, match="level=node, neuron or feature"):
