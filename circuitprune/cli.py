@@ -113,7 +113,7 @@ def add_stability(parser: argparse.ArgumentParser) -> None:
     seeds = ("both", "train", "task")
     parser.add_argument("--vary", choices=seeds, default="both", help="which seeds differ (both)")
     parser.add_argument("--size", type=FRACTION, help="fraction of edges to compare at")
-    parser.set_defaults(command=_stability, hint="the same command goes on from here")
+    parser.set_defaults(command=_stability, hint="the same command goes on from here", shares=True)
 
 
 def add_transfer(parser: argparse.ArgumentParser) -> None:
@@ -275,10 +275,9 @@ def _stability(options: argparse.Namespace) -> int:
     config = _config(options)
     from circuitprune.pipelines.stability import stability
 
-    stability(
-        config, options.seeds, options.bootstrap, options.attribute, options.vary, options.size
-    )
-    show((Path(config.output_dir) / "stability.md").read_text())
+    how = (options.seeds, options.bootstrap, options.attribute, options.vary, options.size)
+    if stability(config, *how) is not None:  # else another process of torchrun tells it
+        show((Path(config.output_dir) / "stability.md").read_text())
     return 0
 
 

@@ -8,12 +8,14 @@ from typing import Any
 
 from jaxtyping import Float
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from circuitprune.config import RunConfig
 from circuitprune.errors import RunError
 from circuitprune.pipelines.describe import pairs_text
 from circuitprune.pipelines.setup import Setup
+from circuitprune.runs import launched
 from circuitprune.runs.frontier import Frontier
 from circuitprune.runs.settings import changed, to_yaml
 from circuitprune.views.tensorboard import board
@@ -35,6 +37,8 @@ def make_logger(folder: Path, start: int | None = None) -> RunLogger:
         start: The step that a resumed run goes on from: what was logged of it and later ones is
             hidden.
     """
+    if launched.world() == 1:  # Lightning takes this process for one of torchrun's that share a run
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]
     about: dict[str, Any] = {} if start is None else {"purge_step": start}
     return RunLogger(folder, name="", version="", default_hp_metric=False, **about)
 

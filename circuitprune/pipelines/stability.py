@@ -29,11 +29,13 @@ from circuitprune.evidence.bootstrap import Bootstrap
 from circuitprune.files.records import to_json
 from circuitprune.files.text import counted, show
 from circuitprune.files.whole import write_atomic, write_json
-from circuitprune.pipelines.setup import Print, Setup
+from circuitprune.pipelines.setup import Print, Setup, silent
 from circuitprune.pipelines.study import Study
 from circuitprune.pipelines.trials import Trial, Vary, check_finished, run_once, trials
 from circuitprune.pipelines.unseen import trained_on, unseen_batches
+from circuitprune.runs import launched
 from circuitprune.runs.finished import Found, load_run
+from circuitprune.runs.shards import Ranks, processes
 from circuitprune.runs.studies import (
     CoreEdges,
     Measured,
@@ -57,13 +59,14 @@ def stability(
     vary: Vary = "both",
     size: float | None = None,
     say: Print = show,
-) -> Stability:
+) -> Stability | None:
     """Run a config again and again, and report how far the circuits found are the same.
 
     Two groups of runs, below `config.output_dir`: `seed0`, `seed1`, ... with other seeds, and
     `bootstrap0`, ... on training pairs drawn with replacement (`task.resample`) and nothing else
     changed. The second are attributions by `attribution.method`, also where the first are trained:
-    that is cheap, and leaves the noise of training out. A finished run is not run again.
+    that is cheap, and leaves the noise of training out. A finished run is not run again. Under
+    torchrun each process takes the next run that none has taken; the first compares them.
 
     Writes `stability.json`, `stability.md`, and for each group `<group>_edges.csv`,
     `<group>_consensus.json`, `<group>_majority.json`; for all runs `views_edges.csv`, `core.json`.
@@ -79,15 +82,23 @@ def stability(
         say: Prints.
 
     Returns:
-        What `stability.json` holds.
+        What `stability.json` holds; None on a process that does not lead.
 
     Raises:
         CircuitPruneError: nothing to compare, or whatever stops a run.
     """
+    groups, ranks = trials(config, seeds, bootstrap, attributes, vary), processes()
+    with ranks.together():
+        _run_all(groups, say if ranks.leads else silent, ranks)
+        return _study(config, groups, size, say) if ranks.leads else None
+
+
+def _study(
+    config: RunConfig, groups: Mapping[str, Sequence[Trial]], size: float | None, say: Print
+) -> Stability:
+    """Compare the runs, which are all finished, and write what is found."""
     folder = Path(config.output_dir)
-    groups = trials(config, seeds, bootstrap, attributes, vary)
     everything = [trial for group in groups.values() for trial in group]
-    _run_all(groups, say)
     setup = Study.from_config(replace(config, train=replace(config.train, resume=None))).setup
     batches = unseen_batches(setup, trained_on(setup, [trial.config for trial in everything]))
     compared = {}
@@ -116,12 +127,17 @@ def stability(
     return found
 
 
-def _run_all(groups: Mapping[str, Sequence[Trial]], say: Print) -> None:
+def _run_all(groups: Mapping[str, Sequence[Trial]], say: Print, ranks: Ranks) -> None:
+    """Return when every run is finished; each is of one process, whoever is free."""
     check_finished([trial for group in groups.values() for trial in group])
+    ranks.wait()  # all have seen the folders as they were
     for name, group in groups.items():
         for number, trial in enumerate(group):
-            say(f"{name} {number + 1} of {len(group)}: {trial.folder}")
-            run_once(trial, say)
+            if ranks.first(trial.folder.name):
+                say(f"{name} {number + 1} of {len(group)}: {trial.folder}")
+                with launched.alone():
+                    run_once(trial, say)
+    ranks.wait()
 
 
 # ---------------------------------------------------------------- comparing

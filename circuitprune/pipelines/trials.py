@@ -47,8 +47,14 @@ def trials(
     """The runs of both groups.
 
     Raises:
-        ConfigError: fewer than two runs in a group, no group, or seeds that change nothing.
+        ConfigError: fewer than two runs in a group, no group, seeds that change nothing, or runs
+            that need several processes each.
     """
+    if config.model.shard:
+        raise ConfigError(
+            "model.shard=true divides the model of one run, but processes take whole runs of a "
+            "study; give model.shard=false"
+        )
     if config.train.resume is not None or config.task.resample is not None:
         raise ConfigError("train.resume and task.resample are set for each run; leave them out")
     if min(seeds, bootstrap) < 0 or 1 in (seeds, bootstrap) or seeds + bootstrap == 0:

@@ -12,6 +12,8 @@ from circuitprune.errors import ConfigError
 class _State:
     """Of the processes that torchrun started together; they are the process's own, so one."""
 
+    shares: bool = True
+    """Whether they share the work that is being done."""
     in_step: bool = False
     """Whether all do the same work, as those do that hold one model together."""
 
@@ -25,13 +27,13 @@ def started() -> int:
 
 
 def world() -> int:
-    """Number of processes that share the work: 1 without torchrun, and in step."""
-    return 1 if _STATE.in_step else started()
+    """Number of processes that share the work: 1 without torchrun, alone and in step."""
+    return started() if _STATE.shares else 1
 
 
 def on_this_machine() -> int:
     """Number of processes, of those that share the work, of the machine that this one runs on."""
-    return 1 if _STATE.in_step else int(os.environ.get("LOCAL_WORLD_SIZE", str(started())))
+    return int(os.environ.get("LOCAL_WORLD_SIZE", str(started()))) if _STATE.shares else 1
 
 
 def in_step() -> bool:
@@ -40,11 +42,22 @@ def in_step() -> bool:
 
 
 @contextmanager
+def alone() -> Iterator[None]:
+    """While it lasts, this process shares its work with no other."""
+    _STATE.shares = False
+    try:
+        yield
+    finally:
+        _STATE.shares = True
+
+
+@contextmanager
 def stepping() -> Iterator[None]:
     """While it lasts, all processes do the same work in the same order, and share none of it."""
     _STATE.in_step = True
     try:
-        yield
+        with alone():
+            yield
     finally:
         _STATE.in_step = False
 
@@ -73,5 +86,5 @@ def refuse_several() -> None:
     if world() > 1:
         raise ConfigError(
             f"this runs in one process, but torchrun started {world()}, each of which would do all "
-            "of it; start it with python. `train`, `attribute` and `verify` share their work"
+            "of it; start it with python. `train`, `attribute`, `verify`, `stability` share work"
         )

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from circuitprune.engine.progress import Progress, silent
 from circuitprune.files.text import line
+from circuitprune.runs.launched import leads
 
 Clock = Callable[[], float]
 """Seconds, from any start."""
@@ -99,11 +100,11 @@ def shown(
     """Shows one piece of work after another while the block lasts.
 
     Args:
-        show: Else nothing is shown.
+        show: Else nothing is shown; nor is it by processes of torchrun but the first.
         console: Standard output by default; bars are for terminals and notebooks.
         clock: Tells the time.
     """
-    display = _display(console or Console(), clock) if show else None
+    display = _display(console or Console(), clock) if show and leads() else None
 
     def watch(what: str, unit: str, notes: Callable[[], str] = str) -> Progress:
         if display is None:

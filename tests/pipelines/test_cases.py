@@ -268,7 +268,7 @@ def test_case_11_one_pair_is_no_evidence(typed, home, tmp_path):
     found = json.loads((run / "verification.json").read_text())["sections"]["faithfulness"]
     assert found["verdict"] == "undecided" and "one pair" in found["sentence"]
     page = (run / "verification.md").read_text()
-    assert "held-out" not in page and "pairs that it was found on" in page
+    assert "held-out" not in page and "the 1 pair that it was found on" in page
 
 
 @pytest.mark.real

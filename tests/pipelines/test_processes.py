@@ -4,6 +4,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from itertools import chain
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from circuitprune.cli import main, train_main
 from circuitprune.errors import ConfigError, NonFiniteError
 from circuitprune.files.whole import read_tensors
 from circuitprune.pipelines import gathering
+from circuitprune.pipelines import stability as module
 from circuitprune.pipelines import train as run
 from circuitprune.pipelines.learning import fit
 from circuitprune.pipelines.metric import attribution_metric
@@ -28,6 +32,7 @@ from circuitprune.runs.launched import refuse_several
 from circuitprune.runs.shards import processes
 from circuitprune.training.module import MaskTraining
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's and transformers' advice
 
 LONG = ["train.steps=100", "train.val_every=50"]
@@ -222,7 +227,6 @@ def test_a_batch_that_is_no_multiple_is_refused(home, tmp_path, monkeypatch):
     "command",
     [
         ["refine", "runs/no"],
-        ["stability", "ioi"],
         ["report", "runs/no"],
         ["finetune"],
         ["train", "ioi", "--dry-run"],
@@ -307,6 +311,113 @@ def test_a_signal_to_one_stops_the_evidence_of_all(whole, verified, tmp_path):
         0,
     ]
     same_evidence(folder, verified)
+
+
+def test_a_signal_to_torchrun_itself_stops_all_and_the_command_goes_on(whole, verified, tmp_path):
+    """As a scheduler sends it: the launcher passes it on, and nobody is left behind."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    script = [str(ROOT / "scripts" / "verify.py"), str(folder), *VERIFY, "--minimise"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*launcher, "--nproc-per-node=2", *script],
+        env=environment,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    ) as process:
+        until = time.monotonic() + 300
+        while not [*folder.glob("evidence/*.json")] and time.monotonic() < until:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=90)
+    assert process.returncode != 0
+    assert "stopped by SIGTERM; the same command goes on from here" in told
+    with pytest.raises(ProcessLookupError):  # of its own group, which is the launcher's
+        os.killpg(process.pid, 0)
+    assert not (folder / "verification.json").exists()
+    assert several(2, lambda rank: main(["verify", str(folder), *VERIFY, "--minimise"])) == [0, 0]
+    same_evidence(folder, verified)
+
+
+# ---------------------------------------------------------------- stability
+
+STUDY = ["--seeds", "2", "--bootstrap", "2"]
+
+
+def studied(home: Path, folder: Path) -> list[str]:
+    more = ["attribution.method=eap", "train.steps=3", "task.n_val=0", f"output_dir={folder}"]
+    return ["stability", *settings(home), *more, *STUDY]
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file() and "events" not in path.name]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def study(home, tmp_path_factory) -> tuple[Path, dict[str, bytes]]:
+    """Where a study is made, again and again, as files name their folder; and one process's."""
+    folder = tmp_path_factory.mktemp("study") / "study"
+    assert main(studied(home, folder)) == 0
+    found = everything(folder)
+    shutil.rmtree(folder)
+    return folder, found
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_the_runs_of_a_study(home, study, tmp_path, capfd, world):
+    (folder, alone), taken = study, tmp_path / "taken"
+    taken.mkdir()
+
+    def work(rank: int) -> int:
+        before = module.run_once
+
+        def noting(trial, say) -> None:
+            (taken / trial.folder.name).write_text(str(rank))
+            while len([*taken.iterdir()]) < 2:  # the other has taken one too
+                time.sleep(0.02)
+            before(trial, say)
+
+        module.run_once = noting
+        return main(studied(home, folder))
+
+    try:
+        assert several(world, work) == [0] * world
+        assert everything(folder) == alone
+        logged = {path.parent.name for path in folder.rglob("events*")}
+        assert logged == {"seed0", "seed1", "bootstrap0", "bootstrap1"}  # whoever made them
+    finally:
+        shutil.rmtree(folder)
+    assert len([*taken.iterdir()]) == 4
+    assert len({path.read_text() for path in taken.iterdir()}) > 1
+    assert capfd.readouterr().out.count("Comparing the circuits of 2 runs (seed)") == 1
+
+
+def test_a_signal_to_one_stops_the_study_of_all(home, study):
+    folder, alone = study
+
+    def interrupted(rank: int) -> int:
+        before, begun = module.run_once, []
+
+        def stops(trial, say) -> None:
+            begun.append(trial)
+            if rank == 1 and len(begun) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            before(trial, say)
+
+        module.run_once = stops
+        return main(studied(home, folder))
+
+    try:
+        assert several(2, interrupted) == [75, 75]
+        assert not (folder / "stability.json").exists()
+        assert several(3, lambda rank: main(studied(home, folder))) == [0, 0, 0]
+        assert everything(folder) == alone
+    finally:
+        shutil.rmtree(folder)
 
 
 # ---------------------------------------------------------------- attribution

@@ -814,7 +814,7 @@ def test_another_learning_rate_takes_effect(gpt2_home, interrupted, tmp_path):
         "ablation=zero",
         "objective=prob_diff",
         "train.batch_size=3",
-        "gates.k_min=4",
+        "gates.k_min=3",
         "gates.temperature=0.7",
         "gates.mask=sigmoid",
         "task.seed=9",
