@@ -126,7 +126,9 @@ function pages(head, n, row, into, foot, size = 200) {
       into,
     );
     const range =
-      n > size ? `Rows ${spell(first + 1)} to ${spell(last)} of ${spell(n)}.` : `${counted(n, "row")}.`;
+      n > size
+        ? `Rows ${spell(first + 1)} to ${spell(last)} of ${spell(n)}.`
+        : `${counted(n, "row")}.`;
     foot.replaceChildren(
       range,
       ...(n > size ? [" ", go("previous", first - size), " ", go("next", first + size)] : []),

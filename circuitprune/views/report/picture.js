@@ -236,7 +236,9 @@ class Picture {
     const { points, width, opacity, dash } = this.stroke(curve),
       { from, to, kind, look, edges } = curve;
     const about =
-      edges.length > 8 ? counted(edges.length, "edge") : edges.map((edge) => curve.name(edge)).join(", ");
+      edges.length > 8
+        ? counted(edges.length, "edge")
+        : edges.map((edge) => curve.name(edge)).join(", ");
     const looks = {
       class: `edge ${kind} ${look} ${more}`,
       d: pathOf(points),

@@ -36,7 +36,9 @@ const ASKED = [
 function showSummary() {
   const { about, full } = MAIN,
     point = MAIN.points[MAIN.chosen];
-  document.title = shown(`${about.task} in ${about.model}: a circuit of ${counted(point.n_edges, GRAPH.unit)}`);
+  document.title = shown(
+    `${about.task} in ${about.model}: a circuit of ${counted(point.n_edges, GRAPH.unit)}`,
+  );
   byId("title").textContent = shown(`${about.task} in ${about.model}`);
   byId("about").textContent = shown(
     `Judged exactly on ${counted(full.n, `${about.split} pair`)}. Cut edges carry: ${about.ablation}. Task metric: ${about.metric}.`,

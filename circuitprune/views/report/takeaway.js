@@ -80,7 +80,9 @@ function asJson() {
     named.flatMap(({ writer, reader }) => [writer, reader.replace(/<.>$/, "")]),
   );
   const part =
-    edges.length < n_edges ? { part: `the strongest ${edges.length} of ${counted(n_edges, "edge")}` } : {};
+    edges.length < n_edges
+      ? { part: `the strongest ${edges.length} of ${counted(n_edges, "edge")}` }
+      : {};
   return {
     cfg: {
       n_layers: GRAPH.n_layers,
