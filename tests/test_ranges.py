@@ -30,7 +30,7 @@ NO_NUMBERS = ("-1", "nan", "inf", "-inf", "twelve", "1e999", "1e300")
 BEYOND = "1000000000"
 FREE = {
     "seed", "resample", "batch_size", "shard_edges", "val_every", "checkpoint_every",
-    "log_every_n_steps", "max_gb", "acdc_thresholds", "temperature", "temperature_end", "k_min",
+    "log_every_n_steps", "max_gb", "acdc_thresholds", "temperature", "cooling", "k_min",
     "shared_cost", "penalty_weight", "penalty_lr", "lr", "lr_end", "gradient_clip_val",
     "weight_decay", "tolerance", "minimality", "threshold", "thresholds", "least_gain",
 }  # fmt: skip

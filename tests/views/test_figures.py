@@ -449,7 +449,7 @@ def test_what_cannot_be_drawn_is_refused(run, compared, tmp_path):
     assert "`circuitprune stability`" in refused("stability", [compared], pdf)
     assert "`circuitprune compare --transfer`" in refused("transfer", [run / "frontier.json"], pdf)
     labels = Options(labels=["only one"])
-    assert "1 labels for 2 things" in refused("transfer", [compared], pdf, options=labels)
+    assert "1 label for 2 things" in refused("transfer", [compared], pdf, options=labels)
     assert not pdf.exists()
 
 
