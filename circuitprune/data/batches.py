@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitprune.data.encoding import Example
+from circuitprune.errors import DataError
 
 NO_TOKEN = -1
 """Fills the short rows of `Batch.answers` and `Batch.wrong`; no token has this id."""
@@ -211,7 +212,8 @@ class TrainOrder:
     """Endless batch sampler: the draws of steps `start`, `start + 1`, ...
 
     With several ranks, each takes its share of every step's draw, so together they see the same
-    batches as one rank would.
+    batches as one rank would. Examples may be drawn by groups of `together` that follow each other:
+    what is left over of examples and of the batch is passed over.
     """
 
     n_examples: int
@@ -220,11 +222,31 @@ class TrainOrder:
     start: int = 0
     rank: int = 0
     world_size: int = 1
+    together: int = 1
 
     def __iter__(self) -> Iterator[list[int]]:
+        n, size = self.n_examples // self.together, self.batch_size // self.together
         for step in itertools.count(self.start):
-            batch = draw(self.n_examples, self.batch_size, self.seed, step)
+            groups = draw(n, size, self.seed, step)
+            batch = [first * self.together + i for first in groups for i in range(self.together)]
             yield batch[self.rank :: self.world_size]
+
+
+def by_group(examples: Sequence[Example], batch_size: int) -> tuple[list[Example], int]:
+    """The examples with those of a group behind each other, and how many a group has.
+
+    Groups that are smaller than the largest are left out: others of them are on another side.
+
+    Raises:
+        DataError: a batch that is not a number of groups.
+    """
+    groups: dict[str, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(example.pair.group, []).append(example)
+    size = max(map(len, groups.values()))
+    if batch_size % size:
+        raise DataError(f"a batch of {batch_size} pairs is no whole number of groups of {size}")
+    return [one for group in groups.values() if len(group) == size for one in group], size
 
 
 FEW_PAIRS = 32

@@ -110,7 +110,8 @@ class PairData(LightningDataModule):
 
     `start_step` is the first step that `train_dataloader` yields; set it to the global step of a
     checkpoint *before* the trainer asks for the loader, and the batches continue where they
-    stopped. The training loader never ends: bound it with `max_steps`. Under several ranks, give
+    stopped. `together` is how many training examples that follow each other are drawn as one. The
+    training loader never ends: bound it with `max_steps`. Under several ranks, give
     the Trainer `use_distributed_sampler=False`.
     """
 
@@ -130,6 +131,7 @@ class PairData(LightningDataModule):
         self.pad_id = pad_id
         self.seed = seed
         self.start_step = 0
+        self.together = 1
         kept = {name: len(examples) for name, examples in self.splits.items()}
         self.report = report or Report(kept, Counter())
         self._first_index = dict(
@@ -149,9 +151,8 @@ class PairData(LightningDataModule):
                 f"a batch of {self.batch_size} cannot be shared evenly by "
                 f"{counted(world_size, 'rank')}"
             )
-        order = TrainOrder(
-            len(examples), self.batch_size, self.seed, self.start_step, rank, world_size
-        )
+        which = (self.seed, self.start_step, rank, world_size, self.together)
+        order = TrainOrder(len(examples), self.batch_size, *which)
         return DataLoader(examples, batch_sampler=order, collate_fn=self._collate)
 
     def val_dataloader(self) -> Loader | list[Batch]:

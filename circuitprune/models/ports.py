@@ -217,7 +217,8 @@ class Ports:
         output is narrowed to those positions before it.
 
         Args:
-            tokens, mask, last, prefix: See `Prompts`.
+            tokens, mask, last, prefix: See `Prompts`; a mask of four axes is what attention adds
+                to its scores.
             cache: Takes up the run's keys and values.
 
         Raises:
@@ -229,7 +230,7 @@ class Ports:
                 "is run again for gradient checkpointing, would change numbers; call model.eval()"
             )
         self.n_batch = len(tokens)
-        padded = None if bool(mask.all()) else mask.long()
+        padded = mask if mask.ndim == 4 else None if bool(mask.all()) else mask.long()
         call: dict[str, object] = dict(input_ids=tokens, attention_mask=padded, use_cache=False)
         if cache is not None:
             call |= with_cache(cache, self.accepted)

@@ -9,19 +9,18 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from circuitprune.data.batches import Batch
-from circuitprune.data.pairs import PairData, prepare
-from circuitprune.data.tasks import get_task
+from circuitprune.data.pairs import PairData
 from circuitprune.errors import ConfigError, DataError
 from circuitprune.files.text import counted, show, table
 from circuitprune.files.whole import read_json, write_atomic, write_json
 from circuitprune.metrics import accuracy, answer_prob
-from circuitprune.models.loading import longest_prompt
 from circuitprune.models.ports import Ports
 from circuitprune.pipelines.learning import saving_trainer, trainer_options
 from circuitprune.pipelines.logs import logging_to, make_logger
 from circuitprune.pipelines.pairs import make_pairs
 from circuitprune.pipelines.setup import Print, device_of, load
 from circuitprune.pipelines.tune_config import PEAK_RATE, TuneConfig
+from circuitprune.pipelines.tune_pairs import arrange, pairs_to_measure
 from circuitprune.runs.folder import (
     AUTO,
     claim,
@@ -38,7 +37,7 @@ from circuitprune.runs.manifest import seal
 from circuitprune.runs.settings import flatten, to_yaml
 from circuitprune.runs.stopping import held
 from circuitprune.training.checkpoints import check_progress
-from circuitprune.training.tuning import Tuning, answer_logits
+from circuitprune.training.tuning import Tuning, answer_logits, refuse_to_hide
 from circuitprune.views.progress import shown
 
 MODEL = "model"
@@ -174,7 +173,8 @@ def _prepare(config: TuneConfig) -> _Job:
         raise ConfigError("task.n_train must be > 0 to tune on")
     if not (data.splits["test"] or data.splits["val"]):
         raise ConfigError("task.n_test must be > 0: what is tuned is measured on held-out pairs")
-    others = {name: _pairs_of(name, config, model, tokenizer) for name in config.measured}
+    hiding = arrange(config, data)
+    others = {name: pairs_to_measure(name, config, model, tokenizer) for name in config.measured}
     identity = Identity(model, data.splits)
     job = _identity_of(config, identity)
     train = config.train
@@ -186,33 +186,20 @@ def _prepare(config: TuneConfig) -> _Job:
         lr_warmup=train.lr_warmup,
         lr_end=train.lr_end,
         weight_decay=config.weight_decay,
+        hiding=hiding,
         job=job,
     )
+    if hiding is not None:
+        first = next(iter(data.batches("train")))
+        refuse_to_hide(module.ports, first.to(module.ports.model.device), hiding)
     return _Job(config, model, tokenizer, data, others, identity, module)
-
-
-def _pairs_of(
-    name: str, config: TuneConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> list[Batch]:
-    """Pairs of another task to measure on."""
-    data = prepare(
-        get_task(name),
-        tokenizer,
-        n_train=0,
-        n_val=0,
-        n_test=config.n_measured,
-        seed=config.task.seed + 1,
-        bos=config.task.bos,
-        batch_size=config.train.batch_size,
-        max_length=longest_prompt(model.config),
-    )
-    return data.batches("test")
 
 
 def _identity_of(config: TuneConfig, identity: Identity) -> dict[str, object]:
     """Everything that decides the weights beside the number of steps, by name."""
-    parts = ("model.", "task.", "train.batch_size", "train.seed", "train.lr", "train.trainer.")
-    own = ("last_layers", "weight_decay")
+    train = ("train.batch_size", "train.seed", "train.lr", "train.trainer.")
+    parts = ("model.", "task.", *train, "hidden.")
+    own = ("last_layers", "weight_decay", "by_group")
     settings = {k: v for k, v in flatten(config).items() if k.startswith(parts) or k in own}
     settings.pop("model.name")  # its weights say which it is, wherever it lies
     return {**settings, "model_fingerprint": identity.model, "pairs": identity.pairs}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from circuitprune.config import ModelConfig, RunConfig, TaskConfig, TrainConfig
 from circuitprune.data.checks import (
+    COUNT_OR_0,
     FEW,
     MANY,
     NOT_NEGATIVE,
@@ -28,6 +29,30 @@ IGNORED = {
 
 
 @dataclass(frozen=True)
+class HiddenConfig:
+    """Places of the prompts that the question does not see at first: it must learn a way around."""
+
+    steps: int = 0
+    """First steps of the training in which they are hidden; 0: none."""
+    places: list[str] = field(default_factory=list)
+    """Tags of the task's pairs."""
+    beyond: str = ""
+    """Tag: they are hidden from its first token and from all that follow."""
+
+    def __post_init__(self) -> None:
+        asked = bool(self.places and self.beyond)
+        refuse(
+            misfits(self, "hidden.", steps=COUNT_OR_0)
+            or broken(
+                (
+                    asked == (self.steps > 0) and asked == bool(self.places or self.beyond),
+                    "hidden.steps, hidden.places and hidden.beyond go together: all three or none",
+                ),
+            )
+        )
+
+
+@dataclass(frozen=True)
 class TuneConfig:
     """Everything one fine-tuning needs. Saved, resolved, as `config.yaml` beside its results."""
 
@@ -38,6 +63,10 @@ class TuneConfig:
     """Only the last so many layers and the final norm learn; null: every weight."""
     weight_decay: float = 0.0
     """AdamW's, on matrices."""
+    by_group: bool = False
+    """Pairs of one group, such as the questions on one story, are always in one batch."""
+    hidden: HiddenConfig = field(default_factory=HiddenConfig)
+    """What the first steps hide from part of the prompts."""
     measured: list[str] = field(default_factory=list)
     """Other tasks by name; how well the model does them is measured before and after."""
     n_measured: int = 500

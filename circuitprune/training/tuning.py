@@ -1,6 +1,7 @@
 """Fine-tuning as a LightningModule: a model's own weights learn the answers of pairs."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from circuitprune.models.layer_ports import find
 from circuitprune.models.ports import Ports
 from circuitprune.training.checkpoints import refuse_other, refuse_other_shapes
 from circuitprune.training.density import rate_factor
+from circuitprune.training.hiding import Hiding, attention_mask
 
 
 def tuned_weights(model: PreTrainedModel, last_layers: int | None) -> dict[str, nn.Parameter]:
@@ -47,11 +49,36 @@ def tuned_weights(model: PreTrainedModel, last_layers: int | None) -> dict[str, 
     return {name: weight for name, weight in weights.items() if id(weight) in chosen}
 
 
-def answer_logits(ports: Ports, batch: Batch) -> Float[Tensor, "batch vocab"]:
-    """The model's logits behind the clean prompts; only these are unembedded."""
-    norm = ports.final_norm
+def answer_logits(
+    ports: Ports, batch: Batch, hiding: Hiding | None = None
+) -> Float[Tensor, "batch vocab"]:
+    """The model's logits behind the clean prompts; only these are unembedded.
+
+    Args:
+        ports: The model.
+        batch: Under `hiding`, with its tokens dealt to spans.
+        hiding: Places that part of a prompt does not see; its `steps` are not looked at.
+    """
+    norm, mask = ports.final_norm, batch.mask
+    if hiding is not None:
+        mask = attention_mask(batch, hiding, norm.weight.dtype)
     with ports.intercept([(norm, "forward", narrow(norm.forward, batch.last))]):
-        return ports.run(batch.clean, batch.mask, batch.last)
+        return ports.run(batch.clean, mask, batch.last)
+
+
+@torch.no_grad()
+def refuse_to_hide(ports: Ports, batch: Batch, hiding: Hiding) -> None:
+    """Nothing, if the model's attention takes a mask of ours.
+
+    Raises:
+        ConfigError: under one that hides nothing it gives other logits than without.
+    """
+    plain, masked = (answer_logits(ports, batch, of) for of in (None, replace(hiding, places=())))
+    if not torch.allclose(plain, masked, rtol=1e-3, atol=1e-3):
+        raise ConfigError(
+            f"attention of family {ports.model.config.model_type!r} makes its own masks, so "
+            "nothing can be hidden from it; set hidden.steps=0"
+        )
 
 
 class Tuning(LightningModule):
@@ -73,6 +100,7 @@ class Tuning(LightningModule):
         lr_warmup: Steps of linear warm-up.
         lr_end: Final rate as a fraction of `lr`.
         weight_decay: On matrices.
+        hiding: Places that part of each prompt does not see in the first steps.
         job: Everything that decides the weights, by name: a checkpoint of another is refused.
 
     Raises:
@@ -91,12 +119,13 @@ class Tuning(LightningModule):
         lr_warmup: int = 0,
         lr_end: float = 0.1,
         weight_decay: float = 0.0,
+        hiding: Hiding | None = None,
         job: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.ports = model.eval(), Ports(model)
         self.steps, self.lr, self.lr_warmup, self.lr_end = steps, lr, lr_warmup, lr_end
-        self.weight_decay, self.job = weight_decay, dict(job or {})
+        self.weight_decay, self.hiding, self.job = weight_decay, hiding, dict(job or {})
         self.learning = tuned_weights(model, last_layers)
         """The weights that learn, by their name in the model."""
         for weight in model.parameters():
@@ -107,7 +136,9 @@ class Tuning(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """Cross entropy of the right answers of one batch."""
-        loss = cross_entropy(answer_logits(self.ports, batch), batch).mean()
+        hides = self.hiding is not None and self.global_step < self.hiding.steps
+        logits = answer_logits(self.ports, batch, self.hiding if hides else None)
+        loss = cross_entropy(logits, batch).mean()
         if not bool(torch.isfinite(loss)):
             raise NonFiniteError(
                 f"the loss became {loss.item()} at step {self.global_step} on examples "

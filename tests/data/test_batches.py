@@ -1,11 +1,14 @@
 """Padding, answer positions, and the order in which training draws examples."""
 
 from collections import Counter
+from dataclasses import replace
 
+import pytest
 from pairs import examples_of
 
-from circuitprune.data.batches import Batch, TrainOrder, collate, draw
+from circuitprune.data.batches import Batch, TrainOrder, by_group, collate, draw
 from circuitprune.data.encoding import Example
+from circuitprune.errors import DataError
 
 
 def test_a_batch_is_padded_on_the_right_and_knows_where_the_answer_is():
@@ -44,3 +47,29 @@ def test_ranks_share_every_draw():
         shares = [next(rank) for rank in ranks]
         assert {len(share) for share in shares} == {2}
         assert sorted(i for share in shares for i in share) == sorted(draw(10, 6, 0, step))
+
+
+def test_a_draw_takes_groups_whole():
+    order = iter(TrainOrder(14, 7, seed=0, start=1, together=3))  # 4 groups, 2 of them a step
+    for step in range(1, 5):
+        batch = next(order)
+        assert batch == [3 * first + i for first in draw(4, 2, 0, step) for i in range(3)]
+
+
+def grouped(*groups):
+    examples = examples_of(len(groups))
+    return [
+        replace(one, pair=replace(one.pair, group=group))
+        for one, group in zip(examples, groups, strict=True)
+    ]
+
+
+def test_whole_groups_are_put_behind_each_other():
+    examples = grouped("b", "a", "b", "d", "a", "c", "c")
+    ordered, size = by_group(examples, 4)
+    assert size == 2 and ordered == [examples[i] for i in (0, 2, 1, 4, 5, 6)]
+
+
+def test_a_batch_of_broken_groups_is_refused():
+    with pytest.raises(DataError, match="3 pairs is no whole number of groups of 2"):
+        by_group(grouped("a", "a"), 3)

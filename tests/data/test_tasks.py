@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections import Counter
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from random import Random
 
@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from circuitprune.data.pairs import prepare
 from circuitprune.data.tasks import TASKS, JsonlTask, get_task, lexicon
 from circuitprune.data.tasks.boxes import DESIDERATA, HELD_OUT, OBJECTS, Boxes
+from circuitprune.data.tasks.boxes_lesson import NAMES, WORDS
 from circuitprune.data.tasks.greater_than import CUTS, Cut, GreaterThan
 from circuitprune.data.tasks.ioi import TEMPLATES as IOI_TEMPLATES
 from circuitprune.data.tasks.ioi import Ioi
@@ -61,6 +62,7 @@ def test_pairs_are_well_formed(name, kind):
             assert "{" not in text and text[0].isupper()
 
 
+BOXES = ("boxes", "boxes_held_out", "boxes_lesson")
 CHANGED = {
     "sentiment": {2},
     ("colored_objects", "other_colors"): {2, 4},
@@ -73,8 +75,8 @@ CHANGED = {
     ("mib_mcqa", "random_letter"): {4},
     ("mib_mcqa", "answer_position_random_letter"): {6},
     **{("mib_ioi", kind): {3} for kind in TASKS["mib_ioi"].corruptions if "random" in kind},
-    **{(of, kind): {3} for of in ("boxes", "boxes_held_out") for kind in ("objects", "labels")},
-    **{(of, "random"): {*range(3, 8)} for of in ("boxes", "boxes_held_out")},
+    **{(of, kind): {3} for of in BOXES for kind in ("objects", "labels")},
+    **{(of, "random"): {*range(3, 8)} for of in BOXES},
 }
 """Words that a corruption changes, where it is not one."""
 
@@ -253,8 +255,8 @@ def test_pronoun_follows_the_gender_and_is_balanced():
 # -------------------------------------------------------------------- boxes
 
 PROMPT = re.compile(
-    r"The (\w+) is in Box (\w), the (\w+) is in Box (\w), the (\w+) is in Box (\w)\. "
-    r"Box (\w) contains the"
+    r"The (\w+) is in Box (\w+), the (\w+) is in Box (\w+), the (\w+) is in Box (\w+)\. "
+    r"Box (\w+) contains the"
 )
 
 
@@ -305,8 +307,47 @@ def test_a_desideratum_is_one_thing_of_the_other_story(what):
         assert {*pair.wrong} == {f" {o}" for o in (*things, *others)} - {*pair.answers}
 
 
+@pytest.mark.parametrize("kind", Boxes.corruptions)
+def test_a_lesson_asks_for_each_box_of_each_story(kind):
+    pairs = take("boxes_lesson", corruption=kind)
+    stories = [[*one] for _, one in groupby(pairs, key=lambda pair: pair.group)]
+    assert {len(story) for story in stories[:-1]} == {3}
+    for number, story in enumerate(stories):
+        short, strange = number % 4 < 2, number % 2
+        parsed = [told(re.sub(r"\. (\w+)$", r". Box \1 contains the", one.clean)) for one in story]
+        (things, labels, _), *_ = parsed
+        assert {one.clean.endswith(" contains the") for one in story} == {not short}
+        assert [one[:2] for one in parsed] == [(things, labels)] * len(story)
+        for (*_, asked), pair, thing, label in zip(parsed, story, things, labels, strict=False):
+            assert asked == label and pair.answers == (f" {thing}",)
+            assert {*pair.wrong} == {f" {one}" for one in things if one != thing}
+        allowed = (WORDS, NAMES) if strange else (OBJECTS, Boxes().wordings[0].labels)
+        assert {*things} <= {*allowed[0]} and {*labels} <= {*allowed[1]}
+        assert not {*things} & {*labels}
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_boxes_tag_things_labels_and_question(name):
+    for pair in take(name):
+        short = not pair.clean.endswith(" contains the")
+        whole = re.sub(r"\. (\w+)$", r". Box \1 contains the", pair.clean)
+        things, labels, asked = told(whole)
+        at = {tag: pair.clean[start:end] for tag, (start, end) in pair.tags.items()}
+        question = at.pop("question")
+        assert question == (asked if short else f"Box {asked} contains the")
+        assert pair.tags["question"][1] == len(pair.clean)
+        named = zip(things, labels, strict=True)
+        assert at == {
+            f"{part}_{number}": word
+            for number, both in enumerate(named, 1)
+            for part, word in zip(("object", "label"), both, strict=True)
+        }
+        starts = [pair.clean.index(f"{thing} is in") for thing in things]
+        assert [pair.tags[f"object_{n}"][0] for n in (1, 2, 3)] == starts
+
+
 def test_held_out_things_are_in_no_prompt_of_boxes():
-    assert not {*HELD_OUT} & {*OBJECTS}
+    assert not {*HELD_OUT} & {*OBJECTS, *WORDS} and {*OBJECTS} < {*WORDS}
     assert {word for pair in take("boxes_held_out") for word in told(pair.clean)[0]} == {*HELD_OUT}
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from itertools import groupby, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,9 +16,12 @@ from circuitprune.cli import main
 from circuitprune.data.pairs import prepare
 from circuitprune.data.tasks import JsonlTask
 from circuitprune.errors import ConfigError, RunError
+from circuitprune.models import load_model
 from circuitprune.models.ports import Ports
+from circuitprune.pipelines.pairs import make_pairs
 from circuitprune.pipelines.tune import MODEL, ability, finetune
 from circuitprune.pipelines.tune_config import TuneConfig, load_tune_config
+from circuitprune.pipelines.tune_pairs import arrange
 from circuitprune.runs.settings import flatten, to_yaml
 from circuitprune.training.checkpoints import LAST
 from circuitprune.training.tuning import Tuning, answer_logits, tuned_weights
@@ -201,6 +205,72 @@ def test_the_command_tunes_and_says_where(home, capsys):
     assert "weight_decay: 0.1" in (home / "command" / "config.yaml").read_text()
 
 
+# ------------------------------------------------------------------ what is hidden at first
+
+HIDDEN = ("hidden.places=[object_1,object_2,object_3]", "hidden.beyond=question")
+
+
+def of_boxes(home, *more, name):
+    """Of the shipped model, on the task with tags."""
+    fixed = ("model.name=zoo/small", "task.name=boxes", "task.path=null", "train.steps=2")
+    return settings(home, *fixed, *more, name=name)
+
+
+def test_what_is_hidden_at_first_changes_what_is_learned_and_goes_on_to_the_same_bytes(
+    home, monkeypatch
+):
+    def tuned_to(name, *more):
+        finetune(of_boxes(home, *more, name=name), say=quiet)
+        return (home / name / MODEL / "model.safetensors").read_bytes()
+
+    plain = tuned_to("seen")
+    first = tuned_to("one", *HIDDEN, "hidden.steps=1")
+    both = tuned_to("two", *HIDDEN, "hidden.steps=2")
+    assert len({plain, first, both}) == 3
+    assert tuned_to("others", "hidden.places=[object_1]", HIDDEN[1], "hidden.steps=2") != both
+    assert tuned_to("here", HIDDEN[0], "hidden.beyond=label_3", "hidden.steps=2") != both
+    monkeypatch.setattr("circuitprune.pipelines.learning.asked_of_any", lambda: True)
+    stopped = of_boxes(home, *HIDDEN, "hidden.steps=1", name="halfway")
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        finetune(stopped, say=quiet)
+    monkeypatch.undo()
+    with pytest.raises(RunError, match=r"another run: hidden.steps"):
+        finetune(
+            of_boxes(home, *HIDDEN, "hidden.steps=2", "train.resume=auto", name="halfway"),
+            say=quiet,
+        )
+    assert tuned_to("halfway", *HIDDEN, "hidden.steps=1", "train.resume=auto") == first
+
+
+def test_a_tag_that_no_pair_has_is_named(home):
+    with pytest.raises(ConfigError, match=r"'boxes' has tag 'things'; there are label_1, .*end"):
+        finetune(
+            of_boxes(home, "hidden.places=[things]", HIDDEN[1], "hidden.steps=1", name="none"),
+            say=quiet,
+        )
+    assert not (home / "none").exists()
+
+
+def test_the_questions_on_a_story_are_in_one_batch():
+    config = load_tune_config(
+        None,
+        [
+            "task.name=boxes_lesson",
+            "task.n_train=60",
+            "task.n_val=6",
+            "task.n_test=6",
+            "train.batch_size=6",
+            "by_group=true",
+        ],
+    )
+    data = make_pairs(config.run, *load_model("zoo/small"))
+    arrange(config, data)
+    for batch in islice(data.train_dataloader(), 12):
+        stories = [[*one] for _, one in groupby(batch.clean[:, :21].tolist())]
+        assert [len(story) for story in stories] == [3, 3] and stories[0] != stories[1]
+        assert len({*batch.answers[:3, 0].tolist()}) == 3
+
+
 # ------------------------------------------------------------------ refusals
 
 
@@ -216,6 +286,10 @@ def test_the_command_tunes_and_says_where(home, capsys):
         ("weight_decay=-1", "weight_decay"),
         ("measured=[ioj]", "did you mean 'ioi'"),
         ("n_measured=0", "n_measured"),
+        ("hidden.steps=3", "go together"),
+        ("hidden.places=[object_1]", "go together"),
+        ("hidden.beyond=question", "go together"),
+        ("hidden.steps=-1", "hidden.steps"),
         ("gates.learner=topk", "gates"),
     ],
 )
@@ -236,6 +310,6 @@ def test_pairs_to_learn_from_and_to_measure_on_are_needed(home):
 
 def test_the_shipped_config_is_that_of_the_shipped_model():
     config = load_tune_config("tuning/boxes")
-    assert config.task.name == "boxes" and config.model.name == "zoo/small"
+    assert config.task.name == "boxes_lesson" and config.model.name == "zoo/small"
     assert "boxes_held_out" in config.measured
     assert flatten(config)["train.steps"] > 0 and TuneConfig().run.task == TuneConfig().task

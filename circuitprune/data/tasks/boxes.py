@@ -44,6 +44,18 @@ class Wording:
         ]
         return f"The {', the '.join(segments)}. {self.query.format(label=story.asked)}"
 
+    def tags(self, story: "Story") -> dict[str, tuple[int, int]]:
+        """Where that prompt names `object_1`, `label_1`, `object_2` and so on, and the question."""
+        found, start = {}, len("The ")
+        for number, (thing, label) in enumerate(zip(story.objects, story.labels, strict=True), 1):
+            told = {"object": thing, "label": label}
+            for part, word in told.items():
+                at = start + len(self.segment.partition(f"{{{part}}}")[0].format(**told))
+                found[f"{part}_{number}"] = (at, at + len(word))
+            start += len(self.segment.format(**told)) + len(", the ")
+        end = len(self.text(story))
+        return {**found, "question": (end - len(self.query.format(label=story.asked)), end)}
+
 
 WORDINGS = (
     Wording("{object} is in Box {label}", "Box {label} contains the", words("A B C D E F G H I J K "
@@ -126,7 +138,7 @@ class Boxes:
             return tuple(word for word in candidates if f" {word}" in kept)
 
         told = [
-            replace(one, labels=whole(one.query.partition(" {label}")[0], one.labels))
+            replace(one, labels=whole(one.segment.partition(" {label}")[0], one.labels))
             for one in self.wordings
         ]
         enough = [one for one in told if len(one.labels) > self.n_boxes]
@@ -139,16 +151,17 @@ class Boxes:
         return (self._pair(rng, number, kind) for number in count())
 
     def _pair(self, rng: Random, number: int, kind: str) -> Pair:
-        story = self._story(rng, number % self.n_boxes)
-        return self._told(number, kind, story, self._corrupt(rng, story, kind), story.answer)
+        story = self.story(rng, number % self.n_boxes)
+        return self.told(number, kind, story, self.corrupted(rng, story, kind), story.answer)
 
-    def _story(self, rng: Random, index: int) -> Story:
-        """A story that asks for the box at a position."""
+    def story(self, rng: Random, index: int) -> Story:
+        """A story of random things that asks for the box at a position."""
         objects = tuple(rng.sample(self.objects, self.n_boxes))
         labels = tuple(rng.sample(self.wordings[0].labels, self.n_boxes))
         return Story(objects, labels, labels[index])
 
-    def _corrupt(self, rng: Random, story: Story, kind: str) -> Story:
+    def corrupted(self, rng: Random, story: Story, kind: str) -> Story:
+        """Another story, by a kind of corruption."""
         if kind == "query":
             others = [label for label in story.labels if label != story.asked]
             return replace(story, asked=rng.choice(others))
@@ -156,7 +169,7 @@ class Boxes:
             return replace(story, objects=story.objects[-1:] + story.objects[:-1])
         if kind == "labels":
             return replace(story, labels=story.labels[-1:] + story.labels[:-1])
-        other = self._story(rng, story.index)
+        other = self.story(rng, story.index)
         return replace(other, asked=rng.choice(self._labels_without(other.labels)))
 
     def _labels_without(self, some: Collection[str]) -> list[str]:
@@ -191,7 +204,7 @@ class Boxes:
 
     def _desired(self, rng: Random, number: int, what: str) -> Pair:
         here, there, third = rng.sample(range(self.n_boxes), 3)
-        clean = self._story(rng, here)
+        clean = self.story(rng, here)
         asked = rng.choice(self._labels_without(clean.labels))
         if what == "label":
             asked = clean.labels[third]
@@ -201,11 +214,12 @@ class Boxes:
         corrupt = Story(tuple(rng.sample(others, self.n_boxes)), tuple(labels), asked)
         answers = {"position": clean.objects[there], "label": clean.objects[third]}
         answer = answers.get(what, corrupt.answer)
-        return self._told(number, what, clean, corrupt, answer, *corrupt.objects)
+        return self.told(number, what, clean, corrupt, answer, *corrupt.objects)
 
-    def _told(
+    def told(
         self, number: int, kind: str, clean: Story, corrupt: Story, answer: str, *more: str
     ) -> Pair:
+        """A pair of prompts that tell two stories; `more` are wrong answers too."""
         wrong = dict.fromkeys((*clean.objects, *more))
         return Pair(
             id=f"{self.name}-{number:06d}",
@@ -221,4 +235,5 @@ class Boxes:
                 "objects": " ".join(clean.objects),
                 "labels": " ".join(clean.labels),
             },
+            tags=self.wordings[0].tags(clean),
         )

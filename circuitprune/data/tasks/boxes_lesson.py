@@ -1,0 +1,79 @@
+"""Stories to learn entity tracking from: every box is asked for, and words change places."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain, count
+from random import Random
+
+from circuitprune.data.tasks import lexicon
+from circuitprune.data.tasks.boxes import CORRUPTIONS, HELD_OUT, OBJECTS, WORDINGS, Boxes
+from circuitprune.data.tasks.pair import OneToken, Pair, choose_corruption
+
+NAMES = lexicon.FEMALE + lexicon.MALE
+WORDS = tuple(
+    word
+    for word in dict.fromkeys(
+        (
+            *OBJECTS, *lexicon.OBJECTS, *lexicon.PLACES, *lexicon.EVENTS, *lexicon.ROLES,
+            *lexicon.ADJECTIVES, *lexicon.MOODS,
+            *(form for forms in (*lexicon.NOUNS, *lexicon.VERBS) for form in forms),
+        )
+    )
+    if word not in HELD_OUT
+)  # fmt: skip
+"""In the boxes of every other story, labelled with `NAMES`: too much to learn by heart."""
+
+
+SHORT = tuple(replace(one, query="{label}") for one in WORDINGS)
+"""The wordings with the label alone as the question."""
+
+
+def _kinds() -> tuple[Boxes, ...]:
+    """Things as in `boxes`, and any words in boxes with the names of people; short, and whole."""
+    return tuple(
+        boxes
+        for wordings in (SHORT, WORDINGS)
+        for boxes in (
+            Boxes(wordings=wordings),
+            Boxes(WORDS, wordings=tuple(replace(one, labels=NAMES) for one in wordings)),
+        )
+    )
+
+
+@dataclass(frozen=True)
+class BoxesLesson:
+    """Stories in turn like those of `boxes` and of any words; each box of each is asked for.
+
+    The question is the label alone in two stories, then that of `boxes` in two. The pairs of a
+    story follow each other and are a group, so that a step which sees them together (`by_group` of
+    a fine-tuning) learns what the label does, not which thing is likelier. Nothing of
+    `boxes_held_out` is in them. Corruptions, answers and wrong answers as in `boxes`.
+
+    Raises:
+        DataError: as `Boxes`.
+    """
+
+    kinds: tuple[Boxes, ...] = field(default_factory=_kinds)
+    name: str = "boxes_lesson"
+
+    corruptions = CORRUPTIONS
+    metric = "logit_diff"
+
+    def fitted(self, one_token: OneToken) -> "BoxesLesson":
+        """All kinds of story in words of one token."""
+        return replace(self, kinds=tuple(one.fitted(one_token) for one in self.kinds))
+
+    def pairs(self, rng: Random, corruption: str = "") -> Iterator[Pair]:
+        """Endless pairs, one for each box of a story; see `Task.pairs`."""
+        kind = choose_corruption(self, corruption)
+        return chain.from_iterable(self._story(rng, number, kind) for number in count())
+
+    def _story(self, rng: Random, number: int, kind: str) -> Iterator[Pair]:
+        boxes = self.kinds[number % len(self.kinds)]
+        first = boxes.story(rng, 0)
+        for index, label in enumerate(first.labels):
+            story = replace(first, asked=label)
+            corrupt = boxes.corrupted(rng, story, kind)
+            pair = boxes.told(number * boxes.n_boxes + index, kind, story, corrupt, story.answer)
+            same = {"id": pair.id.replace(boxes.name, self.name), "group": f"story {number}"}
+            yield replace(pair, **same)
