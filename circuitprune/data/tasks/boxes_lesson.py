@@ -28,6 +28,12 @@ SHORT = tuple(replace(one, query="{label}") for one in WORDINGS)
 """The wordings with the label alone as the question."""
 
 
+def only_labels() -> tuple[Boxes, ...]:
+    """Things as in `boxes`, and any words in boxes called by any words; the label alone asks."""
+    any_words = tuple(replace(one, labels=WORDS) for one in SHORT)
+    return Boxes(wordings=SHORT), Boxes(WORDS, wordings=any_words)
+
+
 def _kinds() -> tuple[Boxes, ...]:
     """Things as in `boxes`, and any words in boxes with the names of people; short, and whole."""
     return tuple(
