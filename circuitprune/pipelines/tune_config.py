@@ -6,9 +6,9 @@ from pathlib import Path
 
 from circuitprune.config import ModelConfig, RunConfig, TaskConfig, TrainConfig
 from circuitprune.data.checks import (
-    COUNT_OR_0,
     FEW,
     MANY,
+    MANY_OR_0,
     NOT_NEGATIVE,
     broken,
     is_known,
@@ -42,7 +42,7 @@ class HiddenConfig:
     def __post_init__(self) -> None:
         asked = bool(self.places and self.beyond)
         refuse(
-            misfits(self, "hidden.", steps=COUNT_OR_0)
+            misfits(self, "hidden.", steps=MANY_OR_0)
             or broken(
                 (
                     asked == (self.steps > 0) and asked == bool(self.places or self.beyond),

@@ -309,7 +309,9 @@ def test_pairs_to_learn_from_and_to_measure_on_are_needed(home):
 
 
 def test_the_shipped_config_is_that_of_the_shipped_model():
-    config = load_tune_config("tuning/boxes")
-    assert config.task.name == "boxes_lesson" and config.model.name == "zoo/small"
+    first, config = load_tune_config("tuning/boxes_labels"), load_tune_config("tuning/boxes")
+    assert first.model.name == "zoo/small" and config.model.name == f"{first.output_dir}/model"
+    assert first.task.name == "boxes_labels" and config.task.name == "boxes_lesson"
+    assert first.hidden.steps == first.train.steps and not config.hidden.steps
     assert "boxes_held_out" in config.measured
     assert flatten(config)["train.steps"] > 0 and TuneConfig().run.task == TuneConfig().task

@@ -6,7 +6,7 @@ from pathlib import Path
 from circuitprune.data.own import blamed, is_own, user_object
 from circuitprune.data.tasks.arithmetic import Arithmetic
 from circuitprune.data.tasks.boxes import HELD_OUT, Boxes
-from circuitprune.data.tasks.boxes_lesson import BoxesLesson, only_labels
+from circuitprune.data.tasks.boxes_lesson import BoxesLesson, called_by_label
 from circuitprune.data.tasks.colored_objects import ColoredObjects
 from circuitprune.data.tasks.greater_than import GreaterThan
 from circuitprune.data.tasks.ioi import Ioi
@@ -36,7 +36,7 @@ TASKS: dict[str, Task] = {
     "mood_stories": MoodStories(),
     "boxes": Boxes(),
     "boxes_held_out": Boxes(HELD_OUT, name="boxes_held_out"),
-    "boxes_labels": BoxesLesson(only_labels(), "boxes_labels"),
+    "boxes_labels": BoxesLesson(called_by_label(), "boxes_labels"),
     "boxes_lesson": BoxesLesson(),
 }
 

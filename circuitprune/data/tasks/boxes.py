@@ -157,7 +157,8 @@ class Boxes:
     def story(self, rng: Random, index: int) -> Story:
         """A story of random things that asks for the box at a position."""
         objects = tuple(rng.sample(self.objects, self.n_boxes))
-        labels = tuple(rng.sample(self.wordings[0].labels, self.n_boxes))
+        free = [label for label in self.wordings[0].labels if label not in objects]
+        labels = tuple(rng.sample(free, self.n_boxes))
         return Story(objects, labels, labels[index])
 
     def corrupted(self, rng: Random, story: Story, kind: str) -> Story:

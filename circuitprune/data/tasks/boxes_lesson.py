@@ -28,7 +28,7 @@ SHORT = tuple(replace(one, query="{label}") for one in WORDINGS)
 """The wordings with the label alone as the question."""
 
 
-def only_labels() -> tuple[Boxes, ...]:
+def called_by_label() -> tuple[Boxes, ...]:
     """Things as in `boxes`, and any words in boxes called by any words; the label alone asks."""
     any_words = tuple(replace(one, labels=WORDS) for one in SHORT)
     return Boxes(wordings=SHORT), Boxes(WORDS, wordings=any_words)
@@ -50,7 +50,8 @@ def _kinds() -> tuple[Boxes, ...]:
 class BoxesLesson:
     """Stories in turn like those of `boxes` and of any words; each box of each is asked for.
 
-    The question is the label alone in two stories, then that of `boxes` in two. The pairs of a
+    The question is the label alone in two stories, then that of `boxes` in two; as `boxes_labels`
+    the label alone always, and boxes of any words are called by any words. The pairs of a
     story follow each other and are a group, so that a step which sees them together (`by_group` of
     a fine-tuning) learns what the label does, not which thing is likelier. Nothing of
     `boxes_held_out` is in them. Corruptions, answers and wrong answers as in `boxes`.
