@@ -6,7 +6,14 @@ from itertools import chain, count
 from random import Random
 
 from circuitprune.data.tasks import lexicon
-from circuitprune.data.tasks.boxes import CORRUPTIONS, HELD_OUT, OBJECTS, WORDINGS, Boxes
+from circuitprune.data.tasks.boxes import (
+    CORRUPTIONS,
+    HELD_OUT,
+    OBJECTS,
+    WORDINGS,
+    Boxes,
+    Wording,
+)
 from circuitprune.data.tasks.pair import OneToken, Pair, choose_corruption
 
 NAMES = lexicon.FEMALE + lexicon.MALE
@@ -26,41 +33,39 @@ WORDS = tuple(
 
 SHORT = tuple(replace(one, query="{label}") for one in WORDINGS)
 """The wordings with the label alone as the question."""
+GIFTS = Boxes((*WORDS, *HELD_OUT), wordings=(Wording("{object} is for {label}", "{label}", NAMES),))
+"""No boxes, but what is for whom, `HELD_OUT` too: a word that is never an answer in all of a
+tuning ends as the likes of every other such word, which nothing could tell apart in a box."""
 
 
 def called_by_label() -> tuple[Boxes, ...]:
-    """Things as in `boxes`, and any words in boxes called by any words; the label alone asks."""
+    """Things as in `boxes`; any words in boxes called by any words; gifts. The label alone asks."""
     any_words = tuple(replace(one, labels=WORDS) for one in SHORT)
-    return Boxes(wordings=SHORT), Boxes(WORDS, wordings=any_words)
+    return Boxes(wordings=SHORT), Boxes(WORDS, wordings=any_words), GIFTS
 
 
-def _kinds() -> tuple[Boxes, ...]:
-    """Things as in `boxes`, and any words in boxes with the names of people; short, and whole."""
-    return tuple(
-        boxes
+def in_whole() -> tuple[Boxes, ...]:
+    """Things as in `boxes`, and any words in boxes with people's names; short, and whole; gifts."""
+    strange = (
+        Boxes(WORDS, wordings=tuple(replace(one, labels=NAMES) for one in wordings))
         for wordings in (SHORT, WORDINGS)
-        for boxes in (
-            Boxes(wordings=wordings),
-            Boxes(WORDS, wordings=tuple(replace(one, labels=NAMES) for one in wordings)),
-        )
     )
+    return Boxes(wordings=SHORT), *strange, Boxes(), GIFTS
 
 
 @dataclass(frozen=True)
 class BoxesLesson:
-    """Stories in turn like those of `boxes` and of any words; each box of each is asked for.
+    """Stories of several kinds in turn; each box of each is asked for.
 
-    The question is the label alone in two stories, then that of `boxes` in two; as `boxes_labels`
-    the label alone always, and boxes of any words are called by any words. The pairs of a
-    story follow each other and are a group, so that a step which sees them together (`by_group` of
-    a fine-tuning) learns what the label does, not which thing is likelier. Nothing of
-    `boxes_held_out` is in them. Corruptions, answers and wrong answers as in `boxes`.
+    The pairs of a story follow each other and are a group, so that a step which sees them together
+    (`by_group` of a fine-tuning) learns what the label does, not which thing is likelier. No thing
+    of `boxes_held_out` is in a box. Corruptions, answers and wrong answers as in `boxes`.
 
     Raises:
         DataError: as `Boxes`.
     """
 
-    kinds: tuple[Boxes, ...] = field(default_factory=_kinds)
+    kinds: tuple[Boxes, ...] = field(default_factory=in_whole)
     name: str = "boxes_lesson"
 
     corruptions = CORRUPTIONS
