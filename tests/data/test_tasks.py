@@ -307,23 +307,43 @@ def test_a_desideratum_is_one_thing_of_the_other_story(what):
         assert {*pair.wrong} == {f" {o}" for o in (*things, *others)} - {*pair.answers}
 
 
-@pytest.mark.parametrize("name", ["boxes_labels", "boxes_lesson"])
+LETTERS = Boxes().wordings[0].labels
+KNOWN, STRANGE, GIFTS = (OBJECTS, LETTERS), (WORDS, NAMES), ((*WORDS, *HELD_OUT), NAMES)
+LESSONS = {
+    "boxes_labels": ((True, *KNOWN), (True, WORDS, WORDS), (True, *GIFTS)),
+    "boxes_lesson": (
+        (True, *KNOWN),
+        (True, *STRANGE),
+        (False, *STRANGE),
+        (False, *KNOWN),
+        (True, *GIFTS),
+    ),
+}
+"""Of each kind of story: whether the label alone asks, the things, and the labels."""
+
+
+def whole(prompt):
+    """The prompt as one of `boxes`: gifts as if in boxes, the label alone as the whole question."""
+    prompt = prompt.replace(" is for ", " is in Box ")
+    return re.sub(r"\. (\w+)$", r". Box \1 contains the", prompt)
+
+
+@pytest.mark.parametrize("name", LESSONS)
 @pytest.mark.parametrize("kind", Boxes.corruptions)
 def test_a_lesson_asks_for_each_box_of_each_story(kind, name):
     pairs = take(name, corruption=kind)
     stories = [[*one] for _, one in groupby(pairs, key=lambda pair: pair.group)]
     assert {len(story) for story in stories[:-1]} == {3}
     for number, story in enumerate(stories):
-        short, strange = name == "boxes_labels" or number % 4 < 2, number % 2
-        strangers = WORDS if name == "boxes_labels" else NAMES
-        parsed = [told(re.sub(r"\. (\w+)$", r". Box \1 contains the", one.clean)) for one in story]
+        short, *allowed = LESSONS[name][number % len(LESSONS[name])]
+        parsed = [told(whole(one.clean)) for one in story]
         (things, labels, _), *_ = parsed
         assert {one.clean.endswith(" contains the") for one in story} == {not short}
+        assert {" is for " in one.clean for one in story} == {HELD_OUT[0] in allowed[0]}
         assert [one[:2] for one in parsed] == [(things, labels)] * len(story)
         for (*_, asked), pair, thing, label in zip(parsed, story, things, labels, strict=False):
             assert asked == label and pair.answers == (f" {thing}",)
             assert {*pair.wrong} == {f" {one}" for one in things if one != thing}
-        allowed = (WORDS, strangers) if strange else (OBJECTS, Boxes().wordings[0].labels)
         assert {*things} <= {*allowed[0]} and {*labels} <= {*allowed[1]}
         assert not {*things} & {*labels}
 
@@ -332,8 +352,7 @@ def test_a_lesson_asks_for_each_box_of_each_story(kind, name):
 def test_boxes_tag_things_labels_and_question(name):
     for pair in take(name):
         short = not pair.clean.endswith(" contains the")
-        whole = re.sub(r"\. (\w+)$", r". Box \1 contains the", pair.clean)
-        things, labels, asked = told(whole)
+        things, labels, asked = told(whole(pair.clean))
         at = {tag: pair.clean[start:end] for tag, (start, end) in pair.tags.items()}
         question = at.pop("question")
         assert question == (asked if short else f"Box {asked} contains the")
@@ -344,7 +363,7 @@ def test_boxes_tag_things_labels_and_question(name):
             for number, both in enumerate(named, 1)
             for part, word in zip(("object", "label"), both, strict=True)
         }
-        starts = [pair.clean.index(f"{thing} is in") for thing in things]
+        starts = [re.search(rf"\b{thing} is (in|for)", pair.clean).start() for thing in things]
         assert [pair.tags[f"object_{n}"][0] for n in (1, 2, 3)] == starts
 
 
