@@ -6,7 +6,7 @@ from pathlib import Path
 
 from circuitprune.errors import ModelError
 
-ZOO = {"zoo/small": "small"}
+ZOO = {"zoo/small": "small", "zoo/boxes": "boxes"}
 """Name -> folder beside this file. Each folder has a model card, `README.md`."""
 
 
