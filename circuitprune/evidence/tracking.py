@@ -49,7 +49,7 @@ class FoundGroup:
     heads: tuple[str, ...]
     """Most important first."""
     scores: tuple[float, ...]
-    """Relative change of the answer's probability by the path of each."""
+    """Relative change of the metric by the path of each."""
     minimal: tuple[str, ...]
     """Those that the circuit cannot do without."""
 
@@ -153,7 +153,7 @@ def head_groups(
         watch: Told how far it is.
     """
     ports = of.ports
-    groups, scores = find_groups(ports, of.paths, budget.least, budget.most, watch)
+    groups, scores = find_groups(ports, of.paths, budget.least, budget.most, watch, budget.metric)
     means = mean_outputs(ports, of.measured)
     circuit = HeadCircuit(ports, groups, of.measured, means)
     each = minimality(circuit)

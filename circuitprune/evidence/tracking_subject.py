@@ -30,8 +30,10 @@ class Budget:
     """Held-out prompts behind accuracies."""
     n_masks: int = 640
     """Pairs that masks are learned on, for each desideratum; half as many choose among them."""
+    metric: str = "answer_prob"
+    """What a path lowers: `answer_prob`, as published, or `logit_diff` where that is near 1."""
     least: float = 0.02
-    """Least loss of the answer's probability, as a fraction, by which a head is in a group."""
+    """Least loss of it, as a fraction, by which a head is in a group."""
     most: int = 20
     """Heads of a group at most."""
     minimality: float = 0.01

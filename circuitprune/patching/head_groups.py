@@ -17,7 +17,7 @@ from torch import Tensor
 from circuitprune.data.batches import Batch
 from circuitprune.engine.progress import Progress, Watch, silent, unwatched
 from circuitprune.errors import DataError
-from circuitprune.metrics import answer_prob
+from circuitprune.metrics import Metric, answer_prob, logit_diff
 from circuitprune.models.ports import Ports
 from circuitprune.patching.head_runs import Head, HeadRun, Part, Swap, run_heads, taking
 
@@ -51,6 +51,9 @@ PLACES: Mapping[str, Place] = {stage.name: stage.place for stage in STAGES}
 
 Groups = Mapping[str, tuple[Head, ...]]
 """Heads of each group, most important first."""
+
+MEASURES: Mapping[str, Metric] = {"answer_prob": answer_prob, "logit_diff": logit_diff}
+"""By what a head's loss is measured. A probability near 1 hardly falls by any one head."""
 
 
 def where(
@@ -94,13 +97,17 @@ def path_scores(
     stage: Stage,
     receivers: Sequence[Head] = (),
     progress: Progress = silent,
+    metric: str = "answer_prob",
 ) -> Float[Tensor, "layer head"]:
     """How much each head matters through its path into the receivers; lowest matters most.
 
-    `mean over pairs of (p_patched - p_clean) / p_clean`, p the probability of the right answer on
-    the clean prompt. The sender's output at the stage's place is the corrupt run's, the outputs of
-    all other heads are the clean run's, MLPs are live; what then arrives at the receivers' port at
-    that place is put into a clean run. Without receivers, what arrives at the logits counts.
+    `answer_prob`: `mean over pairs of (m_patched - m_clean) / m_clean`, m the probability of the
+    right answer on the clean prompt. `logit_diff`: the mean of `m_patched - m_clean` over that of
+    `m_clean`, m the logit of the right answer less the mean of the wrong ones; 0 for every head
+    where the mean of `m_clean` is not positive. The sender's output at the stage's place is the
+    corrupt run's, the outputs of all other heads are the clean run's, MLPs are live; what then
+    arrives at the receivers' port at that place is put into a clean run. Without receivers, what
+    arrives at the logits counts.
 
     Args:
         ports: Of the model.
@@ -108,22 +115,38 @@ def path_scores(
         stage: Where senders act, and what they enter.
         receivers: The heads that are entered; none for the logits.
         progress: Told the heads that are done, in each batch.
+        metric: One of `MEASURES`.
 
     Raises:
         DataError: no pairs, or prompts of another form.
     """
-    graph = ports.graph
-    total = torch.zeros(graph.n_layers, graph.n_heads, dtype=torch.float64)
-    deepest = max((layer for layer, _ in receivers), default=graph.n_layers)
-    senders = [(one, head) for one in range(min(deepest, graph.n_layers)) for head in _all(ports)]
     if not batches:
         raise DataError("path patching needs pairs, but was given no batches")
+    graph = ports.graph
+    deepest = max((layer for layer, _ in receivers), default=graph.n_layers)
+    senders = [(one, head) for one in range(min(deepest, graph.n_layers)) for head in _all(ports)]
+    before, changes = [], []
     for number, batch in enumerate(batches):
-        patched = _patcher(ports, batch.to(ports.model.device), stage, receivers)
+        clean, patched = _patcher(
+            ports, batch.to(ports.model.device), stage, receivers, MEASURES[metric]
+        )
+        changed = torch.zeros(graph.n_layers, graph.n_heads, len(batch), dtype=torch.float64)
         for done, sender in enumerate(senders, start=1):
-            total[sender] += patched(sender).double().sum().cpu()
+            changed[sender] = (patched(sender) - clean).double().cpu()
             progress(number * len(senders) + done, len(batches) * len(senders))
-    return total / sum(map(len, batches))
+        before.append(clean.double().cpu())
+        changes.append(changed)
+    return _relative(torch.cat(before), torch.cat(changes, dim=-1), metric)
+
+
+def _relative(
+    before: Float[Tensor, " example"], changes: Float[Tensor, "layer head example"], metric: str
+) -> Float[Tensor, "layer head"]:
+    """Mean change over what there was, of each pair or, where one's may be 0, of their mean."""
+    if metric == "answer_prob":
+        return (changes / before).mean(dim=-1)
+    mean = before.mean()
+    return changes.mean(dim=-1) / mean if mean > 0 else torch.zeros_like(changes[..., 0])
 
 
 def _all(ports: Ports) -> range:
@@ -131,26 +154,25 @@ def _all(ports: Ports) -> range:
 
 
 def _patcher(
-    ports: Ports, batch: Batch, stage: Stage, receivers: Sequence[Head]
-) -> Callable[[Head], Float[Tensor, " example"]]:
-    """Relative change of the answer's probability by one sender, on one batch."""
+    ports: Ports, batch: Batch, stage: Stage, receivers: Sequence[Head], measure: Metric
+) -> tuple[Float[Tensor, " example"], Callable[[Head], Float[Tensor, " example"]]]:
+    """The clean run's worth on one batch, and its worth with one sender patched."""
     clean = run_heads(ports, batch.clean_prompts, record=("output",))
     corrupt = run_heads(ports, batch.corrupt_prompts, record=("output",))
     here = places(batch, stage.place)
     all_of_it = torch.ones_like(here)
     everyone = [(layer, head) for layer in range(ports.graph.n_layers) for head in _all(ports)]
     frozen = Swap("output", clean.parts["output"], taking(ports, everyone, all_of_it))
-    before = answer_prob(clean.logits, batch)
 
-    def change(sender: Head) -> Float[Tensor, " example"]:
+    def patched(sender: Head) -> Float[Tensor, " example"]:
         changed = Swap("output", corrupt.parts["output"], taking(ports, [sender], here))
         record: tuple[Part, ...] = (stage.port,) if receivers else ()
         run = run_heads(ports, batch.clean_prompts, [frozen, changed], record)
         if receivers:
             run = _received(ports, batch, stage, receivers, run, here)
-        return (answer_prob(run.logits, batch) - before) / before
+        return measure(run.logits, batch)
 
-    return change
+    return measure(clean.logits, batch), patched
 
 
 def _received(
@@ -171,7 +193,7 @@ def strongest(scores: Float[Tensor, "layer head"], least: float, most: int) -> t
 
     Args:
         scores: Of `path_scores`.
-        least: Smallest loss of probability, as a fraction, in [0, 1].
+        least: Smallest loss, as a fraction, in [0, 1].
         most: Heads at most.
     """
     order = scores.flatten().argsort(stable=True)[:most].tolist()
@@ -185,6 +207,7 @@ def find_groups(
     least: float = 0.02,
     most: int = 20,
     watch: Watch = unwatched,
+    metric: str = "answer_prob",
 ) -> tuple[dict[str, tuple[Head, ...]], dict[str, Float[Tensor, "layer head"]]]:
     """The four groups in the order of `STAGES`, and every head's score at each stage.
 
@@ -195,6 +218,7 @@ def find_groups(
         batches: As of `path_scores`.
         least, most: As of `strongest`.
         watch: Told how far each stage is.
+        metric: As of `path_scores`.
     """
     groups: dict[str, tuple[Head, ...]] = {}
     scores: dict[str, Tensor] = {}
@@ -205,7 +229,7 @@ def find_groups(
             groups[stage.name], scores[stage.name] = (), empty
             continue
         scores[stage.name] = path_scores(
-            ports, batches, stage, receivers, watch(stage.name, "heads")
+            ports, batches, stage, receivers, watch(stage.name, "heads"), metric
         )
         groups[stage.name] = strongest(scores[stage.name], least, most)
     return groups, scores

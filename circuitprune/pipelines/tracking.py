@@ -23,6 +23,7 @@ from circuitprune.files.text import show
 from circuitprune.files.whole import write_atomic, write_json
 from circuitprune.models.ports import Ports
 from circuitprune.patching.across_heads import check_alike
+from circuitprune.patching.head_groups import MEASURES
 from circuitprune.pipelines.setup import Loaded, Print, frozen_model
 from circuitprune.runs.folder import claim
 from circuitprune.runs.lock import locked, unusable
@@ -63,6 +64,10 @@ class TrackingConfig(Budget):
             or broken(
                 (self.n_boxes >= 3, f"n_boxes must be at least 3, got {self.n_boxes}"),
                 (self.n_masks > 1, f"n_masks must be at least 2, got {self.n_masks}"),
+                (
+                    self.metric in MEASURES,
+                    f"metric={self.metric}: one of {', '.join(MEASURES)}",
+                ),
                 (self.dtype in ("float32", "float64"), f"dtype={self.dtype}: float32 or float64"),
                 (self.device in ("auto", "cpu", "cuda"), f"device={self.device}: auto, cpu, cuda"),
             )
