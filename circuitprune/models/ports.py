@@ -217,8 +217,7 @@ class Ports:
         output is narrowed to those positions before it.
 
         Args:
-            tokens, mask, last, prefix: See `Prompts`; a mask of four axes is what attention adds
-                to its scores.
+            tokens, mask, last, prefix: See `Prompts`; attention scores add a mask of 4 axes.
             cache: Takes up the run's keys and values.
 
         Raises:

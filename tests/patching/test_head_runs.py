@@ -9,9 +9,17 @@ from torch.testing import assert_close
 
 from circuitprune.data.batches import Batch
 from circuitprune.errors import DataError, GraphError
+from circuitprune.metrics import logit_diff
 from circuitprune.models.ports import Ports
 from circuitprune.patching.across_heads import input_patched, output_patched
-from circuitprune.patching.head_groups import STAGES, find_groups, path_scores, places, strongest
+from circuitprune.patching.head_groups import (
+    MEASURES,
+    STAGES,
+    find_groups,
+    path_scores,
+    places,
+    strongest,
+)
 from circuitprune.patching.head_runs import Swap, run_heads, taking
 
 N_HEADS, D_HEAD = 4, 8
@@ -147,8 +155,8 @@ def test_places_are_seen_and_strange_prompts_refused():
 
 
 def slow_score(model, batch, stage, receivers, sender):
-    """One head's score at one stage, example by example."""
-    total = 0.0
+    """One head's score at one stage by each metric, example by example."""
+    share = was = change = 0.0
     for row in range(len(batch)):
         clean, corrupt = batch.clean[row : row + 1], batch.corrupt[row : row + 1]
         position = place_of(clean[0].tolist(), stage.place)
@@ -172,22 +180,34 @@ def slow_score(model, batch, stage, receivers, sender):
                 for layer, head in entered
             ]
             after, _ = hooked(model, clean, edits)
-        answer = int(batch.answers[row, 0])
+        answer, wrong = int(batch.answers[row, 0]), int(batch.wrong[row, 0])
         p, q = (float(logits.softmax(-1)[0, answer]) for logits in (before, after))
-        total += (q - p) / p
-    return total / len(batch)
+        share += (q - p) / p / len(batch)
+        d, e = (float(logits[0, answer] - logits[0, wrong]) for logits in (before, after))
+        was, change = was + d, change + e - d
+    return {"answer_prob": share, "logit_diff": change / was if was > 0 else 0.0}
 
 
+@pytest.mark.parametrize("metric", MEASURES)
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
-def test_path_scores_are_those_of_hooks(model, stage):
+def test_path_scores_are_those_of_hooks(model, stage, metric):
     batch, receivers = boxes_batch(), () if stage.into is None else ((1, 0), (1, 3))
-    found = path_scores(Ports(model), [batch], stage, receivers)
+    if logit_diff(model(batch.clean).logits[:, -1], batch).mean() < 0:
+        batch.answers, batch.wrong = batch.wrong, batch.answers
+    found = path_scores(Ports(model), [batch], stage, receivers, metric=metric)
     senders = [(0, 1), (0, 2)] if receivers else [(0, 1), (1, 2)]
     for sender in senders:
-        expected = slow_score(model, batch, stage, receivers, sender)
-        assert float(found[sender]) == pytest.approx(expected, rel=1e-9)
+        expected = slow_score(model, batch, stage, receivers, sender)[metric]
+        assert expected and float(found[sender]) == pytest.approx(expected, rel=1e-9)
     if receivers:
         assert not found[1].any()
+
+
+def test_a_model_that_prefers_wrong_answers_has_no_logit_difference_to_lose(model):
+    batch = boxes_batch()
+    if logit_diff(model(batch.clean).logits[:, -1], batch).mean() > 0:
+        batch.answers, batch.wrong = batch.wrong, batch.answers
+    assert not path_scores(Ports(model), [batch], STAGES[0], metric="logit_diff").any()
 
 
 def test_batches_make_no_difference_and_groups_follow_from_scores(model):

@@ -55,6 +55,7 @@ def test_models_of_two_sizes_are_refused_before_anything_runs():
         (read_tracking, "n_boxes=2", "at least 3"),
         (read_tracking, "n_masks=1", "n_masks"),
         (read_tracking, "least=2", "least"),
+        (read_tracking, "metric=kl", "answer_prob, logit_diff"),
         (read_tracking, "dtype=bfloat16", "float32 or float64"),
         (read_tracking, "device=tpu", "auto, cpu, cuda"),
         (read_sentiment, "n_train=1", "at least 2"),

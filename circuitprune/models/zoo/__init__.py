@@ -24,8 +24,18 @@ def zoo_path(name: str) -> Path:
 
 
 def dictionary_path(name: str) -> Path:
-    """The shipped dictionaries of a shipped model by the model's name; else the path itself."""
+    """The shipped dictionaries of a shipped model by the model's name; else the path itself.
+
+    Raises:
+        ModelError: this shipped model has none.
+    """
     if name not in ZOO:
         return Path(name)
     folder = zoo_path(name)
-    return folder.with_name(f"{folder.name}_dictionaries.safetensors")
+    path = folder.with_name(f"{folder.name}_dictionaries.safetensors")
+    if not path.is_file():
+        raise ModelError(
+            f"{name} comes without dictionaries; train some: circuitprune dictionary "
+            f"model.name={name}"
+        )
+    return path
