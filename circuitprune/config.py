@@ -45,7 +45,7 @@ class ModelConfig:
     """Which model, and how its edges are counted."""
 
     name: str = "zoo/small"
-    """`zoo/small`, a folder (a model, or an adapter of peft), a .gguf file, or a hub id."""
+    """`zoo/small`, `zoo/boxes`, a folder (a model or a peft adapter), a .gguf file or a hub id."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     """Type of weights and activations; gates and sums of scores never fall below float32."""
     kv_readers: Literal["kv_head", "query_head"] = "kv_head"

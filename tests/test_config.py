@@ -432,6 +432,8 @@ def test_configs_are_shipped_for_every_task_and_model():
         assert load_config(f"{SHIPPED[0].parent}/{task}_gpt2.yaml").model.name == "gpt2"
         assert load_config(f"{SHIPPED[0].parent}/{task}.yaml").task.name == task
     assert "stories260k_pronoun" in names
+    boxes = load_config("boxes")
+    assert (boxes.model.name, boxes.task.name) == ("zoo/boxes", "boxes")
     real = {
         "smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "ioi sva greater_than sentiment"),
         "gemma3": ("google/gemma-3-270m", "ioi sva sentiment"),

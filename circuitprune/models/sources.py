@@ -19,7 +19,7 @@ from circuitprune.models.zoo import zoo_path
 HubOptions = dict[str, Any]
 """What `from_pretrained` is told of the hub."""
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-_TAKES = "model.name takes zoo/small, a folder, a .gguf file or a hub id"
+_TAKES = "model.name takes a shipped model (zoo/small), a folder, a .gguf file or a hub id"
 
 
 @dataclass(frozen=True)

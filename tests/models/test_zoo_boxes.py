@@ -101,5 +101,5 @@ def test_patching_a_group_of_heads_carries_the_label_over(loaded):
 
 
 def test_it_has_no_dictionaries_and_says_so():
-    with pytest.raises(ModelError, match=r"zoo/boxes comes without dictionaries.*dictionary"):
+    with pytest.raises(ModelError, match=r"zoo/boxes comes without dictionaries.*train_dictionary"):
         dictionary_path("zoo/boxes")

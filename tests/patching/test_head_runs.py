@@ -1,6 +1,7 @@
 """Heads replaced at positions, path scores and CMAP, against plain hooks on the untouched model."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -193,7 +194,7 @@ def slow_score(model, batch, stage, receivers, sender):
 def test_path_scores_are_those_of_hooks(model, stage, metric):
     batch, receivers = boxes_batch(), () if stage.into is None else ((1, 0), (1, 3))
     if logit_diff(model(batch.clean).logits[:, -1], batch).mean() < 0:
-        batch.answers, batch.wrong = batch.wrong, batch.answers
+        batch = replace(batch, answers=batch.wrong, wrong=batch.answers)
     found = path_scores(Ports(model), [batch], stage, receivers, metric=metric)
     senders = [(0, 1), (0, 2)] if receivers else [(0, 1), (1, 2)]
     for sender in senders:
@@ -206,7 +207,7 @@ def test_path_scores_are_those_of_hooks(model, stage, metric):
 def test_a_model_that_prefers_wrong_answers_has_no_logit_difference_to_lose(model):
     batch = boxes_batch()
     if logit_diff(model(batch.clean).logits[:, -1], batch).mean() > 0:
-        batch.answers, batch.wrong = batch.wrong, batch.answers
+        batch = replace(batch, answers=batch.wrong, wrong=batch.answers)
     assert not path_scores(Ports(model), [batch], STAGES[0], metric="logit_diff").any()
 
 

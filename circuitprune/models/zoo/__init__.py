@@ -35,7 +35,7 @@ def dictionary_path(name: str) -> Path:
     path = folder.with_name(f"{folder.name}_dictionaries.safetensors")
     if not path.is_file():
         raise ModelError(
-            f"{name} comes without dictionaries; train some: circuitprune dictionary "
-            f"model.name={name}"
+            f"{name} comes without dictionaries; make one with scripts/train_dictionary.py {name} "
+            "NODE -o FILE and name the file"
         )
     return path
