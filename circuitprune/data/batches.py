@@ -245,7 +245,7 @@ def by_group(examples: Sequence[Example], batch_size: int) -> tuple[list[Example
         groups.setdefault(example.pair.group, []).append(example)
     size = max(map(len, groups.values()))
     if batch_size % size:
-        raise DataError(f"a batch of {batch_size} pairs is no whole number of groups of {size}")
+        raise DataError(f"a batch of {batch_size} is no whole number of groups of {size}")
     return [one for group in groups.values() if len(group) == size for one in group], size
 
 
