@@ -71,5 +71,5 @@ def test_whole_groups_are_put_behind_each_other():
 
 
 def test_a_batch_of_broken_groups_is_refused():
-    with pytest.raises(DataError, match="3 pairs is no whole number of groups of 2"):
+    with pytest.raises(DataError, match="3 is no whole number of groups of 2"):
         by_group(grouped("a", "a"), 3)
