@@ -61,7 +61,7 @@ def answer_logits(
     """
     norm, mask = ports.final_norm, batch.mask
     if hiding is not None:
-        mask = attention_mask(batch, hiding, norm.weight.dtype)
+        mask = attention_mask(batch, hiding, ports.model.dtype)
     with ports.intercept([(norm, "forward", narrow(norm.forward, batch.last))]):
         return ports.run(batch.clean, mask, batch.last)
 

@@ -87,5 +87,5 @@ class BoxesLesson:
             story = replace(first, asked=label)
             corrupt = boxes.corrupted(rng, story, kind)
             pair = boxes.told(number * boxes.n_boxes + index, kind, story, corrupt, story.answer)
-            same = {"id": pair.id.replace(boxes.name, self.name), "group": f"story {number}"}
-            yield replace(pair, **same)
+            renamed = pair.id.replace(boxes.name, self.name)
+            yield replace(pair, id=renamed, group=f"story {number}")
