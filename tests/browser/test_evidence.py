@@ -155,6 +155,20 @@ def test_a_selected_node_shows_what_its_edges_are_worth(opened, studied):
     assert opened.page.locator("#reading").is_hidden()
 
 
+def test_the_cells_of_a_row_stand_on_one_line(opened):
+    """In every table of the page, a selected node's too."""
+    opened.node("m2").click()
+    uneven = opened.page.evaluate(
+        """() => [...document.querySelectorAll('tr')].filter((row) => {
+            const boxes = [...row.children].map((cell) => cell.getBoundingClientRect());
+            const [{ top, height }] = boxes;
+            return boxes.some((box) => box.top !== top || box.height !== height);
+        }).map((row) => row.outerHTML)"""
+    )
+    opened.page.keyboard.press("Escape")
+    assert opened.page.locator("tr").count() > 20 and uneven == []
+
+
 def test_a_run_without_evidence_says_how_to_get_it(view, run):
     view.open(run / "report.html").node("m2").click()
     assert "circuitprune verify" in view.text("#reading")
