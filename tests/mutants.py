@@ -6,7 +6,7 @@
     python -m tests.mutants --only circuits/selection.py      # all of one file
 
 Run by hand on a green suite, for each mutant are run, until one fails: the tests of its file, the
-doctests of its file, the other tests of its folder, the tests that import it. A mutant that
+doctests of its file, the tests of its folder (those that import it first), the others that do. A mutant that
 survives is a missing test, or changes nothing, which `tests/mutants.toml` says with the reason.
 """
 
@@ -46,7 +46,7 @@ FOLDERS = (
 )
 """Where mistakes would be wrong numbers; each gives as many mutants as any other."""
 PATIENCE = 900
-"""Seconds for the tests of a mutant; one that no test has noticed by then has survived."""
+"""Seconds for the tests of a mutant; one that none has noticed by then counts as surviving, late."""
 CONTROL = ("tests/circuits/test_graph.py", "tests/lens/test_predictions.py")
 """Tests that must pass in each copy before anything is changed there."""
 AROUND = 30
@@ -247,7 +247,8 @@ def those_for(name: str, root: Path) -> list[str]:
     itself = root / "circuitprune" / name
     first = [own] if own.exists() else []
     first += [itself] if ">>>" in itself.read_text() else []
-    found = [*first, *beside, tests / "test_constants.py", *importing]
+    near = [one for one in importing if one in beside]
+    found = [*first, *near, *beside, tests / "test_constants.py", *importing]
     return [str(one.relative_to(root)) for one in dict.fromkeys(found)]
 
 
@@ -296,8 +297,8 @@ class Copy:
         shutil.rmtree(self.folder.parent)
 
 
-def survives(mutant: Mutant, copy: Copy, stamp: int) -> bool:
-    """Whether all tests pass in a copy that has the mistake; the copy is mended afterwards."""
+def fate(mutant: Mutant, copy: Copy, stamp: int) -> str:
+    """What the tests of a copy that has the mistake say of it; the copy is mended afterwards."""
     path = copy.folder / "circuitprune" / mutant.path
     before = path.read_text()
     path.write_text(mutant.text)
@@ -309,7 +310,7 @@ def survives(mutant: Mutant, copy: Copy, stamp: int) -> bool:
         os.utime(path, (stamp + 1, stamp + 1))
     if code not in (0, None, *NOTICED):
         raise SystemExit(f"pytest ended with {code} on {mutant}")
-    return code not in NOTICED
+    return "noticed" if code in NOTICED else "SURVIVED" if code == 0 else "LATE"
 
 
 def run_all(mutants: Sequence[Mutant], jobs: int) -> list[Mutant]:
@@ -324,11 +325,11 @@ def run_all(mutants: Sequence[Mutant], jobs: int) -> list[Mutant]:
         number, mutant = numbered
         copy = free.get()
         try:
-            alive = survives(mutant, copy, 1_000_000_000 + 2 * number)
+            became = fate(mutant, copy, 1_000_000_000 + 2 * number)
         finally:
             free.put(copy)
-        print(f"{number + 1:3}  {'SURVIVED' if alive else 'noticed '}  {mutant}", flush=True)
-        return mutant if alive else None
+        print(f"{number + 1:3}  {became:8}  {mutant}", flush=True)
+        return None if became == "noticed" else mutant
 
     with ThreadPoolExecutor(jobs) as pool:
         found = [one for one in pool.map(one, enumerate(mutants)) if one is not None]
