@@ -141,7 +141,7 @@ def add_refine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="the output_dir of a finished run, such as runs/ioi")
     add_overrides(parser, "such as refinement.tries=64")
     parser.add_argument("-o", "--output", help="folder of the refined run (runs/ioi_refined)")
-    parser.set_defaults(command=_refine, hint="the same command goes on from here")
+    parser.set_defaults(command=_refine, hint="the same command goes on from here", shares=True)
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
@@ -294,7 +294,9 @@ def _transfer(options: argparse.Namespace) -> int:
 def _refine(options: argparse.Namespace) -> int:
     from circuitprune.pipelines.refine import refine_run
 
-    show((refine_run(options.folder, options.overrides, options.output) / "summary.md").read_text())
+    output = refine_run(options.folder, options.overrides, options.output)
+    if output is not None:
+        show((output / "summary.md").read_text())
     return 0
 
 

@@ -1,6 +1,7 @@
 """The KL of circuits to the model on some pairs: exact, with one edge changed, and its slopes."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
@@ -17,6 +18,16 @@ SOFTNESS = 0.1
 """How far gates stand from 0 and 1 where slopes are taken: at 0 and 1 a node that no path of the
 circuit goes through has no slope at all."""
 
+Row = Float64[Tensor, " n"]
+"""What one piece of work adds to the sums over all pairs."""
+Share = Callable[[int, Callable[[Sequence[int]], Iterator[Row]]], Iterable[Row]]
+"""From how many pieces of work there are, and what does some of them: the rows of all, in order."""
+
+
+def alone(n: int, rows: Callable[[Sequence[int]], Iterator[Row]]) -> Iterator[Row]:
+    """A `Share` of one process, which does every piece and keeps no row."""
+    return rows(range(n))
+
 
 class CircuitKL:
     """`KL(model || circuit)` of the next token in nats, means over all pairs in float64.
@@ -26,6 +37,8 @@ class CircuitKL:
         batches: The pairs. The run of one batch is held at a time, see `CandidateRuns`.
         slope_batches: The same pairs in batches that a backward pass has room for; by default as
             they are.
+        share: Who does which piece of the work; each piece is the same to the bit in any process
+            of as many threads.
 
     Raises:
         DataError: no batches.
@@ -36,6 +49,7 @@ class CircuitKL:
         references: References,
         batches: Iterable[Batch],
         slope_batches: Iterable[Batch] | None = None,
+        share: Share = alone,
     ) -> None:
         require_edges(references.gated.graph, "refinement")
         self.references, self.graph = references, references.gated.graph
@@ -44,7 +58,7 @@ class CircuitKL:
             raise DataError("circuits are compared on pairs, but there are no batches")
         references.fill(self.batches)  # a search that goes on then sees the same bits
         self.slope_batches = self.batches if slope_batches is None else list(slope_batches)
-        self.n_pairs = sum(map(len, self.batches))
+        self.n_pairs, self.share = sum(map(len, self.batches)), share
 
     @torch.no_grad()
     def of(self, mask: Bool[Tensor, " edge"]) -> float:
@@ -63,11 +77,15 @@ class CircuitKL:
             NonFiniteError: one is NaN or infinite.
         """
         masks = list(masks)
-        sums = torch.zeros(len(masks), dtype=torch.float64)
-        for run in self.references.runs(self.batches):
-            kl = [kl_divergence(run.full, run(mask)).double().sum() for mask in masks]
-            sums += torch.tensor(kl, dtype=torch.float64)
-        return _finite(sums / self.n_pairs)
+
+        def rows(batch: Batch, some: Sequence[int]) -> Iterator[Row]:
+            run = self.references.run(batch)
+            for i in some:
+                row = torch.zeros(len(masks), dtype=torch.float64)
+                row[i] = kl_divergence(run.full, run(masks[i])).double().sum()
+                yield row
+
+        return self._mean(self.batches, len(masks), len(masks), rows)
 
     @torch.no_grad()
     def changed(
@@ -80,17 +98,22 @@ class CircuitKL:
         Raises:
             NonFiniteError: one is NaN or infinite.
         """
-        sums = torch.zeros(len(edges), dtype=torch.float64)
-        for batch in self.references.rests(self.batches):
+        by_reader = list(self._by_reader(mask, edges))
+
+        def rows(batch: Batch, some: Sequence[int]) -> Iterator[Row]:
+            batch = self.references.rest(batch)
             ablated, full = self.references.ablated(batch), self.references.full_logits(batch)
             runs = CandidateRuns(self.references.gated, batch, ablated, mask.double(), 0)
-            for places, candidates, reader in self._by_reader(mask, edges):
+            for places, candidates, reader in (by_reader[i] for i in some):
                 opened = runs.open(reader)
                 parts = candidates.double().split(opened.at_once)
                 each = (one for part in parts for one in opened(part))
                 kl = [kl_divergence(full, logits).double().sum() for logits in each]
-                sums[places] += torch.stack(kl).cpu()
-        return _finite(sums / self.n_pairs)
+                row = torch.zeros(len(edges), dtype=torch.float64)
+                row[places] = torch.stack(kl).cpu()
+                yield row
+
+        return self._mean(self.batches, len(by_reader), len(edges), rows)
 
     def slopes(self, mask: Bool[Tensor, " edge"]) -> Float64[Tensor, " edge"]:
         """`d KL / d gate` of every edge with the gates `SOFTNESS` away from the circuit's.
@@ -98,15 +121,39 @@ class CircuitKL:
         Below 0 where opening the gate further helps: what to add, and, above the others among
         the kept, what to remove.
         """
-        total = torch.zeros(self.graph.n_edges, dtype=torch.float64)
         precise = torch.promote_types(self.references.gated.dtype, torch.float32)
-        for run in self.references.runs(self.slope_batches):
-            gates = mask.to(self.references.gated.device, precise)
-            gates = (SOFTNESS + (1 - 2 * SOFTNESS) * gates).requires_grad_()
-            with torch.enable_grad():
-                kl = kl_divergence(run.full, run(gates)).sum()
-                (slopes,) = torch.autograd.grad(kl, gates)
-            total += slopes.double().cpu()
+
+        def rows(batch: Batch, some: Sequence[int]) -> Iterator[Row]:
+            run = self.references.run(batch)
+            for _ in some:
+                gates = mask.to(self.references.gated.device, precise)
+                gates = (SOFTNESS + (1 - 2 * SOFTNESS) * gates).requires_grad_()
+                with torch.enable_grad():
+                    kl = kl_divergence(run.full, run(gates)).sum()
+                    (slopes,) = torch.autograd.grad(kl, gates)
+                yield slopes.double().cpu()
+
+        return self._mean(self.slope_batches, 1, self.graph.n_edges, rows)
+
+    def _mean(
+        self,
+        batches: Sequence[Batch],
+        n_each: int,
+        n_values: int,
+        rows: Callable[[Batch, Sequence[int]], Iterator[Row]],
+    ) -> Float64[Tensor, " n"]:
+        """The mean over all pairs of what `n_each` pieces of work on each batch give in sum.
+
+        Added in one order, whoever does which piece.
+        """
+
+        def of_pieces(pieces: Sequence[int]) -> Iterator[Row]:
+            for number, some in groupby(pieces, lambda piece: piece // n_each):
+                yield from rows(batches[number], [piece % n_each for piece in some])
+
+        total = torch.zeros(n_values, dtype=torch.float64)
+        for row in self.share(len(batches) * n_each, of_pieces):
+            total += row
         return _finite(total / self.n_pairs)
 
     def _by_reader(

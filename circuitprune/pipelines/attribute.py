@@ -19,7 +19,7 @@ from circuitprune.pipelines.frontier import cut, finish
 from circuitprune.pipelines.in_step import in_step
 from circuitprune.pipelines.logs import log_final, log_texts, logging_to, make_logger
 from circuitprune.pipelines.metric import metric_name
-from circuitprune.pipelines.refining import refined_frontier
+from circuitprune.pipelines.refining import help_refining, refined_frontier
 from circuitprune.pipelines.scoring import Scoring, scoring_of
 from circuitprune.pipelines.setup import Print, Setup, chosen_edges, reference_edges, silent
 from circuitprune.pipelines.study import Study
@@ -69,7 +69,10 @@ def _attribute(config: RunConfig, ranks: Ranks, say: Print, command: str) -> Fro
             create(folder, to_yaml(config), setup.identity.versions)
             tidy(folder)
         scoring = scoring_of(setup, folder / "scores.safetensors", say, ranks)
-        return None if scoring is None else _finish(setup, scoring, say, command)
+        if scoring is None:
+            help_refining(setup, ranks)
+            return None
+        return _finish(setup, scoring, say, command, ranks)
 
 
 def dry_run_attribute(config: RunConfig) -> str:
@@ -127,7 +130,7 @@ def _threads(config: RunConfig) -> int | None:
     return config.attribution.threads if method is not None and method.sharded else None
 
 
-def _finish(setup: Setup, scoring: Scoring, say: Print, command: str) -> Frontier:
+def _finish(setup: Setup, scoring: Scoring, say: Print, command: str, ranks: Ranks) -> Frontier:
     """Verify, write and log; `COMPLETE` last."""
     config, folder, split = setup.config, Path(setup.config.output_dir), setup.held_out
     notes = list(notes_on(setup, scoring))
@@ -138,7 +141,7 @@ def _finish(setup: Setup, scoring: Scoring, say: Print, command: str) -> Frontie
     say(f"Verifying circuits exactly on {counted(len(setup.data.splits[split]), f'{split} pair')}")
     ranking = ranking_of(scoring.scores, config.verify.ranking)
     own = scoring.circuits  # of a method that finds circuits itself
-    refined = refined_frontier(setup, own or cut(setup, ranking), ranking, say)
+    refined = refined_frontier(setup, own or cut(setup, ranking), ranking, say, ranks)
     found, ranking, notes = refined.frontier, refined.ranking, [*notes, *refined.notes]
     command = command or "circuitprune attribute config.yaml"
     frontier = replace(found, provenance=_provenance(setup, found))

@@ -14,8 +14,8 @@ from circuitprune.files.text import show
 from circuitprune.files.whole import read_tensors, write_atomic
 from circuitprune.pipelines.describe import describe
 from circuitprune.pipelines.frontier import finish
-from circuitprune.pipelines.refining import refined_frontier
-from circuitprune.pipelines.setup import Print, Setup
+from circuitprune.pipelines.refining import help_refining, refined_frontier
+from circuitprune.pipelines.setup import Print, Setup, silent
 from circuitprune.pipelines.subject import (
     Subject,
     check_finished,
@@ -26,7 +26,7 @@ from circuitprune.runs.folder import claim, create, tidy, write_command
 from circuitprune.runs.frontier import Provenance, write_results
 from circuitprune.runs.lock import locked, unusable
 from circuitprune.runs.settings import flatten, load_config, to_yaml
-from circuitprune.runs.shards import differences
+from circuitprune.runs.shards import Ranks, differences, processes
 from circuitprune.runs.together import refuse_several
 from circuitprune.views.pages.summary import summary
 
@@ -41,7 +41,7 @@ def refine_run(
     overrides: Sequence[str] = (),
     output: str | Path | None = None,
     say: Print = show,
-) -> Path:
+) -> Path | None:
     """Refine the circuits of a run on its training pairs; returns the folder of the refined run.
 
     That folder is one that `train` with `refine: true` would have left: `verify`, `report`,
@@ -54,36 +54,55 @@ def refine_run(
         output: Where to; by default the run's folder with `_refined` behind its name.
         say: Called with lines for the user.
 
+    Under torchrun each process runs some of the circuits that a search compares; the first of them
+    alone prints and writes.
+
+    Returns:
+        None on a process that does not lead.
+
     Raises:
         CircuitPruneError: anything a user can mend; nothing finished is overwritten.
     """
     folder = Path(folder)
     output = Path(output or folder.with_name(f"{folder.resolve().name}_refined"))
     refuse_several(folder)
-    config = _config(folder, overrides, output)
+    config, ranks = _config(folder, overrides, output), processes()
+    if not ranks.leads:
+        say, config = silent, replace(config, train=replace(config.train, progress=False))
+    typed = ["circuitprune", "refine", str(folder), *overrides, "-o", str(output)]
+    with ranks.together():
+        _refine(folder, config, say, shlex.join(typed), ranks)
+    return output if ranks.leads else None
+
+
+def _refine(folder: Path, config: RunConfig, say: Print, command: str, ranks: Ranks) -> None:
+    """`refine_run` in one of the processes."""
+    output = Path(config.output_dir)
     check_finished(folder)
     try:
         _claim(output, config)
     except OSError as error:
         raise unusable(output, error) from None
     setup, found = reopened(folder, config)
+    ranks.wait()  # all have seen the folder as it was
     say(describe(setup))
+    if not ranks.leads:
+        help_refining(setup, ranks)
+        return
     with locked(output), setup.forecast_told():
         create(output, to_yaml(config), setup.identity.versions)
         tidy(output)
         for name in COPIED:
             if (folder / name).is_file():
                 write_atomic(output / name, read_bytes(folder / name, "tensors"))
-        typed = ["circuitprune", "refine", str(folder), *overrides, "-o", str(output)]
-        _refine(setup, found, say, shlex.join(typed))
-    return output
+        _finish(setup, found, say, command, ranks)
 
 
-def _refine(setup: Setup, found: Subject, say: Print, command: str) -> None:
+def _finish(setup: Setup, found: Subject, say: Print, command: str, ranks: Ranks) -> None:
     """Refine, verify and write; `COMPLETE` last."""
     output = Path(setup.config.output_dir)
     masks = {point.size: point.mask for point in found.frontier.points}
-    refined = refined_frontier(setup, masks, found.ranking, say)
+    refined = refined_frontier(setup, masks, found.ranking, say, ranks)
     about = {k: v for k, v in found.frontier.provenance.items() if not k.startswith("n_edges")}
     about |= {"refined": True}  # `record` says how many edges there are, after all else
     frontier = replace(refined.frontier, provenance=cast(Provenance, about))

@@ -13,18 +13,25 @@ from torch import Tensor
 from circuitprune.circuits.graph import Graph
 from circuitprune.data.batches import Batch, few_pairs
 from circuitprune.files.records import JsonObject
+from circuitprune.files.tensors import taken
 from circuitprune.files.text import counted, nats
-from circuitprune.files.whole import write_json, write_tensors
-from circuitprune.patching.circuit_kl import CircuitKL
+from circuitprune.files.whole import read_tensors, write_json, write_tensors
+from circuitprune.patching.circuit_kl import CircuitKL, Share, alone
 from circuitprune.patching.refining import Refined, Refinement, Round, refine
 from circuitprune.pipelines.frontier import frontier_of
 from circuitprune.pipelines.gathering import keep, kept
 from circuitprune.pipelines.setup import Print, Setup
+from circuitprune.pipelines.sharing import Sharing
 from circuitprune.runs.frontier import Frontier
+from circuitprune.runs.shards import Ranks
 from circuitprune.views.progress import shown
 
 Masks = Mapping[float, Bool[Tensor, " edge"]]
 """Circuits by the size, or threshold, that was asked for."""
+CIRCUITS = "circuits.safetensors"
+"""Below `refining/`, where several processes refine: the circuits as they were cut."""
+SHARED = "shared"
+"""Below `refining/`: what each process tells the others."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +78,13 @@ class RefinedFrontier:
 
 
 def refined_frontier(
-    setup: Setup, masks: Masks, ranking: Float[Tensor, " edge"], say: Print
+    setup: Setup, masks: Masks, ranking: Float[Tensor, " edge"], say: Print, ranks: Ranks
 ) -> RefinedFrontier:
     """Circuits verified on the held-out pairs, refined before if the config says `refine`.
 
     Then `refined.safetensors` and `refinement.json` are written; until that, the state of each
-    search is kept under `refining/`, so that the same command goes on from there.
+    search is kept under `refining/`, so that the same command goes on from there. Other processes
+    than this one call `help_refining`.
     """
     if not setup.config.refine:
         return RefinedFrontier(frontier_of(setup, dict(masks)), ranking)
@@ -86,7 +94,8 @@ def refined_frontier(
         f"Refining {counted(n, 'circuit')} by exact runs on "
         f"{counted(_n_pairs(setup), 'training pair')}"
     )
-    found = refined_masks(setup, masks, folder / "refining")
+    _hand_over(setup, masks, folder / "refining", ranks)
+    found = refined_masks(setup, masks, folder / "refining", ranks)
     after = dict(masks) | {
         size: mask_of(setup.gated.graph, one.best) for size, one in found.items()
     }
@@ -100,14 +109,49 @@ def refined_frontier(
     return RefinedFrontier(frontier, ranking, [_note(record)])
 
 
-def refined_masks(setup: Setup, masks: Masks, folder: Path | None) -> dict[float, Refined]:
-    """The end of the search for each circuit that is to be refined; its states in a folder."""
+def help_refining(setup: Setup, ranks: Ranks) -> None:
+    """Do this process's share of the refinement that the first one leads; without any, nothing."""
+    if not setup.config.refine:
+        return
+    folder = Path(setup.config.output_dir) / "refining"
+    ranks.wait()  # the first has cut the circuits
+    path = folder / CIRCUITS
+    tensors, _ = read_tensors(path)
+    sizes = taken(path, tensors, "sizes", (None,))
+    masks = taken(path, tensors, "masks", (len(sizes), setup.gated.graph.n_edges), "bool")
+    refined_masks(setup, dict(zip(sizes.tolist(), masks, strict=True)), folder, ranks)
+
+
+def _hand_over(setup: Setup, masks: Masks, folder: Path, ranks: Ranks) -> None:
+    """Give the other processes the circuits, in a folder where no results of a stopped run are."""
+    if ranks.world == 1:
+        return
+    shutil.rmtree(folder / SHARED, ignore_errors=True)
+    sizes = torch.tensor(list(masks), dtype=torch.float64)
+    rows = [mask.cpu() for mask in masks.values()]
+    every = torch.stack(rows) if rows else torch.zeros(0, setup.gated.graph.n_edges).bool()
+    write_tensors(folder / CIRCUITS, {"sizes": sizes, "masks": every})
+    ranks.wait()
+
+
+def refined_masks(
+    setup: Setup, masks: Masks, folder: Path | None, ranks: Ranks | None = None
+) -> dict[float, Refined]:
+    """The end of the search for each circuit that is to be refined; its states in a folder.
+
+    All processes go through the same search, in which each runs some of the circuits: what decides
+    is shared, so all see the same numbers.
+    """
+    ranks = ranks or Ranks()
     settings, graph = setup.config.refinement, setup.gated.graph
     exact, slopes = setup.config.verify.batch_size, setup.config.train.batch_size
     pairs = training_pairs(setup, exact), training_pairs(setup, slopes)
-    train, validation = CircuitKL(setup.references, *pairs), None
+    share: Share = alone
+    if folder is not None and ranks.world > 1:
+        share = Sharing(folder / SHARED, {}, ranks, keeps=False).pieces
+    train, validation = CircuitKL(setup.references, *pairs, share), None
     if setup.data.splits["val"]:
-        validation = CircuitKL(setup.references, setup.data.batches("val", exact))
+        validation = CircuitKL(setup.references, setup.data.batches("val", exact), share=share)
     found: dict[float, Refined] = {}
     larger: Bool[Tensor, " edge"] | None = None
     with shown(setup.config.train.progress) as watch:
@@ -116,7 +160,8 @@ def refined_masks(setup: Setup, masks: Masks, folder: Path | None) -> dict[float
             if not _is_refined(setup, mask):
                 continue
             search = Refinement(train, n_edges, settings.tries, settings.least_gain)
-            store = _Store(folder and folder / f"{size:g}.json", _identity(setup, mask, larger))
+            path = folder and folder / f"{size:g}.json"
+            store = _Store(path, _identity(setup, mask, larger), ranks.leads)
             state = store.read()
             found[size] = refine(
                 search,
@@ -128,6 +173,7 @@ def refined_masks(setup: Setup, masks: Masks, folder: Path | None) -> dict[float
                 watch(f"refining {counted(n_edges, 'edge')}", "rounds at most"),
             )
             larger = mask_of(graph, found[size].best)
+    ranks.wait()  # none reads the folder any more
     return {size: found[size] for size in masks if size in found}
 
 
@@ -151,12 +197,14 @@ class _Store:
 
     path: Path | None
     identity: JsonObject
+    writes: bool
+    """One process does; all have read before it can, as no search goes on without all."""
 
     def read(self) -> Refined | None:
         return None if self.path is None else kept(self.path, Refined, self.identity)
 
     def write(self, state: Refined) -> None:
-        if self.path is not None:
+        if self.path is not None and self.writes:
             keep(self.path, state, self.identity)
 
 

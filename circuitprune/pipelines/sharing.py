@@ -1,5 +1,9 @@
-"""Attribution in several processes: each scores some of the batches, all get the whole mean."""
+"""Work that all processes need the results of: each does some, files tell the others.
 
+Attribution, where each scores some of the batches, and refinement, where each runs some circuits.
+"""
+
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -7,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from circuitprune.attribution.base import Attribution, per_example
@@ -47,6 +51,8 @@ class Sharing:
     folder: Path
     job: Job
     ranks: Ranks
+    keeps: bool = True
+    """Whether the files stay for a run that goes on, or go as soon as all have read them."""
     calls: Iterator[int] = field(default_factory=count)
     """Numbers of what is shared; every process asks for the same in the same order."""
 
@@ -107,6 +113,22 @@ class Sharing:
 
         return self._all(list(examples), score)
 
+    def pieces(
+        self, n: int, rows: Callable[[Sequence[int]], Iterator[Float64[Tensor, " value"]]]
+    ) -> Iterable[Float64[Tensor, " value"]]:
+        """The rows of `n` pieces of work, in order; process i does pieces i, i + world, ...
+
+        Args:
+            n: The same in all processes.
+            rows: A row for each of some pieces, which depends on no other piece.
+        """
+        if not n:
+            return []
+        parts = min(self.ranks.world, n)
+        plan = [torch.arange(i, n, parts) for i in range(parts)]
+        found = self._all(plan, lambda some: torch.stack(list(rows(some.tolist()))))
+        return found[torch.cat(plan).argsort()]
+
     def _all(
         self, plan: list[Int[Tensor, " _"]], score: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "total scored"]:
@@ -117,4 +139,6 @@ class Sharing:
             found = run_shards(plan, score, folder, self.job)
         assert found is not None
         self.ranks.wait()
+        if self.ranks.leads and not self.keeps:
+            shutil.rmtree(folder, ignore_errors=True)
         return found

@@ -20,7 +20,7 @@ from circuitprune.pipelines.frontier import cut, finish, telling, with_target
 from circuitprune.pipelines.in_step import in_step
 from circuitprune.pipelines.learning import Start, make_module, make_trainer, train
 from circuitprune.pipelines.logs import log_final, logging_to, make_logger
-from circuitprune.pipelines.refining import refined_frontier
+from circuitprune.pipelines.refining import help_refining, refined_frontier
 from circuitprune.pipelines.scoring import Scoring, scoring_of
 from circuitprune.pipelines.setup import Print, Setup, reference_edges, silent
 from circuitprune.pipelines.study import Study
@@ -82,22 +82,23 @@ def _discover(config: RunConfig, ranks: Ranks, say: Print, command: str) -> Fron
             tidy(folder)
         initial = initial_scores(setup, folder / "scores.safetensors", say, ranks)
         module = train(setup, initial, trainer, logger, say)
-        return (
-            _finish(config, setup, initial, module, logger, say, command) if ranks.leads else None
-        )
+        if not ranks.leads:
+            help_refining(setup, ranks)
+            return None
+        return _finish(setup, initial, module, logger, say, command, ranks)
 
 
 def _finish(
-    config: RunConfig,
     setup: Setup,
     initial: Start,
     module: MaskTraining,
     logger: TensorBoardLogger,
     say: Print,
     command: str,
+    ranks: Ranks,
 ) -> Frontier:
     """Verify, write and log what was learned; `COMPLETE` last."""
-    folder = Path(config.output_dir)
+    config, folder = setup.config, Path(setup.config.output_dir)
     final = module.learner.ranking().float().cpu()
     write_tensors(
         folder / "gates.safetensors",
@@ -112,7 +113,7 @@ def _finish(
     say(f"Verifying circuits exactly on {counted(len(setup.data.splits[split]), f'{split} pair')}")
     command = command or "circuitprune train config.yaml"
     masks, target = with_target(setup, final, cut(setup, final))
-    found = refined_frontier(setup, masks, final, say)
+    found = refined_frontier(setup, masks, final, say, ranks)
     frontier, final = telling(found.frontier, target), found.ranking
     told = initial if initial is None or initial.dim() == 1 else initial[0]
     write_results(folder, frontier, told, final, summary(frontier, command, found.notes))

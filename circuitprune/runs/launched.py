@@ -86,5 +86,6 @@ def refuse_several() -> None:
     if world() > 1:
         raise ConfigError(
             f"this runs in one process, but torchrun started {world()}, each of which would do all "
-            "of it; start it with python. `train`, `attribute`, `verify`, `stability` share work"
+            "of it; start it with python. `train`, `attribute`, `refine`, `verify`, `stability` "
+            "share work"
         )

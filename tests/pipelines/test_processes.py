@@ -226,7 +226,6 @@ def test_a_batch_that_is_no_multiple_is_refused(home, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "command",
     [
-        ["refine", "runs/no"],
         ["report", "runs/no"],
         ["finetune"],
         ["train", "ioi", "--dry-run"],
