@@ -6,8 +6,9 @@
     python -m tests.mutants --only circuits/selection.py      # all of one file
 
 Run by hand on a green suite, for each mutant are run, until one fails: the tests of its file, the
-doctests of its file, the tests of its folder (those that import it first), the others that do. A mutant that
-survives is a missing test, or changes nothing, which `tests/mutants.toml` says with the reason.
+doctests of its file, the tests of its folder (those that import it first), the others that do. A
+mutant that survives is a missing test, or changes nothing, which `tests/mutants.toml` says with the
+reason.
 """
 
 import argparse
@@ -46,7 +47,7 @@ FOLDERS = (
 )
 """Where mistakes would be wrong numbers; each gives as many mutants as any other."""
 PATIENCE = 900
-"""Seconds for the tests of a mutant; one that none has noticed by then counts as surviving, late."""
+"""Seconds for the tests of a mutant; one that none has noticed by then survives, late."""
 CONTROL = ("tests/circuits/test_graph.py", "tests/lens/test_predictions.py")
 """Tests that must pass in each copy before anything is changed there."""
 AROUND = 30
