@@ -309,7 +309,7 @@ class RunConfig:
     level: Level = "edge"
     """What gates stand on: edges, whole nodes, hidden neurons of MLPs, features of dictionaries."""
     spans: Spans = "none"
-    """Gates of edges at spans of positions: by `difference` of the prompts, or by a task's tags."""
+    """Gates at spans of tokens: by `difference`, by a task's `tags`, or at each of `positions`."""
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     ablation: Literal["patch", "zero", "mean", "positional-mean", "resample", "optimal"] = "patch"
     """What a cut edge carries; see docs/method.md."""
@@ -333,7 +333,7 @@ class RunConfig:
         gates, verify, scored = self.gates, self.verify, self.attribution
         starts, others = gates.starts, (scored.method, verify.selection)
         rules = level_rules(self.level, self.features, starts, *others, self.ablation, self.refine)
-        rules += span_rules(self.spans, self.level, self.tasks, starts, *others, self.refine)
+        rules += span_rules(self.spans, self.tasks, starts, *others, self.refine)
         how = (gates.learner, gates.count, gates.budgets, verify.selection)
         rules += several_rules(self.tasks, *how, self.refine, verify.reference)
         if self.model.shard:

@@ -20,9 +20,16 @@ DOWNS = ("mlp.c_proj", "mlp.down_proj", "mlp.dense_4h_to_h", "fc2")
 
 
 def patched(
-    model: PreTrainedModel, tokens: Tensor, other: Tensor, mask: Tensor, shares: Mapping[str, float]
+    model: PreTrainedModel,
+    tokens: Tensor,
+    other: Tensor,
+    mask: Tensor,
+    shares: Mapping[str, float | Tensor],
 ) -> Tensor:
-    """Logits when each named part is `share` of itself and the rest what it is on `other`."""
+    """Logits when each named part is `share` of itself and the rest what it is on `other`.
+
+    A share is a number or, of each token, `[batch, pos, 1]`.
+    """
     there: dict[str, Tensor] = {}
     with ExitStack() as hooks:
         for name in shares:
@@ -33,7 +40,7 @@ def patched(
     with ExitStack() as hooks:
         for name, share in shares.items():
 
-            def mix(now: Tensor, name: str = name, share: float = share) -> Tensor:
+            def mix(now: Tensor, name: str = name, share: float | Tensor = share) -> Tensor:
                 return share * now + (1 - share) * there[name]
 
             hooks.enter_context(_hook(model, name, mix))
@@ -99,7 +106,14 @@ def as_batch(prompts) -> Batch:
 
 
 def eap(model: PreTrainedModel, batch: Batch, names: list[str], metric) -> dict[str, Tensor]:
-    """`sum <other - now, d metric / d part>` of each part, by a hook that keeps its gradient."""
+    """`sum <other - now, d metric / d part>` of each part."""
+    return {name: own.sum() for name, own in eap_by_token(model, batch, names, metric).items()}
+
+
+def eap_by_token(
+    model: PreTrainedModel, batch: Batch, names: list[str], metric
+) -> dict[str, Tensor]:
+    """`<other - now, d metric / d part>` at each token, by a hook that keeps its gradient."""
     there: dict[str, Tensor] = {}
     now: dict[str, Tensor] = {}
 
@@ -122,5 +136,5 @@ def eap(model: PreTrainedModel, batch: Batch, names: list[str], metric) -> dict[
                 rows = torch.arange(len(batch))
                 value = metric(logits[rows, batch.last], batch).sum()
                 (gradient,) = torch.autograd.grad(value, now[name])
-        scores[name] = ((there[name] - now[name].detach()) * gradient).sum()
+        scores[name] = ((there[name] - now[name].detach()) * gradient).sum(-1)
     return scores

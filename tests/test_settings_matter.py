@@ -333,6 +333,7 @@ ROWS = [
     Row("level", "node", lambda m: m.setup.gated.graph.n_edges, 11),
     Row("level", "neuron", lambda m: m.setup.gated.graph.n_edges, 1 + 2 * (4 + 128)),
     Row("spans", "difference", lambda m: len(flow_of(m.setup.gated.graph).enters), 4),
+    Row("spans", "positions", lambda m: m.refused, "spans=positions"),
     Row("ablation", "zero", lambda m: m.setup.references.ablation.kind, "zero"),
     Row("ablation", "mean", lambda m: m.setup.references.ablation.kind, "mean"),
     Row("cache.prefixes", "false", lambda m: not m.setup.references.leaves_out_prefixes, True),

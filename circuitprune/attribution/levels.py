@@ -12,8 +12,8 @@ Level = Literal["edge", "node", "neuron", "feature"]
 """Edges of the residual stream, or parts of what is written to it."""
 
 
-Spans = Literal["none", "difference", "tags"]
-"""What an edge may differ by from token to token."""
+Spans = Literal["none", "difference", "tags", "positions"]
+"""What gates may differ by from token to token."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,6 @@ def level_rules(
 
 def span_rules(
     spans: str,
-    level: str,
     tasks: Sequence[str],
     starts: Sequence[str],
     method: str,
@@ -87,7 +86,7 @@ def span_rules(
 
     Args:
         spans: Of `Spans`.
-        level, tasks, refine: The settings of those names.
+        tasks, refine: The settings of those names.
         starts: `gates.starts`.
         method: `attribution.method`.
         selection: `verify.selection`.
@@ -95,7 +94,6 @@ def span_rules(
     whole, able = spans == "none", names_with("spans")
     unable = _unable((method, *starts), able)
     return [
-        (whole or level == "edge", f"spans={spans} deals edges to spans, not parts: level={level}"),
         (
             whole or not unable,
             f"attribution.method={', '.join(unable)} scores edges without spans; spans={spans} "

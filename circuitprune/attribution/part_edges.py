@@ -84,7 +84,7 @@ def part_edges(
         ConfigError: no steps.
 
     Source: the edges of Marks et al. 2024, "Sparse Feature Circuits" (arXiv 2403.19647), section 3
-    and appendix A, positions summed.
+    and appendix A, positions summed, or those of a span where gates stand at spans.
     """
     require_steps(steps, "part_edges")
     gated = of_parts(references)
@@ -112,15 +112,15 @@ def _edges(
 ) -> Float[Tensor, " _"]:
     """All rows, one behind the other, summed over a batch."""
     gated, change = of_parts(references), difference(references, batch)
-    places = {part: _place(gated, part) for part in readers}
+    places = {part: gated.place(part)[0] for part in readers}
     slopes = _slopes(gated, batch, metric, change, sorted(set(places.values())), steps)
     gates = torch.ones(gated.graph.n_edges, device=gated.device, dtype=gated.dtype)
-    gates.requires_grad_()
+    laid = gated.laid(gates.requires_grad_().unsqueeze(0), batch.spans)
     seen: dict[int, Tensor] = {}
 
     def given(number: int) -> Edit:
         """What passes this place is looked at, and passes on as given, under the gates."""
-        site, own = gated.sites[number], gates[None, gated.gates_of[number]]
+        site, own = gated.sites[number], laid(number)
 
         def moved(now: Tensor) -> Tensor:
             seen[number] = now
@@ -131,25 +131,24 @@ def _edges(
     with torch.enable_grad():
         worth = metric(_run(gated, batch, given), batch).sum()
         through = [
-            (_part(gated, number, part, seen[number]) * slopes[number]).sum()
+            (_part(gated, part, seen[number], batch.spans) * slopes[number]).sum()
             for part, number in places.items()
         ]
         rows = [_gradient(one, gates) for one in (*through, worth)]
     return -torch.cat(rows)
 
 
-def _place(gated: GatedParts, part: int) -> int:
-    """The site that a part passes."""
-    return next(n for n, own in enumerate(gated.gates_of) if own.start <= part < own.stop)
+def _part(gated: GatedParts, part: int, now: Tensor, dealt: Tensor | None) -> Tensor:
+    """One part of what passes its site, as it is added there: its number along its direction.
 
-
-def _part(gated: GatedParts, number: int, part: int, now: Tensor) -> Tensor:
-    """One part of what passes a site, as it is added there: its number along its direction."""
-    site, own = gated.sites[number], gated.gates_of[number]
-    open_ = torch.ones(1, site.n, device=now.device, dtype=now.dtype)
-    but_one = open_.clone()
-    but_one[0, part - own.start] = 0
-    parts, nothing = site.parts(now), torch.zeros_like(now)
+    At the tokens where its gate acts; 0 at others.
+    """
+    number, _ = gated.place(part)
+    gates = torch.ones(2, gated.graph.n_edges, device=now.device, dtype=now.dtype)
+    gates[1, part] = 0
+    open_, but_one = (gated.laid(row.unsqueeze(0), dealt)(number) for row in gates)
+    site, nothing = gated.sites[number], torch.zeros_like(now)
+    parts = site.parts(now)
     return site.moved(nothing, but_one, parts) - site.moved(nothing, open_, parts)
 
 
@@ -190,12 +189,12 @@ def _slope(
 
         def same(now: Tensor) -> Tensor:
             """All parts open: an error without a gate, which is ablated always, is so here too."""
-            open_ = torch.ones(1, site.n, device=now.device, dtype=now.dtype)
+            open_ = torch.ones(1, 1, site.n, device=now.device, dtype=now.dtype)
             return site.moved(now, open_, change[..., gated.columns[other]])
 
         def moved(now: Tensor) -> Tensor:
             nonlocal leaf
-            open_ = torch.full((1, site.n), 1 - share, device=now.device, dtype=now.dtype)
+            open_ = torch.full((1, 1, site.n), 1 - share, device=now.device, dtype=now.dtype)
             leaf = site.moved(now.detach(), open_, change[..., gated.columns[number]])
             leaf = leaf.detach().requires_grad_()
             return leaf

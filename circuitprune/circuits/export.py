@@ -27,8 +27,8 @@ def write_edges_csv(
 ) -> None:
     """Writes one line per edge: `writer,reader,kind,layer` and the given columns.
 
-    Of parts, `part` comes first; all are read by way of the stream, whose end is `logits`. Of edges
-    at spans, `span` comes behind `layer`. `kind`
+    Of parts, `part` comes first; all are read by way of the stream, whose end is `logits`. Where
+    gates stand at spans, `span` comes behind `layer`. `kind`
     is the port (`q`, `k`, `v`, `mlp`, `logits`), `layer` the reader's layer (the number of layers
     for `logits`). Booleans are 1 and 0, NaN is an empty cell.
 
@@ -53,7 +53,7 @@ def write_edges_csv(
     readers = graph.edge_reader[rows].tolist()
     of_parts = isinstance(graph, PartGraph)
     table = [
-        *([[graph.edge_name(row) for row in rows.tolist()]] if of_parts else []),
+        *([[graph.edge_name(row).partition("@")[0] for row in rows.tolist()]] if of_parts else []),
         [graph.writers[w] for w in graph.edge_writer[rows].tolist()],
         [graph.readers[r] for r in readers],
         [graph.reader_kind[r] for r in readers],

@@ -45,6 +45,11 @@ class Cut:
     error: bool = False
     """Whether the last part is what a dictionary leaves out."""
 
+    @property
+    def stream(self) -> bool:
+        """Whether the stream behind a layer is cut, with all that was written to it."""
+        return self.of.startswith("resid")
+
     def name(self, part: int) -> str:
         """The part at this position."""
         if self.grain == "whole":

@@ -19,8 +19,8 @@ from circuitprune.errors import GraphError
 from circuitprune.files.limits import EDGES
 from circuitprune.files.text import counted
 
-MOST_SPANS = 64
-"""Spans of a graph: several times as many as a task names."""
+MOST_SPANS = 256
+"""Spans of a graph: several times as many as a task names, or each token of a prompt of one."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ class SpanGraph(Graph):
                 f"{self.base.describe()}: an answer must stand where something differs, or behind"
             )
 
+    @property
+    def form(self) -> str:
+        """How names of gates are written."""
+        return "writer->reader@span"
+
     @cached_property
     def base(self) -> Graph:
         """The same without spans."""
@@ -109,7 +114,7 @@ class SpanGraph(Graph):
         """One line with the sizes, for messages."""
         sizes, _, _ = self.base.describe().rpartition(", ")
         names = ", ".join(span.name for span in self.spans)
-        return f"{sizes}, {counted(self.n_edges, 'edge')} at spans ({names})"
+        return f"{sizes}, {counted(self.n_edges, self.unit)} at spans ({names})"
 
     # ---------------------------------------------------------------- the flat order
 
@@ -180,8 +185,8 @@ class SpanGraph(Graph):
         names = [one.name for one in self.spans]
         if not at or span not in names:
             raise GraphError(
-                f"an edge at a span is written 'writer->reader@span' with one of {', '.join(names)}"
-                f" as span, got {name!r:.80}"
+                f"{self.unit}s at spans are written {self.form!r} with one of {', '.join(names)} "
+                f"as span, got {name!r:.80}"
             )
         place = self.base.edge_index(edge), names.index(span)
         if not bool(self.exists[place]):

@@ -5,7 +5,8 @@ from typing import TypeVar, cast
 
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.part_graph import Cut, PartGraph, part_graph
-from circuitprune.circuits.span_graph import MOST_SPANS, Span, SpanGraph, span_graph
+from circuitprune.circuits.part_spans import at_spans
+from circuitprune.circuits.span_graph import MOST_SPANS, Span, SpanGraph
 from circuitprune.errors import GraphError, RunError
 from circuitprune.files.records import from_json
 
@@ -18,15 +19,16 @@ Listed = TypeVar("Listed")
 
 def said_of_gates(graph: Graph) -> dict[str, object]:
     """What a file says of what gates stand on, where that is not whole edges."""
+    said: dict[str, object] = {}
     if isinstance(graph, PartGraph):
-        return {"level": graph.level, "cuts": [asdict(cut) for cut in graph.cuts]}
+        said |= {"level": graph.level, "cuts": [asdict(cut) for cut in graph.cuts]}
     if isinstance(graph, SpanGraph):
-        return {"spans": [asdict(span) for span in graph.spans]}
-    return {}
+        said |= {"spans": [asdict(span) for span in graph.spans]}
+    return said
 
 
 def has_parts(own: object) -> bool:
-    """Whether a file's own key says that gates stand on parts, or on edges at spans."""
+    """Whether a file's own key says that gates stand on parts, or are at spans."""
     said = own.get("graph") if isinstance(own, dict) else None
     return isinstance(said, dict) and bool({"cuts", "spans"} & said.keys())
 
@@ -37,14 +39,20 @@ def of_gates(graph: Graph, own: object) -> Graph:
         return graph
     said = cast(dict[str, dict[str, object]], own)["graph"]
     try:
+        if "cuts" in said:
+            graph = _cut(graph, said["cuts"], said.get("level"))
         if "spans" in said:
-            return span_graph(graph, _listed(Span, said["spans"], "a span", MOST_SPANS))
-        level, cuts = said.get("level"), _listed(Cut, said["cuts"], "a cut", PARTED)
+            graph = at_spans(graph, _listed(Span, said["spans"], "a span", MOST_SPANS))
     except RunError as error:
         raise GraphError(str(error)) from error
+    return graph
+
+
+def _cut(graph: Graph, cuts: object, level: object) -> PartGraph:
+    """The graph of the parts that a file lists."""
     if not isinstance(level, str):
         raise GraphError(f"'level' must be a name, got {level!r:.80}")
-    return part_graph(graph, level, cuts)
+    return part_graph(graph, level, _listed(Cut, cuts, "a cut", PARTED))
 
 
 def _listed(kind: type[Listed], values: object, what: str, most: int) -> tuple[Listed, ...]:

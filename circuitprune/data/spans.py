@@ -1,4 +1,4 @@
-"""Tokens dealt to named spans of positions: by what a task tags, or by where two prompts differ."""
+"""Tokens dealt to named spans of positions: by what a task tags, by difference, or one by one."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -19,15 +19,18 @@ def span_names(spans: str, splits: Mapping[str, Iterable[Example]]) -> tuple[str
     """Names of the spans that the tokens of these pairs are dealt to.
 
     Args:
-        spans: `difference`, or `tags`: those of the pairs in the order of the alphabet, then
-            `rest` and `end`.
+        spans: `difference`; `positions`: numbers from 0; or `tags`: those of the pairs in the order
+            of the alphabet, then `rest` and `end`.
         splits: All pairs.
 
     Raises:
-        DataError: tags are asked for, and no pair has one.
+        DataError: tags are asked for, and no pair has one; or positions, and prompts differ in
+            length.
     """
     if spans == "difference":
         return BY_DIFFERENCE
+    if spans == "positions":
+        return _numbers({len(example.clean) for side in splits.values() for example in side})
     tags = {tag for side in splits.values() for example in side for tag in example.tagged} - {""}
     if not tags:
         raise DataError(
@@ -42,6 +45,17 @@ def span_names(spans: str, splits: Mapping[str, Iterable[Example]]) -> tuple[str
     return (*sorted(tags), REST, END)
 
 
+def _numbers(lengths: set[int]) -> tuple[str, ...]:
+    """Names of the positions of prompts that are all of one length."""
+    if len(lengths) > 1:
+        raise DataError(
+            "spans=positions tells tokens apart by their place, so it takes prompts of one length, "
+            f"and these have {min(lengths)} to {max(lengths)} tokens; take spans=tags or "
+            "spans=difference, or pairs of one template"
+        )
+    return tuple(map(str, range(max(lengths))))
+
+
 def deal(splits: Sides, spans: str) -> Sides:
     """The same pairs, each token dealt to a span.
 
@@ -50,27 +64,30 @@ def deal(splits: Sides, spans: str) -> Sides:
     """
     names = span_names(spans, splits)
     return {
-        side: [replace(one, spans=_dealt(one, spans, names)) for one in examples]
+        side: [replace(one, spans=tuple(map(names.index, _DEALT[spans](one)))) for one in examples]
         for side, examples in splits.items()
     }
 
 
-def _dealt(example: Example, spans: str, names: tuple[str, ...]) -> tuple[int, ...]:
-    named = _by_difference(example) if spans == "difference" else _by_tags(example)
-    return (*map(names.index, named[:-1]), names.index(END))
+def _by_position(example: Example) -> list[str]:
+    return [str(place) for place in range(len(example.clean))]
 
 
 def _by_tags(example: Example) -> list[str]:
     tagged = example.tagged or ("",) * len(example.clean)
-    return [tag or REST for tag in tagged]
+    return [*(tag or REST for tag in tagged[:-1]), END]
 
 
 def _by_difference(example: Example) -> list[str]:
     named, now = [], "before"
-    for clean, corrupt in zip(example.clean, example.corrupt, strict=True):
+    for clean, corrupt in zip(example.clean[:-1], example.corrupt[:-1], strict=True):
         if now == "before" and clean != corrupt:
             now = "difference"
         elif now == "difference" and clean == corrupt:
             now = "after"
         named.append(now)
-    return named
+    return [*named, END]
+
+
+_DEALT = {"positions": _by_position, "tags": _by_tags, "difference": _by_difference}
+"""The span of each token of an example, by its name."""

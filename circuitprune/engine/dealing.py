@@ -4,6 +4,7 @@ A reader sees at a token the gates of that token's span, so each product of the 
 one for each span, on its own columns. Without spans all tokens are one, and nothing is gathered.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitprune.circuits.graph import Block
+from circuitprune.circuits.span_graph import Span
+from circuitprune.errors import DataError
 
 
 class Piece(NamedTuple):
@@ -25,6 +28,23 @@ Pieces = tuple[Piece, ...]
 
 WHOLE: Pieces = (Piece(0),)
 """All places share their gates."""
+
+
+def held_against(
+    spans: Sequence[Span], dealt: Int[Tensor, "batch pos"] | None
+) -> Int[Tensor, "batch pos"]:
+    """The span of each token, held against those that gates stand at.
+
+    Raises:
+        DataError: tokens that are not dealt to spans, or to spans that there are not.
+    """
+    if dealt is None or not 0 <= int(dealt.min()) <= int(dealt.max()) < len(spans):
+        raise DataError(
+            f"gates stand at the spans {', '.join(span.name for span in spans)}, and tokens are "
+            f"dealt to {'none' if dealt is None else dealt.unique().tolist()}: take pairs that are "
+            "prepared with the same `spans`"
+        )
+    return dealt
 
 
 def dealt_to(spans: Int[Tensor, "*any"]) -> Pieces:

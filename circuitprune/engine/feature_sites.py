@@ -51,12 +51,12 @@ class FeatureSite:
     def moved(
         self,
         now: Float[Tensor, "batch pos d_model"],
-        gates: Float[Tensor, "rows part"],
+        gates: Float[Tensor, "#batch #pos part"],
         change: Float[Tensor, "#batch pos width"],
     ) -> Float[Tensor, "batch pos d_model"]:
         """`now` with the changes of closed features along their directions, and of the error."""
         n = self.dictionary.n_features
-        closed = (1 - gates).unsqueeze(1)
+        closed = 1 - gates
         moved = now + (closed[..., :n] * change[..., :n]) @ self.dictionary.w_dec
         if self.errors == "clean":
             return moved

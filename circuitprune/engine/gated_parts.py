@@ -98,21 +98,45 @@ class GatedParts(GatedModel):
         ablated: Ablated,
         last: Int[Tensor, " batch"] | None = None,
         prefix: Prefix | None = None,
+        dealt: Int[Tensor, "batch pos"] | None = None,
     ) -> Float[Tensor, "batch *pos vocab"]:
         """Logits with every part between its own value (gate 1) and its ablated value (gate 0).
 
         Args:
             gates: One float per part of `graph`; otherwise as of `GatedModel`.
+            dealt: The span of each token, where gates stand at spans.
 
         Raises:
             GraphError: `gates` or `ablated` do not fit the graph.
+            DataError: as of `laid`.
         """
         if gates.shape != (self.graph.n_edges,):
             raise GraphError(
                 f"expected {counted(self.graph.n_edges, 'gate')}, one per part, got "
                 f"{tuple(gates.shape)}"
             )
-        return self.rows(gates.unsqueeze(0), tokens, mask, ablated, last, prefix)
+        return self.rows(gates.unsqueeze(0), tokens, mask, ablated, last, prefix, dealt)
+
+    def on(
+        self, batch: Batch, gates: Float[Tensor, " edge"], ablated: Ablated
+    ) -> Float[Tensor, "batch vocab"]:
+        """Answer-position logits of a batch's clean prompts: see a call."""
+        return self(gates, *batch.clean_prompts[:2], ablated, *batch.clean_prompts[2:], batch.spans)
+
+    def laid(
+        self, gates: Float[Tensor, "rows edge"], dealt: Int[Tensor, "copies pos"] | None
+    ) -> Callable[[int], Float[Tensor, "#copies #pos part"]]:
+        """Gates of the parts of the site of a number, at each token: here the same at all.
+
+        Args:
+            gates: A row for all examples or for each.
+            dealt: The span of each token.
+
+        Raises:
+            DataError: gates at spans, and tokens that are not dealt to them.
+        """
+        alike = gates.to(self.dtype).unsqueeze(1)
+        return lambda number: alike[..., self.gates_of[number]]
 
     def rows(
         self,
@@ -122,21 +146,23 @@ class GatedParts(GatedModel):
         ablated: Ablated,
         last: Int[Tensor, " copies"] | None = None,
         prefix: Prefix | None = None,
+        dealt: Int[Tensor, "copies pos"] | None = None,
     ) -> Float[Tensor, "copies *pos vocab"]:
         """As a call, with a row of gates for all examples or for each; fewer ablated are repeated.
 
         Raises:
             GraphError: `ablated` does not fit the graph.
+            DataError: as of `laid`.
         """
         if ablated.shape[0] != 1 or ablated.shape[-1] != self.width:
             raise GraphError(
                 f"expected ablated parts of width {self.width}, got {tuple(ablated.shape)}"
             )
-        gates, instead = gates.to(self.dtype), ablated[0:1][0]
+        laid, instead = self.laid(gates, dealt), ablated[0:1][0]
         copies = len(tokens) // len(instead)
 
         def edit(number: int) -> Edit:
-            site, own = self.sites[number], gates[:, self.gates_of[number]]
+            site, own = self.sites[number], laid(number)
             there = instead[..., self.columns[number]]
 
             def moved(now: Tensor) -> Tensor:
@@ -162,10 +188,10 @@ class GatedParts(GatedModel):
             change: What each part would be instead, minus what it is in some run.
             embeddings: What enters layer 0; None for the prompts' own.
         """
-        rows = gates.to(self.dtype).unsqueeze(0)
+        laid = self.laid(gates.unsqueeze(0), batch.spans)
 
         def edit(number: int) -> Edit:
-            own, columns = rows[:, self.gates_of[number]], self.columns[number]
+            own, columns = laid(number), self.columns[number]
             entry = embeddings if number == 0 else None
 
             def moved(now: Tensor) -> Tensor:
@@ -175,6 +201,16 @@ class GatedParts(GatedModel):
             return moved
 
         return self.edited_run(edit, batch.clean_prompts)
+
+    @property
+    def whole(self) -> "GatedParts":
+        """The model under gates on parts that are the same at all tokens."""
+        return self
+
+    def place(self, edge: int) -> tuple[int, int]:
+        """The site that the part of a gate passes, and which of its parts it is."""
+        number = next(n for n, own in enumerate(self.gates_of) if own.start <= edge < own.stop)
+        return number, edge - self.gates_of[number].start
 
     @torch.no_grad()
     def record(
@@ -221,12 +257,17 @@ class GatedParts(GatedModel):
 
     @torch.no_grad()
     def each(
-        self, gates: Float[Tensor, "change edge"], prompts: Prompts, ablated: Ablated
+        self,
+        gates: Float[Tensor, "change edge"],
+        prompts: Prompts,
+        ablated: Ablated,
+        dealt: Int[Tensor, "batch pos"] | None = None,
     ) -> Float[Tensor, "change batch vocab"]:
         """Answer-position logits under each of some gates, side by side in one run."""
         tokens, mask, last, prefix = prompts.repeat(len(gates))
         rows = gates.repeat_interleave(len(prompts.tokens), dim=0)
-        logits = self.rows(rows, tokens, mask, ablated, last, prefix)
+        dealt = None if dealt is None else dealt.repeat(len(gates), 1)
+        logits = self.rows(rows, tokens, mask, ablated, last, prefix, dealt)
         each: Tensor = logits.unflatten(0, (len(gates), -1))
         return each
 

@@ -8,11 +8,10 @@ from torch import Tensor
 from circuitprune.circuits.span_graph import Span, SpanGraph, span_graph
 from circuitprune.data.batches import Batch, Prefix
 from circuitprune.engine.ablation import Ablated
-from circuitprune.engine.dealing import Pieces, dealt_to
+from circuitprune.engine.dealing import Pieces, dealt_to, held_against
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.gated_run import GatedRun
 from circuitprune.engine.gated_stream import GatedStream
-from circuitprune.errors import DataError
 
 
 class GatedSpans(GatedModel):
@@ -61,7 +60,7 @@ class GatedSpans(GatedModel):
             DataError: tokens that are not dealt to spans, or to spans that there are not.
         """
         self._check(gates, ablated)
-        places = self.held_against(dealt)
+        places = held_against(self.graph.spans, dealt)
         stream = GatedStream(self.ports, self.by_span(gates), ablated, last, places, self.workspace)
         return GatedRun(stream).logits(tokens, mask, prefix)
 
@@ -80,23 +79,8 @@ class GatedSpans(GatedModel):
         Raises:
             DataError: as a call.
         """
-        places = self.held_against(dealt)
+        places = held_against(self.graph.spans, dealt)
         return dealt_to(places if last is None else places.gather(1, last.unsqueeze(1)))
-
-    def held_against(self, dealt: Int[Tensor, "batch pos"] | None) -> Int[Tensor, "batch pos"]:
-        """The span of each token, held against those of the graph.
-
-        Raises:
-            DataError: tokens that are not dealt to spans, or to spans that there are not.
-        """
-        spans = self.graph.spans
-        if dealt is None or not 0 <= int(dealt.min()) <= int(dealt.max()) < len(spans):
-            raise DataError(
-                f"gates stand on edges at the spans {', '.join(span.name for span in spans)}, and "
-                f"tokens are dealt to {'none' if dealt is None else dealt.unique().tolist()}: take "
-                "pairs that are prepared with the same `spans`"
-            )
-        return dealt
 
     def by_span(self, gates: Float[Tensor, " edge"]) -> Float[Tensor, "span edge_of_base"]:
         """Gates of all the model's edges at each span: closed where there is none."""

@@ -54,14 +54,14 @@ class Site(Protocol):
     def moved(
         self,
         now: Float[Tensor, "batch pos _"],
-        gates: Float[Tensor, "rows part"],
+        gates: Float[Tensor, "#batch #pos part"],
         change: Float[Tensor, "#batch pos width"],
     ) -> Float[Tensor, "batch pos _"]:
         """The activation with `1 - gate` of each part's change added to it.
 
         Args:
             now: The activation.
-            gates: For all examples, or a row for each.
+            gates: For all examples or for each, at all tokens or at each.
             change: What each part would be instead, minus what it is.
         """
         ...
@@ -83,11 +83,11 @@ class Slices:
     def moved(
         self,
         now: Float[Tensor, "batch pos _"],
-        gates: Float[Tensor, "rows part"],
+        gates: Float[Tensor, "#batch #pos part"],
         change: Float[Tensor, "#batch pos width"],
     ) -> Float[Tensor, "batch pos _"]:
         """`now + (1 - gates) * change`, a gate for each slice."""
-        closed = (1 - gates).unsqueeze(1).unsqueeze(-1)
+        closed = (1 - gates).unsqueeze(-1)
         moved: Tensor = (change.unflatten(-1, (self.n, -1)) * closed).flatten(-2)
         return now + moved
 

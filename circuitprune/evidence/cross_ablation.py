@@ -65,14 +65,14 @@ def cross_ablation(case: Case) -> CrossAblation:
     has an `error` instead of numbers.
 
     Raises:
-        GraphError: edges at spans that were told apart under `patch`.
+        GraphError: gates at spans that were told apart under `patch`.
 
     Source: Miller et al. 2024, "Transformer Circuit Metrics are not Robust" (arXiv 2407.08734).
     """
     if isinstance(case.graph, SpanGraph) and case.references.ablation.kind == "patch":
         raise GraphError(
-            "edges have gates at the spans where the corrupt prompts make a difference, and other "
-            "ablations make one at others too"
+            f"{case.graph.unit}s have gates at the spans where the corrupt prompts make a "
+            "difference, and other ablations make one at others too"
         )
     bootstrap = Bootstrap.draw(case.n_examples, case.n_bootstrap, case.generator("cross_ablation"))
     full = evaluate_full_each(case.references, case.batches, case.task_metric)

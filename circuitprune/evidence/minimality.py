@@ -208,7 +208,7 @@ def _without_each(
 ) -> tuple[Float[Tensor, "batch vocab"], Iterator[Float[Tensor, "batch vocab"]]]:
     """Logits of a circuit, and of it without each of some edges or parts, in the flat order."""
     if isinstance(gated, GatedParts):
-        replay = PartReplay(gated, batch.clean_prompts, ablated, kept=mask)
+        replay = PartReplay(gated, batch.clean_prompts, ablated, batch.spans, kept=mask)
         some = replay.edges(edges)
         return replay.logits.cpu(), (one for _, logits in some for one in logits.cpu())
     if isinstance(gated, GatedSpans):

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitprune.circuits.span_graph import base_of, grid_of
 from circuitprune.data.batches import Batch
 from circuitprune.engine.gated_parts import GatedParts
 from circuitprune.evidence.case import Case
@@ -64,19 +65,22 @@ class PartReadings:
 
 
 def part_readings(case: Case, batches: Sequence[Batch]) -> PartReadings | None:
-    """The circuit's neurons and features on some pairs; None if it keeps none."""
-    gated, kept = case.references.gated, case.mask.cpu().nonzero().flatten().tolist()
-    fine = [part for part in kept if FINE.fullmatch(case.graph.edge_name(part))]
+    """The circuit's neurons and features on some pairs, at whatever span; None if it keeps none."""
+    gated, graph = case.references.gated, base_of(case.graph)
+    kept = grid_of(case.graph, case.mask.cpu(), False).any(dim=1).nonzero().flatten().tolist()
+    fine = [part for part in kept if FINE.fullmatch(graph.edge_name(part))]
     if not isinstance(gated, GatedParts) or not fine:
         return None
-    chosen = sorted(fine, key=lambda part: -case.ranking[part].item())[:MOST_PARTS]
+    gated = gated.whole
+    ranks = grid_of(case.graph, case.ranking, -torch.inf).amax(dim=1)
+    chosen = sorted(fine, key=lambda part: -ranks[part].item())[:MOST_PARTS]
     peaks, on, prompts = _peaks(gated, chosen, batches)
     effects = direct_effects(gated, chosen, batches)
     spell, shown = speller(case), sorted({peak.prompt for of in peaks for peak in of})
     place = {prompt: at for at, prompt in enumerate(shown)}
     readings = tuple(
         PartReading(
-            case.graph.edge_name(part),
+            graph.edge_name(part),
             short(on[at]),
             tuple(Peak(place[one.prompt], one.at, short(one.value)) for one in peaks[at]),
             *(

@@ -37,7 +37,7 @@ def activations(
     """
     columns = []
     for part in parts:
-        number, own = _place(gated, part)
+        number, own = gated.place(part)
         columns.append(gated.columns[number].start + own)
     found: Tensor = gated.record(tokens, mask)[0][..., columns].permute(2, 0, 1)
     return found
@@ -77,19 +77,13 @@ def direct_effects(
     return logits - logits.mean(-1, keepdim=True)
 
 
-def _place(gated: GatedParts, part: int) -> tuple[int, int]:
-    """The site that a part passes, and which of its parts it is."""
-    number = next(n for n, own in enumerate(gated.gates_of) if own.start <= part < own.stop)
-    return number, part - gated.gates_of[number].start
-
-
 def _written(
     gated: GatedParts, parts: Sequence[int], batch: Batch
 ) -> Float[Tensor, "part example d_model"]:
     """What a unit of each part adds to the stream at the answer positions of each pair."""
     outputs, rows = _mlp_outputs(gated, batch), []
     for part in parts:
-        number, own = _place(gated, part)
+        number, own = gated.place(part)
         site, name = gated.sites[number], FINE.fullmatch(gated.graph.edge_name(part))
         assert name is not None
         if isinstance(site, FeatureSite):

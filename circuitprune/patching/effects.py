@@ -10,6 +10,7 @@ from circuitprune.circuits.graph import Graph
 from circuitprune.data.batches import Prompts
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.ablation import Ablated
+from circuitprune.engine.dealing import held_against
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.gated_parts import GatedParts
 from circuitprune.engine.gated_spans import GatedSpans
@@ -153,10 +154,10 @@ def _replay(
 ) -> AnyReplay:
     """By what the gates stand on."""
     if isinstance(gated, GatedSpans):
-        dealt = gated.held_against(batch.spans)
+        dealt = held_against(gated.graph.spans, batch.spans)
         return SpanReplay(gated, prompts, replacement, dealt, tokens_per_pass)
     if isinstance(gated, GatedParts):
-        return PartReplay(gated, prompts, replacement, tokens_per_pass)
+        return PartReplay(gated, prompts, replacement, batch.spans, tokens_per_pass)
     return Replay(gated, prompts, replacement, tokens_per_pass)
 
 

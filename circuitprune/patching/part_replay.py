@@ -23,6 +23,7 @@ class PartReplay:
         gated: The model.
         prompts: What is run.
         replacement: What each part carries instead, as `References.ablated` returns it.
+        dealt: The span of each token, where gates stand at spans.
         tokens_per_pass: Changes are stacked up to so many tokens; at least one is taken.
         kept: The parts that are as the prompts have them before any change; all if None.
     """
@@ -32,11 +33,12 @@ class PartReplay:
         gated: GatedParts,
         prompts: Prompts,
         replacement: Ablated,
+        dealt: Int[Tensor, "batch pos"] | None = None,
         tokens_per_pass: int = TOKENS_PER_PASS,
         kept: Bool[Tensor, " edge"] | None = None,
     ) -> None:
         self.gated, self.prompts, self.replacement = gated, prompts, replacement
-        self.tokens_per_pass = tokens_per_pass
+        self.dealt, self.tokens_per_pass = dealt, tokens_per_pass
         every = torch.ones(gated.graph.n_edges, dtype=torch.bool)
         self.kept = every if kept is None else kept.cpu()
         self.logits: Float[Tensor, "batch vocab"] = self._under(self.kept.unsqueeze(0))[0]
@@ -66,4 +68,4 @@ class PartReplay:
 
     def _under(self, masks: Bool[Tensor, "change edge"]) -> Logits:
         gates = masks.to(self.gated.device, self.gated.dtype)
-        return self.gated.each(gates, self.prompts, self.replacement)
+        return self.gated.each(gates, self.prompts, self.replacement, self.dealt)

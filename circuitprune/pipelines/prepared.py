@@ -47,7 +47,7 @@ class Prepared:
             evaluate on, as numbers, fractions or `auto`. By default 64, 0 and 64; of given pairs,
             half and half of those that fit.
         level: What gates stand on: `edge`, `node`, `neuron`, or `feature` of `dictionaries`.
-        spans: Whether edges have gates at spans of tokens, by `difference` or `tags`.
+        spans: Whether gates stand at spans of tokens, by `difference`, `tags` or `positions`.
         dictionaries, errors: As `features.dictionaries`, `features.errors`; see docs/parts.md.
         ablation: What a cut edge carries: one of `ABLATIONS`, such as `patch` or `mean`.
         metric: Task metric: `logit_diff`, `prob_diff`, `answer_prob`, `auto`, or a function of your

@@ -20,8 +20,8 @@ from circuitprune.data.tasks import Task, get_task
 from circuitprune.engine.ablation import Constant
 from circuitprune.engine.evaluation import evaluate_full
 from circuitprune.engine.gated import GatedModel
+from circuitprune.engine.gated_part_spans import spanned
 from circuitprune.engine.gated_parts import GatedParts
-from circuitprune.engine.gated_spans import GatedSpans
 from circuitprune.engine.progress import Watch, told
 from circuitprune.engine.references import References
 from circuitprune.engine.selfcheck import self_check
@@ -153,7 +153,7 @@ def make_setup(
         task = task or get_task(config.task.name, config.task.path)
         data = make_pairs(config, model, tokenizer, task)
         if config.spans != "none":
-            gated = GatedSpans(gated, spans_in(config, data))
+            gated = spanned(gated, spans_in(config, data))
         metric_name, task_metric = metric or _task_metric(config.task.metric, task, data)
         batches = data.batches("train", config.verify.batch_size)
         with forecast_told(gated, config, data.splits):

@@ -58,8 +58,11 @@ def seen_at(model, batch, tokens: Tensor, site: str) -> Tensor:
     return seen[0]
 
 
-def by_hooks(model, batch, steps: int) -> Tensor:
-    """`[feature of m2, feature of m0]`: heads and MLP of layer 1, heads of layer 2 given."""
+def by_hooks(model, batch, steps: int, at: Tensor | float = 1.0) -> Tensor:
+    """`[feature of m2, token, feature of m0]`: heads and MLP of layer 1, heads of layer 2 given.
+
+    Into what m2 has where `at` is 1, from what m0 has at each token.
+    """
     low, high = double("m0"), double("m2")
     clean, corrupt = (seen_at(model, batch, t, "m2") for t in (batch.clean, batch.corrupt))
     slope = torch.zeros_like(clean)
@@ -86,9 +89,9 @@ def by_hooks(model, batch, steps: int) -> Tensor:
         handle.remove()
     change, rows = low.encode(there) - low.encode(written), []
     for j in range(F):
-        target = (high.encode(kept["x"])[..., j] * (slope @ high.w_dec[j])).sum()
+        target = (at * high.encode(kept["x"])[..., j] * (slope @ high.w_dec[j])).sum()
         (gradient,) = torch.autograd.grad(target, leaf, retain_graph=True)
-        rows.append((change * (gradient @ low.w_dec.T)).sum((0, 1)))
+        rows.append((change * (gradient @ low.w_dec.T)).sum(0))
     return torch.stack(rows) / len(batch)
 
 
@@ -99,7 +102,7 @@ def test_an_edge_is_the_one_way_that_hooks_leave(padded_batch, steps):
     into = [f"m2.f{j}" for j in range(F)]
     found = part_edges(references, [batch], logit_diff, into, steps)
     with torch.enable_grad():
-        slow = by_hooks(references.gated.model, batch, steps)
+        slow = by_hooks(references.gated.model, batch, steps).sum(1)
     first = graph.edge_index("m0.f0")
     assert_close(found.values[:-1, first : first + F], slow, rtol=1e-6, atol=1e-10)
     assert slow.count_nonzero() > 20

@@ -6,6 +6,8 @@ from report_runs import HOSTILE, SMALL, make_run
 
 from browser.cases import loaded
 from circuitprune.circuits.part_graph import Cut, part_graph
+from circuitprune.circuits.part_spans import at_spans
+from circuitprune.circuits.span_graph import spans_of
 from circuitprune.files.whole import read_json, write_json
 from circuitprune.views.report import write_report
 
@@ -105,3 +107,47 @@ def test_two_circuits_of_parts_are_compared_part_by_part(view, parted):
     view.open(parted / "report.html").page.locator("#compare").scroll_into_view_if_needed()
     view.page.locator("#comparison .node").first.wait_for()
     assert "40 edges in both, 0 only in A, 2 only in B" in view.text("#compared")
+
+
+SPANS = ("S2", "rest", "end")
+
+
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory):
+    """The same with a gate at each span, a feature of which was read."""
+    cuts = [Cut("input", 0), *(Cut(name, at) for at, name in enumerate(SMALL.writers[1:9], 1))]
+    whole = part_graph(SMALL, "feature", (*cuts, Cut("m0", 9, "feature", 13, True)))
+    spans = spans_of(SPANS, [([0, 1, 2], [5, 5, 5], [6, 5, 5])], everywhere=False)
+    graph = at_spans(whole, spans)
+    run = judge(make_run(tmp_path_factory.mktemp("placed"), graph, sizes=(7, 40, graph.n_edges)))
+    told = read_json(run / "verification.json")
+    card = {"part": NAME, "on": 0.125, "examples": PEAKS, "promotes": [[" b", 1.0]], "demotes": []}
+    parts = {"n_parts": 12, "n_pairs": 64, "parts": [card], "prompts": [TOKENS, TOKENS]}
+    told["sections"]["function"]["parts"] = parts
+    write_json(run / "verification.json", told)
+    about = {"circuit": "circuits/7.json", "metric": "logit_diff", "steps": 1, "threshold": 0.1}
+    edge = {"part": "a0.h1@rest", "into": f"{NAME}@end", "effect": -0.75}
+    write_json(run / "part_edges.json", {**about, "edges": [edge]})
+    write_report([run])
+    return run, graph
+
+
+def test_parts_at_spans_stand_in_their_columns_and_have_a_card(view, placed):
+    """A line leads from each to the answer's logits; cards tell one span from another."""
+    run, graph = placed
+    view.open(run / "report.html", f"#size={graph.n_edges}")
+    drawn = view.page.evaluate("() => [...picture.plan.nodes.keys()]")
+    ends = [
+        (graph.writers[w], SPANS[s])
+        for w, s in zip(graph.edge_writer, graph.edge_span, strict=True)
+    ]
+    assert {*drawn} == {f"{writer}@{span}" for writer, span in ends} | {"logits@end"}
+    assert "lines lead to where the answer is" in view.text("#span-key")
+    view.page.evaluate("(name) => selectPart(name)", f"{NAME}@end")
+    assert view.text("#reading h3") == "What feature 3 of MLP of layer 0 at end does"
+    assert view.page.locator(".peaks li").count() == len(PEAKS)
+    assert view.page.locator(".moves tr").evaluate_all(
+        "(rows) => rows.map((row) => row.cells[0].innerText)"
+    ) == ["a0.h1@rest"]
+    view.page.evaluate("(name) => selectPart(name)", f"{NAME}@rest")
+    assert view.page.locator(".moves tr").count() == 0

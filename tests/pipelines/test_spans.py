@@ -140,7 +140,6 @@ def tagged(clean: str, answer: str) -> tuple[int, int]:
 
 def test_what_is_of_whole_edges_is_refused() -> None:
     for settings in (
-        {"level": "node"},
         {"attribution": AttributionConfig("acdc")},
         {"attribution": AttributionConfig("eap_qk")},
         {"gates": GatesConfig(starts=["atp"])},

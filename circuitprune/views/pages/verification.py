@@ -38,9 +38,10 @@ OF_PARTS = (
     "that follows reads: where this page says edge, it is that of a part."
 )
 OF_SPANS = (
-    "Edges have a gate at each span of tokens where they can matter: where this page says edge, it "
-    "is an edge at one span. A path goes on at its span, or by attention at one that looks back."
+    "Gates stand at each span of tokens where they can matter: where this page says edge, it is an "
+    "edge at one span."
 )
+OF_PATHS = "A path goes on at its span, or by attention at one that looks back."
 VERDICTS = {"pass": "passes", "fail": "**fails**", "undecided": "undecided", None: "describes"}
 
 
@@ -85,6 +86,7 @@ def _tested(found: Verification) -> list[str]:
         f"{counted(found.n_train_pairs, 'training pair')}.",
         *([] if level == "edge" else ["", OF_PARTS]),
         *(["", OF_SPANS] if "spans" in run else []),
+        *(["", OF_PATHS] if "spans" in run and level == "edge" else []),
         "",
         f"Intervals are 95 %, from {counted(options.n_bootstrap, 'resample')} of the pairs; seed "
         f"{options.seed}.",

@@ -3,6 +3,7 @@
 const GRAPH = DATA.graph;
 /** What is counted as edges: of parts, each is its own edge into the stream. */
 const UNITS = `${GRAPH.unit}s`;
+const OF_PARTS = GRAPH.unit !== "edge";
 const GROUPED = GRAPH.n_kv_readers < GRAPH.n_heads;
 const KINDS = ["q", "k", "v", "mlp", "logits"];
 const LAYERS = Array.from({ length: GRAPH.n_layers }, (_, layer) => layer);

@@ -128,7 +128,7 @@ function effects(id) {
   const own = readersOf(id),
     edges = computed(SECTIONS.minimality)?.edges ?? [];
   const touches = ({ edge }) => {
-    if (PARTS_NAMED) return edge === id || edge.startsWith(`${id}.`);
+    if (PARTS_NAMED) return baseOf(edge) === id || edge.startsWith(`${id}.`);
     const [from, to] = baseOf(edge).split("->");
     return from === id || own.includes(to.replace(/<.>$/, ""));
   };

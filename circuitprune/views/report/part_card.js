@@ -9,8 +9,11 @@ const AROUND = 10;
 /** Tokens of a prompt that are shown at each side of the one at which a part is strong. */
 const MOST_MOVED = 10;
 
-/** A part's name in words. */
-function partTitle(name) {
+/** A part's name in words, and where it stands. */
+const partTitle = (name) =>
+  `${titleOfPart(baseOf(name))}${spanOf(name) ? ` at ${spanOf(name)}` : ""}`;
+
+function titleOfPart(name) {
   const fine = FINE.exec(name),
     left = /^(.*)\.error$/.exec(name);
   const of = (site) =>
@@ -26,7 +29,7 @@ function partTitle(name) {
 }
 
 /** Names of parts, where gates stand on them. */
-const PARTS_NAMED = SPANS.length ? null : DATA.edges.part;
+const PARTS_NAMED = OF_PARTS ? DATA.edges.part : null;
 
 /** The name of the part at hand, if one is. */
 function partAtHand() {
@@ -34,7 +37,8 @@ function partAtHand() {
   return other === undefined && edge !== undefined ? (PARTS_NAMED?.[edge] ?? null) : null;
 }
 
-const readingOfPart = (name) => PART_READINGS?.parts.find((row) => row.part === name);
+/** What was read of a part, at all tokens alike. */
+const readingOfPart = (name) => PART_READINGS?.parts.find((row) => row.part === baseOf(name));
 
 /** What a part does, in the panel under the drawing. */
 function partReading(name) {
@@ -54,7 +58,7 @@ function partReading(name) {
 }
 
 function whyUnread(name) {
-  if (!FINE.test(name)) return [];
+  if (!FINE.test(baseOf(name))) return [];
   const why = FAULTS.function ?? HEAD_FAULT ?? (READINGS ? null : SECTIONS.function?.sentence);
   if (why) return [make("p", { class: "hint" }, why)];
   const kept = PART_READINGS

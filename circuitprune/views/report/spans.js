@@ -6,7 +6,8 @@ const AXIS = { foot: 38, head: 22, long: 620, letter: 6.3 };
 /**
  * For an edge `{writer, reader, span}` of a circuit the nodes that it joins on a drawing, as `[from, to]`.
  * It begins at its own span. Queries, MLPs and logits read it there; keys and values are read there by all
- * that the head does at spans that see this one, so such an edge may lead to several.
+ * that the head does at spans that see this one, so such an edge may lead to several. A part's edge is into
+ * the stream, which all read that follows; it ends where the answer is, at the last span.
  */
 function waysOf(edges, collapsed) {
   if (!SPANS.length)
@@ -16,6 +17,7 @@ function waysOf(edges, collapsed) {
   const writes = new Set(edges.map(({ writer, span }) => `${writer} ${span}`));
   const acts = (reader, at) => GRAPH.feeds[reader].some((head) => writes.has(`${head} ${at}`));
   const readAt = (reader, span) => {
+    if (OF_PARTS) return [SPANS.length - 1];
     if (!"kv".includes(GRAPH.reader_kind[reader])) return [span];
     const places = SPANS.map((_, at) => at);
     const found = places.filter((at) => SPANS[at].sees.includes(span) && acts(reader, at));
@@ -47,7 +49,9 @@ const endsAt = (at) => DATA.circuits[at].edges.map(endsOfEdge);
 /** Spans at which something writes the answer. */
 const ANSWERED = new Set(
   DATA.edges.reader.flatMap((reader, edge) =>
-    GRAPH.reader_kind[reader] === "logits" ? [DATA.edges.span?.[edge]] : [],
+    GRAPH.reader_kind[reader] !== "logits"
+      ? []
+      : [OF_PARTS ? SPANS.length - 1 : DATA.edges.span?.[edge]],
   ),
 );
 
@@ -132,7 +136,10 @@ function spanKey(used) {
   const standing = new Set([...used].map(spanOf)),
     empty = SPANS.map((span) => span.name).filter((name) => !standing.has(name));
   const none = empty.length ? ` The circuit keeps nothing at ${empty.join(", ")}.` : "";
-  const text = `Columns are spans of tokens, in the order of prompts. An edge from one column into another is a key or value that the head looks back at.${none}`;
+  const across = OF_PARTS
+    ? "What is written at a span is read there by all that follows, and looked back at from later ones: lines lead to where the answer is."
+    : "An edge from one column into another is a key or value that the head looks back at.";
+  const text = `Columns are spans of tokens, in the order of prompts. ${across}${none}`;
   return [make("span", { id: "span-key" }, text)];
 }
 
