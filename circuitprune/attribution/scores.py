@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitprune.circuits.graph import Graph
+from circuitprune.data.checks import whole_number
 from circuitprune.errors import GraphError
 from circuitprune.files.text import counted
 
@@ -80,7 +81,12 @@ class Scores:
         return self.values.abs()
 
     def top(self, n: int = 10) -> Top:
-        """The `n` edges of largest magnitude, largest first; edges without a score are left out."""
+        """The `n` edges of largest magnitude, largest first; edges without a score are left out.
+
+        Raises:
+            ConfigError: `n` is no whole number from 0 on.
+        """
+        n = whole_number(n, "n", 0, 10**9)
         order = self.ranking.nan_to_num(-1).argsort(descending=True, stable=True)
         known = [edge for edge in order[:n].tolist() if not self.values[edge].isnan()]
         return Top(tuple((self.graph.edge_name(edge), self.values[edge].item()) for edge in known))

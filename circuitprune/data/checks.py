@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from math import isfinite
+from numbers import Integral
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -35,6 +36,24 @@ SEED = Range("lie in 0 to 10^15", lambda number: 0 <= number <= 1e15)
 SHARE = Range("lie in [0, 1]", lambda number: 0 <= number <= 1)
 PART = Range("lie in (0, 1]", lambda number: 0 < number <= 1)
 INSIDE = Range("lie in (0, 1)", lambda number: 0 < number < 1)
+
+
+def whole_number(value: object, name: str, low: int, high: int) -> int:
+    """A number that a function was given, if it is one; true and false are none.
+
+    Args:
+        value: What was given.
+        name: Of the argument, for the message.
+        low, high: Where it must lie.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
+        raise ConfigError(
+            f"{name} must be a whole number in {low:,} to {high:,}, got {value!r:.80}"
+        )
+    return int(value)
 
 
 def refuse(problems: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.selection import n_edges_of
 from circuitprune.config import ModelConfig
-from circuitprune.data.checks import nearest, refuse
+from circuitprune.data.checks import fits, nearest, refuse, whole_number
 from circuitprune.data.splits import Size
 from circuitprune.data.tasks import TASKS, Pair, Task, get_task
 from circuitprune.data.tasks.given import GivenPairs
@@ -129,14 +129,10 @@ def edges_wanted(graph: Graph, n_edges: int | None, size: float | None) -> int:
     if (n_edges is None) == (size is None):
         raise ConfigError("say how large the circuit is: n_edges=50, or size=0.01 of all edges")
     if size is not None:
-        if not 0 < size <= 1:
-            raise ConfigError(f"size is a fraction of all edges, in (0, 1], got {size}")
+        if not fits(size, float) or not 0 < size <= 1:
+            raise ConfigError(f"size is a fraction of all edges, in (0, 1], got {size!r:.80}")
         return n_edges_of(graph, size)
-    if not isinstance(n_edges, int) or not 1 <= n_edges <= graph.n_edges:
-        raise ConfigError(
-            f"n_edges must lie in 1 to {graph.n_edges:,}, the edges of this model, got {n_edges!r}"
-        )
-    return n_edges
+    return whole_number(n_edges, "n_edges", 1, graph.n_edges)
 
 
 def mask_given(graph: Graph, circuit: Edges) -> Bool[Tensor, " edge"]:

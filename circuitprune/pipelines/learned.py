@@ -65,15 +65,14 @@ class Learned:
         )
 
 
-def learned(
-    setup: Setup,
-    starts: Sequence[Float[Tensor, " edge"]],
-    steps: int,
-    objective: str,
-    gates: Mapping[str, object],
-    progress: bool,
-) -> Learned:
-    """What `Study.learn` gives: gates fitted from the starts, with some settings of its own."""
+def to_learn(
+    setup: Setup, steps: int, objective: str, gates: Mapping[str, object], progress: bool
+) -> Setup:
+    """A study with the settings that `Study.learn` was given, checked before anything runs.
+
+    Raises:
+        ConfigError: no such setting, or one out of its range.
+    """
     refuse_unknown(GatesConfig, gates)
     config = setup.config
     config = replace(
@@ -82,7 +81,11 @@ def learned(
         objective=objective,  # type: ignore[arg-type]
         train=replace(config.train, steps=steps, progress=progress),
     )
-    setup = replace(setup, config=config)
+    return replace(setup, config=config)
+
+
+def learned(setup: Setup, starts: Sequence[Float[Tensor, " edge"]]) -> Learned:
+    """What `Study.learn` gives: gates fitted from the starts."""
     initial = torch.stack([*starts]) if len(starts) > 1 else next(iter(starts), None)
     return Learned(setup, fit(setup, initial).learner.ranking().float().cpu())
 

@@ -19,7 +19,13 @@ from circuitprune.metrics import Evidence, Metric
 from circuitprune.patching.paths import effect_of
 from circuitprune.pipelines.asked import evidence_of, searched
 from circuitprune.pipelines.given import Edges, edges_wanted, mask_given, no_name, own_settings
-from circuitprune.pipelines.learned import Learned, learned, provenance_of, refined_circuit
+from circuitprune.pipelines.learned import (
+    Learned,
+    learned,
+    provenance_of,
+    refined_circuit,
+    to_learn,
+)
 from circuitprune.pipelines.metric import metric_name
 from circuitprune.pipelines.own import name_of, named_metric, own_method
 from circuitprune.pipelines.prepared import Prepared
@@ -103,10 +109,10 @@ class Study(Prepared):
         Raises:
             ConfigError: a setting out of its range.
         """
+        asked = to_learn(self.setup, steps, objective, {"learner": learner, **gates}, progress)
         given = [one for one in (start if isinstance(start, list) else [start]) if one is not None]
         rows = [one if isinstance(one, Scores) else self.attribute(one) for one in given]
-        values, gates = [one.values for one in rows], {"learner": learner, **gates}
-        return learned(self.setup, values, steps, objective, gates, progress)
+        return learned(asked, [one.values for one in rows])
 
     def circuit(
         self,
@@ -169,7 +175,7 @@ class Study(Prepared):
         Raises:
             GraphError: a node, edge or path that the model does not have.
         """
-        if not isinstance(what, str | Iterable):
+        if not isinstance(what, str | Iterable) or isinstance(what, bytes):
             raise no_name(what)
         if not isinstance(what, str):
             return {name: self._effect(name, direction) for name in what}

@@ -2,12 +2,15 @@
 
 import argparse
 import shlex
-from collections.abc import Callable
+import sys
+from argparse import _SubParsersAction
+from collections.abc import Callable, Sequence
+from itertools import takewhile
 from math import isfinite
 from pathlib import Path
 from typing import NoReturn
 
-from circuitprune.data.checks import MANY, MANY_OR_0, NOT_NEGATIVE, PART, Range
+from circuitprune.data.checks import MANY, MANY_OR_0, NOT_NEGATIVE, PART, Range, nearest
 from circuitprune.files.text import plain
 
 
@@ -31,6 +34,7 @@ def add_overrides(parser: argparse.ArgumentParser, about: str) -> None:
 
 def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
     """As `parse_args`, but overrides may also follow an option, where argparse takes none."""
+    refuse_options(parser, sys.argv[1:] if arguments is None else arguments)
     options, rest = parser.parse_known_args(arguments)
     late = [item for item in rest if "=" in item and not item.startswith("-")]
     if len(late) < len(rest) or (late and not hasattr(options, "overrides")):
@@ -44,6 +48,20 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argpa
             setattr(options, name, None)
             options.overrides = [first, *options.overrides]
     return options
+
+
+def refuse_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """End the program at an option that its command does not have, before any other complaint.
+
+    Else a misspelt `--help` is answered by the arguments that are missing.
+    """
+    choices = [one.choices for one in parser._actions if isinstance(one, _SubParsersAction)]
+    commands = {name: command for these in choices for name, command in these.items()}
+    of = commands.get(next(iter(arguments), ""), parser)
+    for item in takewhile(lambda item: item != "--", arguments):
+        name, known = item.partition("=")[0], [*of._option_string_actions]
+        if item.startswith("--") and not any(option.startswith(name) for option in known):
+            of.error(f"no option {name}; {nearest(name, known)}")
 
 
 def typed(command: str, options: argparse.Namespace) -> str:

@@ -259,12 +259,20 @@ CALLS = {  # past beartype, which tests alone have: in a process of their own
     "study.effect('x')": "GraphError: no writer 'x' in .*; writers look like 'input'",
     "study.effect(5)": "GraphError: an effect is of a node .* got 5",
     "study.effect(['m0', 5])": "GraphError: an effect is of a node .* got 5",
-    "study.circuit(scores, n_edges=10**9)": "ConfigError: n_edges must lie in 1 to 1,519",
-    "study.circuit(scores, n_edges=0)": "ConfigError: n_edges must lie in 1 to 1,519",
-    "study.circuit(scores, n_edges=2.5)": "ConfigError: n_edges must lie in 1 to 1,519",
+    "study.circuit(scores, n_edges=10**9)": "ConfigError: n_edges must be a whole .* 1 to 1,519",
+    "study.circuit(scores, n_edges=0)": "ConfigError: n_edges must be a whole .*, got 0",
+    "study.circuit(scores, n_edges=True)": "ConfigError: n_edges must be .* got True",
+    "study.circuit(scores, n_edges=2.5)": "ConfigError: n_edges must be a whole .* got 2.5",
+    "study.circuit(scores, size='0.1')": "ConfigError: size is a fraction .* got '0.1'",
     "study.circuit(scores, size=1.5)": r"ConfigError: size is a fraction .* in \(0, 1\], got 1.5",
     "study.circuit(scores, size=0.0)": "ConfigError: size is a fraction",
     "study.circuit(5, n_edges=3)": "ConfigError: scores are what attribute or learn give, got 5",
+    "scores.top(-3)": "ConfigError: n must be a whole number in 0 to 1,000,000,000, got -3",
+    "scores.top('3')": "ConfigError: n must be a whole number .* got '3'",
+    "[len(scores.top(n)) for n in (0, 10**9)]": r"nothing: \[0, 1519\]",
+    "study.effect(b'm0->logits')": "GraphError: an effect is of a node .* got b'm0->logits'",
+    "study.learn(steps='5')": "ConfigError: train.steps='5' is not a whole number",
+    "study.learn(objective='kll')": "ConfigError: .*'kll'",
     "study.acdc(0)": "ConfigError: an ACDC threshold must be above 0, and finite, got 0",
     "study.acdc('0.1')": "ConfigError: an ACDC threshold must be above 0, .* got '0.1'",
     "study.acdc(float('inf'))": "ConfigError: an ACDC threshold must be .* finite, got inf",
@@ -298,6 +306,13 @@ def test_every_wrong_call_is_one_helpful_sentence():
     assert len(said) == len(CALLS), done.stderr
     for line, words in zip(said, CALLS.values(), strict=True):
         assert re.match(words, line), line
+
+
+def test_what_is_to_be_learned_is_checked_before_anything_is_attributed(study, monkeypatch):
+    monkeypatch.setattr(Study, "attribute", lambda *_: pytest.fail("too late"))
+    for wrong in ({"steps": -1}, {"objective": "kll"}, {"temperature": -1.0}, {"mask": "soft"}):
+        with pytest.raises(ConfigError):
+            study.learn(**wrong)
 
 
 def test_an_edge_by_its_name_is_a_circuit(study):
