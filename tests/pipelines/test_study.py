@@ -310,7 +310,7 @@ def test_every_wrong_call_is_one_helpful_sentence():
 
 def test_what_is_to_be_learned_is_checked_before_anything_is_attributed(study, monkeypatch):
     monkeypatch.setattr(Study, "attribute", lambda *_: pytest.fail("too late"))
-    for wrong in ({"steps": -1}, {"objective": "kll"}, {"temperature": -1.0}, {"mask": "soft"}):
+    for wrong in ({"steps": -1}, {"temperature": -1.0}, {"k_min": 0.0}, {"temprature": 1.0}):
         with pytest.raises(ConfigError):
             study.learn(**wrong)
 
