@@ -481,8 +481,9 @@ def test_what_needs_no_model_loads_no_torch(arguments):
     ("arguments", "words"),
     [
         ("trian ioi", "no command 'trian'; did you mean 'train'? Known: check, "),
-        ("train ioi --steps 5", "arguments: --steps 5; a setting is written as train.steps=500"),
-        ("report a --steps 5", "arguments: --steps 5\n"),
+        ("train ioi --steps 5", "no option --steps; a setting is written as train.steps=500; "),
+        ("report a --steps 5", "no option --steps; Known: -h, --help"),
+        ("verify --hepl", "verify: error: no option --hepl; did you mean '--help'? Known: "),
         ("verify", "required: folder\n"),
         ("check", "required: pairs\n"),
     ],

@@ -13,6 +13,8 @@ from typing import NoReturn
 from circuitprune.data.checks import MANY, MANY_OR_0, NOT_NEGATIVE, PART, Range, nearest
 from circuitprune.files.text import plain
 
+_ADVICE = "; a setting is written as train.steps=500"
+
 
 class Parser(argparse.ArgumentParser):
     """As `argparse` has it; what was typed reaches the terminal cleaned."""
@@ -38,7 +40,7 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argpa
     options, rest = parser.parse_known_args(arguments)
     late = [item for item in rest if "=" in item and not item.startswith("-")]
     if len(late) < len(rest) or (late and not hasattr(options, "overrides")):
-        advice = "; a setting is written as train.steps=500" * hasattr(options, "overrides")
+        advice = _ADVICE * hasattr(options, "overrides")
         parser.error(f"unrecognized arguments: {' '.join(rest)}{advice}")
     if late:
         options.overrides = [*options.overrides, *late]
@@ -61,7 +63,11 @@ def refuse_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) ->
     for item in takewhile(lambda item: item != "--", arguments):
         name, known = item.partition("=")[0], [*of._option_string_actions]
         if item.startswith("--") and not any(option.startswith(name) for option in known):
-            of.error(f"no option {name}; {nearest(name, known)}")
+            of.error(f"no option {name}{_ADVICE * _takes_settings(of)}; {nearest(name, known)}")
+
+
+def _takes_settings(parser: argparse.ArgumentParser) -> bool:
+    return any(action.dest == "overrides" for action in parser._actions)
 
 
 def typed(command: str, options: argparse.Namespace) -> str:
