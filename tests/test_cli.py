@@ -483,7 +483,7 @@ def test_what_needs_no_model_loads_no_torch(arguments):
         ("trian ioi", "no command 'trian'; did you mean 'train'? Known: check, "),
         ("train ioi --steps 5", "no option --steps; a setting is written as train.steps=500; "),
         ("report a --steps 5", "report: error: no option --steps; "),
-        ("verify --hepl", "verify: error: no option --hepl; did you mean '--help'? Known: "),
+        ("verify --hepl", "did you mean '--help'? Known: -h, --help, --circuit"),
         ("verify", "required: folder\n"),
         ("check", "required: pairs\n"),
     ],
