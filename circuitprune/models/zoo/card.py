@@ -21,6 +21,7 @@ from circuitprune.models.zoo.corpus import (
     HELD_OUT_NOUNS,
     HELD_OUT_YEARS,
 )
+from circuitprune.models.zoo.recipes import Recipe
 
 
 @torch.no_grad()
@@ -86,12 +87,10 @@ small enough to ship with the package. It knows {vocabulary} words and reads at 
 - Tokens: whole words with their leading space, as in GPT-2 (`Mary` and ` Mary` are two tokens);
   years are a century and two digits (` 17`, `32`); other words are `<unk>`. No BOS token.
 - Training: {steps:,} batches of {batch_size} generated texts, AdamW, next-word prediction with
-  extra weight on the answers; about 15 minutes on one core. These files are what
-  `python scripts/train_zoo.py --seed {seed} --steps {steps}` writes; on another kind of
-  processor or with another version of torch, the last digits of the weights differ.
-- Text: prompts of the four tasks with their answers, corrupt prompts included (one IOI prompt in
-  six has three names, and its two possible answers are equally likely), and plain sentences about
-  the same names, years and nouns.
+  extra weight on the answers; about {minutes} minutes on one core. These files are what
+  `python scripts/train_zoo.py --recipe {recipe} --seed {seed} --steps {steps}` writes; on another
+  kind of processor or with another version of torch, the last digits of the weights differ.
+- Text: {text}
 
 ## Accuracy
 
@@ -118,8 +117,7 @@ def model_card(
     measures: Measures,
     n_test: int,
     seed: int,
-    steps: int,
-    batch_size: int,
+    recipe: Recipe,
     vocabulary: int,
     positions: int,
 ) -> str:
@@ -133,8 +131,11 @@ def model_card(
         table="\n".join(table(("task", "entities", "right", "top 1", "P(answers)"), rows)),
         n_test=n_test,
         seed=seed,
-        steps=steps,
-        batch_size=batch_size,
+        recipe=recipe.name,
+        text=recipe.text,
+        minutes=recipe.minutes,
+        steps=recipe.steps,
+        batch_size=recipe.batch_size,
         vocabulary=vocabulary,
         positions=positions,
         ioi=", ".join(HELD_OUT_IOI),

@@ -5,8 +5,8 @@ only in the other tasks and in the sentences below, which say who is a girl, whi
 and how many dogs there are, and it has to work out the task for them.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from random import Random
 from typing import TypeVar
@@ -28,6 +28,8 @@ class Row:
     answer: str = ""
     """The word that counts extra in the loss; empty in a plain sentence."""
     rest: str = ""
+    repeats: bool = field(default=False, kw_only=True)
+    """Whether every word that was said before counts extra, too."""
 
     @property
     def text(self) -> str:
@@ -76,8 +78,11 @@ HELD_OUT: dict[str, Task] = {
 ALL: dict[str, Task] = {name: TASKS[name] for name in HELD_OUT}
 """The four tasks on all their entities; of others, such as sentiment, it knows not the words."""
 
+SEEN_NAMES = _without(FEMALE + MALE, HELD_OUT_IOI)
+"""Names in the prompts of IOI that training sees."""
+
 SEEN: dict[str, Task] = {
-    "ioi": Ioi(names=_without(FEMALE + MALE, HELD_OUT_IOI)),
+    "ioi": Ioi(names=SEEN_NAMES),
     "greater_than": GreaterThan(
         nouns=_without(lexicon.EVENTS, HELD_OUT_EVENTS),
         centuries=_without(lexicon.CENTURIES, HELD_OUT_CENTURIES),
@@ -95,8 +100,11 @@ SEEN: dict[str, Task] = {
 
 # -------------------------------------------------------------------- rows
 
-SHARES = {"ioi": 0.3, "greater_than": 0.12, "sva": 0.12, "pronoun": 0.12}
-"""Share of each task among the rows; the rest are plain sentences."""
+SHARES: Mapping[str, float] = {"ioi": 0.3, "greater_than": 0.12, "sva": 0.12, "pronoun": 0.12}
+"""Share of each task in the text of `zoo/small`; the rest are plain sentences."""
+
+NO_OTHERS: Mapping[str, Callable[[Random], Row]] = {}
+"""No kinds of rows but those of tasks."""
 
 CORRUPT_SHARE = 1 / 6
 """Share of corrupt prompts in the tasks whose corrupt prompts look unlike the clean ones."""
@@ -116,13 +124,27 @@ COMPLEMENTS = dict(
 )
 
 
-def draw_rows(rng: Random, number: int) -> list[Row]:
-    """Rows of one training batch: each task's share, then plain sentences."""
+def draw_rows(
+    rng: Random,
+    number: int,
+    shares: Mapping[str, float] = SHARES,
+    others: Mapping[str, Callable[[Random], Row]] = NO_OTHERS,
+) -> list[Row]:
+    """Rows of one training batch: each share in order, then plain sentences.
+
+    Args:
+        rng: What the rows are drawn with.
+        number: Of rows.
+        shares: Of a task of `SEEN` or of a kind of `others`.
+        others: What draws a row of a kind that is no task.
+    """
     rows: list[Row] = []
-    for name, share in SHARES.items():
-        task = SEEN[name]
-        pairs = islice(task.pairs(rng), round(share * number))
-        rows += [_task_row(name, pair, rng) for pair in pairs]
+    for name, share in shares.items():
+        count = round(share * number)
+        if name in others:
+            rows += [others[name](rng) for _ in range(count)]
+        else:
+            rows += [_task_row(name, pair, rng) for pair in islice(SEEN[name].pairs(rng), count)]
     return rows + list(islice(_plain_rows(rng), number - len(rows)))
 
 

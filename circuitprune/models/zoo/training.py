@@ -5,7 +5,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
@@ -17,7 +17,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from circuitprune.data.pairs import pad_token
 from circuitprune.models.zoo.card import Measures, measure_all, model_card
-from circuitprune.models.zoo.corpus import draw_rows, lexicon_words
+from circuitprune.models.zoo.corpus import lexicon_words
+from circuitprune.models.zoo.recipes import PLAIN, Recipe
 
 N_POSITIONS = 32
 WORDS = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\d{1,2}| ?[^\s\p{L}\d]+|\s+"
@@ -27,10 +28,10 @@ IGNORED = -100
 """Target of a position without loss."""
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(recipe: Recipe = PLAIN) -> PreTrainedTokenizerFast:
     """Whole words with their leading space, as in GPT-2; unknown words become `<unk>`."""
     cut = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
-    texts = [row.text for row in draw_rows(Random(0), 20_000)]
+    texts = [row.text for row in recipe.rows(Random(0), 20_000, recipe.steps)]
     words = {word for text in (*texts, *lexicon_words()) for word, _ in cut.pre_tokenize_str(text)}
     vocabulary = ["<|endoftext|>", "<unk>", *sorted(words)]
     tokenizer = Tokenizer(
@@ -65,25 +66,27 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config)
 
 
-class Corpus(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Batch number `step` of the training text: a pure function of seed and step."""
+class Corpus(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
+    """Batch number `step` of the training text: a pure function of recipe, seed and step."""
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, steps: int, batch_size: int, seed: int
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, seed: int) -> None:
         self.tokenizer = tokenizer
-        self.steps = steps
-        self.batch_size = batch_size
+        self.recipe = recipe
         self.seed = seed
 
     def __len__(self) -> int:
-        return self.steps
+        return self.recipe.steps
 
     def __getitem__(
         self, step: int
-    ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"], Int[Tensor, " batch"]]:
-        """Tokens, targets, and the position that predicts the answer (-1: no answer)."""
-        rows = draw_rows(Random(f"{self.seed}-{step}"), self.batch_size)
+    ) -> tuple[
+        Int[Tensor, "batch pos"],
+        Int[Tensor, "batch pos"],
+        Int[Tensor, " batch"],
+        Bool[Tensor, "batch pos"],
+    ]:
+        """Tokens, targets, the position that predicts the answer (-1: none), what is a repeat."""
+        rows = self.recipe.rows(Random(f"{self.seed}-{step}"), self.recipe.batch_size, step)
         end = pad_token(self.tokenizer)
         whole = self.tokenizer([row.text for row in rows])["input_ids"]
         prompts = self.tokenizer([row.prompt for row in rows])["input_ids"]
@@ -93,17 +96,30 @@ class Corpus(Dataset[tuple[Tensor, Tensor, Tensor]]):
         answer_at = [
             len(ids) - 1 if row.answer else -1 for ids, row in zip(prompts, rows, strict=True)
         ]
-        return torch.tensor(tokens), torch.tensor(targets), torch.tensor(answer_at)
+        inputs, nexts = torch.tensor(tokens), torch.tensor(targets)
+        repeats = torch.tensor([row.repeats for row in rows])[:, None] & _said_before(inputs, nexts)
+        return inputs, nexts, torch.tensor(answer_at), repeats
+
+
+def _said_before(
+    tokens: Int[Tensor, "batch pos"], targets: Int[Tensor, "batch pos"]
+) -> Bool[Tensor, "batch pos"]:
+    """Whether the target of a position stands at it or before."""
+    return (targets[:, :, None] == tokens[:, None, :]).tril().any(-1)
 
 
 class ZooTraining(LightningModule):
     """Next-word prediction, with one more loss on the answers of the task prompts.
 
-    `loss = mean over all words of CE + mean over task prompts of CE at the answer`, in nats.
+    `loss = mean over all words of CE + mean over task prompts of CE at the answer`, in nats, and
+    where the recipe has lists or a penalty, plus the mean of CE over repeats, plus
+    `penalty * sum over heads of sqrt(|W_O| + 0.05)`. The root is concave: of two heads that do the
+    same, the smaller one goes.
 
     Args:
         model: The model to train, from its random initialisation.
-        steps: Length of the schedule: linear warm-up over a twentieth, then cosine to zero.
+        recipe: Its steps are the length of the schedule: linear warm-up over a
+            twentieth, then cosine to zero.
         learning_rate: Peak of the schedule.
         weight_decay: On matrices only; it keeps the model from absurd confidence.
     """
@@ -111,19 +127,19 @@ class ZooTraining(LightningModule):
     def __init__(
         self,
         model: GPT2LMHeadModel,
-        steps: int,
+        recipe: Recipe,
         learning_rate: float = 2e-3,
         weight_decay: float = 0.1,
     ) -> None:
         super().__init__()
         self.model = model
-        self.steps = steps
+        self.recipe = recipe
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
 
     def training_step(self, batch: Sequence[Tensor], step: int) -> Float[Tensor, ""]:
         """Cross entropy of all words plus that of the answers, which are few."""
-        tokens, targets, answer_at = batch
+        tokens, targets, answer_at, repeats = batch
         logits = self.model(input_ids=tokens).logits
         losses = cross_entropy(
             logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
@@ -132,7 +148,12 @@ class ZooTraining(LightningModule):
         words = losses.sum() / (targets != IGNORED).sum()
         answers = losses[rows, answer_at[rows]].mean()
         self.log_dict({"words": words, "answers": answers}, prog_bar=True)
-        return words + answers
+        loss = words + answers
+        if repeats.any():
+            loss = loss + losses[repeats].mean()
+        if penalty := self.recipe.penalty_at(step):
+            loss = loss + penalty * head_norms(self.model).add(0.05).sqrt().sum()
+        return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, whose decay spares biases and norms, under a one-cycle schedule."""
@@ -147,7 +168,7 @@ class ZooTraining(LightningModule):
             betas=(0.9, 0.98),
         )
         scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, self.steps, pct_start=0.05, cycle_momentum=False
+            optimizer, self.learning_rate, self.recipe.steps, pct_start=0.05, cycle_momentum=False
         )
         return {
             "optimizer": optimizer,
@@ -155,22 +176,28 @@ class ZooTraining(LightningModule):
         }
 
 
-def train_zoo(
-    out: Path, seed: int = 0, steps: int = 3000, batch_size: int = 128, n_test: int = 1000
-) -> Measures:
-    """Train the shipped model, write its folder, and return its measures.
+def head_norms(model: GPT2LMHeadModel) -> Float[Tensor, "layer head"]:
+    """Frobenius norm of each head's output matrix."""
+    named = model.named_parameters()
+    weights: list[Tensor] = [p for name, p in named if name.endswith("attn.c_proj.weight")]
+    heads = torch.stack(weights).unflatten(1, (model.config.n_head, -1))
+    norms: Tensor = torch.linalg.vector_norm(heads, dim=(2, 3))
+    return norms
 
-    The same seed, steps and thread count give the same bytes.
+
+def train_zoo(out: Path, seed: int = 0, recipe: Recipe = PLAIN, n_test: int = 1000) -> Measures:
+    """Train a model of the zoo, write its folder, and return its measures.
+
+    The same seed, recipe and thread count give the same bytes.
 
     Args:
         out: Folder for the model, its tokenizer and its card.
         seed: Of the initial weights and of the text.
-        steps: Batches to train on.
-        batch_size: Texts in a batch.
+        recipe: What to train on, and how long.
         n_test: Pairs of each task to measure on; none of them is drawn from the training seed.
     """
     seed_everything(seed, verbose=False)
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(recipe)
     model = build_model(tokenizer)
     trainer = Trainer(
         accelerator="cpu",
@@ -179,13 +206,13 @@ def train_zoo(
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    corpus = Corpus(tokenizer, steps, batch_size, seed)
-    trainer.fit(ZooTraining(model, steps), DataLoader(corpus, batch_size=None))
+    corpus = Corpus(tokenizer, recipe, seed)
+    trainer.fit(ZooTraining(model, recipe), DataLoader(corpus, batch_size=None))
     model.eval()
     measures = measure_all(model, tokenizer, n_test, seed + 1_000_000)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     (out / "generation_config.json").unlink(missing_ok=True)
-    card = model_card(measures, n_test, seed, steps, batch_size, len(tokenizer), N_POSITIONS)
+    card = model_card(measures, n_test, seed, recipe, len(tokenizer), N_POSITIONS)
     (out / "README.md").write_text(card, encoding="utf-8")
     return measures
