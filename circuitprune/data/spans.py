@@ -50,7 +50,7 @@ def _numbers(lengths: set[int]) -> tuple[str, ...]:
     if len(lengths) > 1:
         raise DataError(
             "spans=positions tells tokens apart by their place, so it takes prompts of one length, "
-            f"and these have {min(lengths)} to {max(lengths)} tokens; take spans=tags or "
+            f"and the tokens of these are {min(lengths)} to {max(lengths)}; take spans=tags or "
             "spans=difference, or pairs of one template"
         )
     return tuple(map(str, range(max(lengths))))

@@ -137,7 +137,7 @@ def test_parts_under_means_stand_at_every_token_that_leads_on() -> None:
 
 
 def test_prompts_of_several_lengths_have_no_positions() -> None:
-    with pytest.raises(DataError, match="of one length, and these have 8 to 9 tokens; take"):
+    with pytest.raises(DataError, match="of one length, and the tokens of these are 8 to 9; take"):
         study_of(pairs(""), spans="positions")
 
 
