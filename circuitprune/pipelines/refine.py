@@ -48,14 +48,14 @@ def refine_run(
     `compare` and `export` take it. The same command goes on with what was cut short, to the same
     bytes.
 
+    Under torchrun each process runs some of the circuits that a search compares; the first of them
+    alone prints and writes.
+
     Args:
         folder: The `output_dir` of a finished `train` or `attribute`.
         overrides: `key=value` of `refinement.`, or of the run's config where `MOVABLE` says so.
         output: Where to; by default the run's folder with `_refined` behind its name.
         say: Called with lines for the user.
-
-    Under torchrun each process runs some of the circuits that a search compares; the first of them
-    alone prints and writes.
 
     Returns:
         None on a process that does not lead.
