@@ -10,7 +10,7 @@ import pytest
 from ranks import several
 from tiny import save_model, save_pairs, settings
 
-from circuitprune.cli import attribute_main, main
+from circuitprune.cli import attribute_main, main, train_main
 from circuitprune.errors import NonFiniteError
 from circuitprune.patching.circuit_kl import CircuitKL
 from circuitprune.pipelines.sharing import Sharing
@@ -139,6 +139,71 @@ def test_an_attribution_with_refine_leaves_the_circuits_of_one_process(home, tmp
         shutil.rmtree(folder)
     (ours, kl), (theirs, other) = points
     assert ours == theirs and kl == pytest.approx(other, rel=1e-8)
+
+
+REFINED = ("refined.safetensors", "refinement.json")
+"""What depends on nothing but the order of the gates: the same bytes if that is the same."""
+
+
+def trained(home: Path, folder: Path, *more: str) -> list[str]:
+    about = [*SCORED, *FEW, "refine=true", "model.dtype=float64", "train.steps=6"]
+    return [*settings(home), *about, f"output_dir={folder}", *more]
+
+
+@pytest.fixture(scope="module")
+def trained_alone(home, tmp_path_factory) -> tuple[Path, dict[str, bytes]]:
+    """Where one process trains and refines without torchrun, and what that leaves."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert train_main(trained(home, folder)) == 0
+    found = everything(folder)
+    rounds = [one["rounds"] for one in json.loads(found["refinement.json"])["circuits"]]
+    assert any(len(one) > 1 for one in rounds)
+    shutil.rmtree(folder)
+    return folder, found
+
+
+def same_training(found: dict[str, bytes], alone: dict[str, bytes]) -> None:
+    """Gates are those of one process to rounding; what refinement chose is so to the bit."""
+    assert found.keys() == alone.keys()
+    for name in REFINED:
+        assert found[name] == alone[name], name
+    ours, theirs = (json.loads(one["frontier.json"])["points"] for one in (found, alone))
+    assert ours == theirs
+
+
+def test_training_with_refine_leaves_the_bytes_of_one_process(home, trained_alone):
+    folder, alone = trained_alone
+    for world in (1, 2):
+        assert several(world, lambda rank: train_main(trained(home, folder))) == [0] * world
+        found = everything(folder)
+        shutil.rmtree(folder)
+        same_training(found, alone)
+        if world == 1:
+            assert found == alone
+
+
+def test_training_goes_on_within_its_refinement(home, trained_alone):
+    folder, alone = trained_alone
+
+    def interrupted(rank: int) -> int:
+        slopes, stopped = CircuitKL.slopes, []
+
+        def stops(kl: CircuitKL, mask):
+            if rank == 1 and not stopped and [*folder.glob("refining/*.json")]:
+                stopped.append(mask)
+                os.kill(os.getpid(), signal.SIGTERM)
+            return slopes(kl, mask)
+
+        CircuitKL.slopes = stops
+        return train_main(trained(home, folder))
+
+    assert several(2, interrupted) == [75, 75]
+    assert [*(folder / "refining").glob("*.json")] and not (folder / "COMPLETE").exists()
+    goes_on = trained(home, folder, "train.resume=auto")
+    assert several(2, lambda rank: train_main(goes_on)) == [0, 0]
+    found = everything(folder)
+    shutil.rmtree(folder)
+    same_training(found, alone)
 
 
 def test_no_piece_of_work_is_none(tmp_path):
