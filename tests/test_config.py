@@ -17,7 +17,7 @@ from circuitprune.config import AttributionConfig, GatesConfig, RunConfig, TaskC
 from circuitprune.data.checks import fits
 from circuitprune.errors import ConfigError
 from circuitprune.pipelines.verify_config import EvidenceConfig, load_options
-from circuitprune.runs.settings import PRESETS, flatten, load_config, settings, to_yaml
+from circuitprune.runs.settings import ELSEWHERE, PRESETS, flatten, load_config, settings, to_yaml
 from circuitprune.training.trainer import INSTEAD, TrainerConfig
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -678,6 +678,14 @@ def test_options_of_the_trainer_are_taken_or_say_what_to_set():
     for key, sentence in INSTEAD.items():
         assert refusal(None, [f"{key}=2"]) == f"the command line: {key} is not taken: {sentence}"
     assert "did you mean 'profiler'?" in refusal(None, ["train.trainer.profilr=simple"])
+
+
+def test_settings_of_other_programs_say_what_does_their_work():
+    told = ELSEWHERE["model.device_map"]
+    assert "train.device" in told and "model.shard=true" in told
+    for typed in ("model.device_map=auto", "model.device_map={'': 0}"):
+        said = refusal(None, [typed])
+        assert said == f"the command line: model.device_map is not taken: {told}"
 
 
 # ---------------------------------------------------------------- nothing is followed

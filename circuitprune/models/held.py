@@ -16,6 +16,13 @@ _WRAPPED = {
     "merge_and_unload": "model.merge_and_unload(), its adapter merged into its weights",
 }
 """Attributes of what wraps a model, and what to give in its place."""
+_MOVING = ("AlignDevicesHook", "CpuOffload")
+"""Accelerate's hooks that move what a module is given, and change nothing else."""
+_TOO_LARGE = (
+    "if it is too large for one, load it in bfloat16, or name it in model.name with "
+    "model.shard=true, by which the processes of torchrun divide it (docs/scale.md)"
+)
+"""What to do about a model that no one device holds."""
 
 
 class Held:
@@ -30,8 +37,8 @@ class Held:
         model: A model of transformers, or what `torch.compile` made of one.
 
     Raises:
-        ModelError: not a model of transformers, quantised, with an adapter beside its weights, or
-            with weights that are not all there, on one device.
+        ModelError: not a model of transformers, quantised, with an adapter beside its weights,
+            with hooks that convert weights, or with weights that are not all there, on one device.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -81,6 +88,12 @@ def own_model(model: object) -> PreTrainedModel:
             f"{type(model).__name__}; give {next(instead, 'what from_pretrained returned')}"
         )
     name = type(model).__name__
+    if strange := next((hook for hook in _hooks(model) if hook not in _MOVING), None):
+        raise ModelError(
+            f"{name} carries accelerate's {strange}, which changes its weights while it runs; take "
+            "it off, accelerate.hooks.remove_hook_from_module(model, recurse=True), and convert "
+            "the model, model.to(torch.float32)"
+        )
     if any(type(module).__module__.startswith("peft.") for module in model.modules()):
         raise ModelError(
             f"{name} carries an adapter of peft beside its weights; merge it first, by "
@@ -97,12 +110,13 @@ def _refuse_places(name: str, model: PreTrainedModel) -> None:
     if "meta" in devices:
         raise ModelError(
             f"weights of {name} are not in memory (device meta): it was made without any, or "
-            "device_map put a part of them elsewhere. Load it onto one device, which holds it all"
+            "device_map put a part of them elsewhere. Load it onto one device, which holds it all; "
+            f"{_TOO_LARGE}"
         )
     if len(devices) > 1:
         raise ModelError(
             f"{name} lies on {' and '.join(devices)}; edges are gated on one device. Load it by "
-            f"device_map={{'': '{devices[-1]}'}}, in model.dtype=bfloat16 if it is too large"
+            f"device_map={{'': '{devices[-1]}'}}; {_TOO_LARGE}"
         )
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise ModelError(
@@ -114,6 +128,13 @@ def _refuse_places(name: str, model: PreTrainedModel) -> None:
 def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
     yield from model.parameters()
     yield from model.buffers()
+
+
+def _hooks(model: nn.Module) -> Iterator[str]:
+    """Kinds of accelerate's hooks, also of those that were put into one."""
+    for module in model.modules():
+        if (hook := getattr(module, "_hf_hook", None)) is not None:
+            yield from (type(one).__name__ for one in getattr(hook, "hooks", (hook,)))
 
 
 def _is_wrapped(module: nn.Module) -> bool:

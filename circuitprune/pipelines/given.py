@@ -1,6 +1,7 @@
 """What a study is given in place of settings: a model, pairs, circuits that are there already."""
 
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from circuitprune.attribution.levels import FeaturesConfig
 from circuitprune.circuits.circuit import Circuit
@@ -20,11 +21,12 @@ from circuitprune.data.splits import Size
 from circuitprune.data.tasks import TASKS, Pair, Task, get_task
 from circuitprune.data.tasks.given import GivenPairs
 from circuitprune.data.tasks.jsonl import SUFFIXES
+from circuitprune.engine.progress import Watch
 from circuitprune.errors import ConfigError, DataError, GraphError, ModelError
 from circuitprune.files.text import counted
-from circuitprune.models.held import own_model
+from circuitprune.models.held import Held, own_model
 from circuitprune.models.loading import DTYPES
-from circuitprune.pipelines.setup import Loaded, Setup
+from circuitprune.pipelines.setup import Loaded, Setup, device_of, load
 
 Settings = TypeVar("Settings")
 Edges = Circuit | Bool[Tensor, " edge"] | Iterable[str]
@@ -75,6 +77,34 @@ def loaded_model(
             "Study(model, task, tokenizer=tokenizer)"
         )
     return own, tokenizer
+
+
+@contextmanager
+def frozen_model(
+    model: str | Loaded, dtype: str, device: str, watch: Watch
+) -> Iterator[tuple[str, PreTrainedModel, PreTrainedTokenizerBase]]:
+    """What a model is called, the model where it shall run, held frozen, and its tokenizer.
+
+    Args:
+        model: A name, a folder or a hub id; or a model with its tokenizer, which stays where it is
+            and is given back as it was.
+        dtype, device: As `model.dtype` and `train.device`, of a model that is loaded.
+        watch: Told how far loading is.
+
+    Raises:
+        ModelError: it cannot be loaded, or is in no state to be run: see `Held`.
+    """
+    if isinstance(model, str):
+        found, tokenizer = load(ModelConfig(model, dtype), watch)  # type: ignore[arg-type]
+        found.to(device_of(device))  # type: ignore[arg-type]  # as in setup.py
+    else:
+        found, tokenizer = model
+    held = Held(found)
+    try:
+        name = model if isinstance(model, str) else str(held.model.name_or_path)
+        yield name, held.model, tokenizer
+    finally:
+        held.release()
 
 
 def pairs_source(task: str | Path | Sequence[Pair] | Task) -> tuple[Task | None, str | None]:

@@ -10,7 +10,8 @@ from circuitprune.evidence.sentiment import SentimentDirection, reviews, sentime
 from circuitprune.files.text import show
 from circuitprune.files.whole import write_atomic, write_json
 from circuitprune.models.ports import Ports
-from circuitprune.pipelines.setup import Loaded, Print, frozen_model
+from circuitprune.pipelines.given import frozen_model
+from circuitprune.pipelines.setup import Loaded, Print
 from circuitprune.runs.folder import claim
 from circuitprune.runs.lock import locked, unusable
 from circuitprune.runs.settings import read_settings, to_yaml
@@ -72,8 +73,10 @@ def find_sentiment(
         ConfigError: a layer that the model does not have.
     """
     config = config or SentimentConfig()
-    with shown(config.progress) as watch:
-        name, loaded, tokenizer = frozen_model(model, config.dtype, config.device, watch)
+    with (
+        shown(config.progress) as watch,
+        frozen_model(model, config.dtype, config.device, watch) as (name, loaded, tokenizer),
+    ):
         ports = Ports(loaded)
         beyond = [layer for layer in config.layers if layer >= ports.graph.n_layers]
         if beyond:

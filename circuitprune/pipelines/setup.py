@@ -193,24 +193,6 @@ def load(about: ModelConfig, watch: Watch) -> Loaded:
     return load_model(about.name, about.dtype, about.revision, progress)
 
 
-def frozen_model(
-    model: str | Loaded, dtype: str, device: str, watch: Watch
-) -> tuple[str, PreTrainedModel, PreTrainedTokenizerBase]:
-    """What a model is called, the model where it shall run, frozen, and its tokenizer.
-
-    Args:
-        model: A name, a folder or a hub id; or a model with its tokenizer, which stays where it is.
-        dtype, device: As `model.dtype` and `train.device`, of a model that is loaded.
-        watch: Told how far loading is.
-    """
-    if not isinstance(model, str):
-        found, tokenizer = model
-        return str(found.name_or_path), found.eval().requires_grad_(False), tokenizer
-    found, tokenizer = load(ModelConfig(model, dtype), watch)  # type: ignore[arg-type]
-    found.to(device_of(device))  # type: ignore[arg-type]  # as in `_loaded`
-    return model, found.eval().requires_grad_(False), tokenizer
-
-
 def _loaded(config: RunConfig, watch: Watch) -> Loaded:
     """The model that the config names, where it shall run."""
     device = device_of(config.train.device)

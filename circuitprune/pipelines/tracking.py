@@ -1,6 +1,7 @@
 """Entity tracking in a model, and in the one that it was tuned from: groups, evidence, exchange."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,7 +25,8 @@ from circuitprune.files.whole import write_atomic, write_json
 from circuitprune.models.ports import Ports
 from circuitprune.patching.across_heads import check_alike
 from circuitprune.patching.head_groups import MEASURES
-from circuitprune.pipelines.setup import Loaded, Print, frozen_model
+from circuitprune.pipelines.given import frozen_model
+from circuitprune.pipelines.setup import Loaded, Print
 from circuitprune.runs.folder import claim
 from circuitprune.runs.lock import locked, unusable
 from circuitprune.runs.settings import read_settings, to_yaml
@@ -98,9 +100,9 @@ def entity_tracking(
         GraphError: models of two sizes, between which nothing can be exchanged.
     """
     config = config or TrackingConfig()
-    with shown(config.progress) as watch:
-        tuned = _subject(model, config, watch)
-        other = None if base is None else _subject(base, config, watch)
+    with shown(config.progress) as watch, ExitStack() as held:
+        tuned = _subject(model, config, watch, held)
+        other = None if base is None else _subject(base, config, watch, held)
         if other is not None:
             check_alike(other.ports, tuned.ports)
         return _tracked(tuned, other, config, watch)
@@ -117,9 +119,10 @@ def _tracked(
     return EntityTracking(first, second, shared(first, second), patched)
 
 
-def _subject(of: str | Loaded, config: TrackingConfig, watch: Watch) -> Subject:
-    """A model with its pairs, frozen, where it shall run."""
-    name, model, tokenizer = frozen_model(of, config.dtype, config.device, watch)
+def _subject(of: str | Loaded, config: TrackingConfig, watch: Watch, held: ExitStack) -> Subject:
+    """A model with its pairs, where it shall run, frozen until `held` lets go."""
+    frozen = frozen_model(of, config.dtype, config.device, watch)
+    name, model, tokenizer = held.enter_context(frozen)
     task = Boxes(n_boxes=config.n_boxes)
     return subject(name, Ports(model), tokenizer, config, config.seed, task)
 

@@ -31,6 +31,14 @@ SHIPPED = next(
 RENAMED = {"init": "attribution"}
 """Old keys of a config, still read, by today's."""
 
+ELSEWHERE = {
+    "model.device_map": (
+        "a model lies on one device, which train.device names; if it is too large for one, "
+        "model.shard=true divides its weights among the processes of torchrun"
+    )
+}
+"""Settings that other programs have, and what does their work here."""
+
 PRESETS: dict[str, dict[str, Any]] = {
     "none": {},
     # arXiv 2406.16778 for GPT-2: 3,000 steps of batch 32, targets over 2,500 steps, rates 0.8,
@@ -114,7 +122,7 @@ def read_settings(
     Raises:
         ConfigError: as `load_config`.
     """
-    found = Assignments(root, RENAMED, INSTEAD)
+    found = Assignments(root, RENAMED, INSTEAD | ELSEWHERE)
     where = TYPED if path is None else str(path)
     if path is not None:
         _read_file(found, _found(path), where, base)

@@ -186,6 +186,7 @@ def test_weights_that_are_not_there_are_refused(own):
     assert "not in memory (device meta)" in said(empty)
     layers(own)[1].to("meta")  # as offloading leaves it
     assert "device_map put a part of them elsewhere" in said(own)
+    assert "model.shard=true" in said(own)
 
 
 def test_weights_on_two_devices_are_refused(own, monkeypatch):
@@ -195,6 +196,21 @@ def test_weights_on_two_devices_are_refused(own, monkeypatch):
         lambda model: [type("OnGPU", (), {"device": f"cuda:{i}"}) for i in (0, 1)],
     )
     assert "lies on cuda:0 and cuda:1; edges are gated on one device" in said(own)
+
+
+def test_hooks_that_convert_weights_are_refused(own):
+    """Held without them, the model would not be itself; alone, or in one with others."""
+    accelerate = pytest.importorskip("accelerate")
+    for before in ([], [accelerate.hooks.AlignDevicesHook(io_same_device=True)]):
+        model = deepcopy(own)
+        for hook in before:
+            for module in model.modules():
+                accelerate.hooks.add_hook_to_module(module, hook)
+        check_is_plain(model, own)
+        accelerate.big_modeling.attach_layerwise_casting_hooks(model, torch.bfloat16, own.dtype)
+        assert "carries accelerate's LayerwiseCastingHook" in said(model)
+        accelerate.hooks.remove_hook_from_module(model, recurse=True)
+        GatedModel(model.to(own.dtype)).release()
 
 
 def test_weights_without_gradients_for_ever_are_refused(own):
