@@ -71,13 +71,14 @@ def _reasons(dropped: Counter[str]) -> list[str]:
 
 
 def pairs_hash(splits: Mapping[str, Sequence[Example]]) -> str:
-    """Hash of the pairs of each side in their order: prompts and answers, as texts and tokens."""
+    """Hash of the pairs of each side in their order: prompts, answers, and spans if any."""
     parts = ("clean", "corrupt", "answers", "wrong")
     rows = {
         side: [[getattr(of, part) for of in (one.pair, one) for part in parts] for one in examples]
         for side, examples in splits.items()
     }
-    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+    spans = [one.spans for examples in splits.values() for one in examples if one.spans]
+    return hashlib.sha256(f"{rows}{spans or ''}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,11 @@ class PairData(LightningDataModule):
         seed: Order of the training batches.
         report: What `prepare` kept and dropped.
 
-    `start_step` is the first step that `train_dataloader` yields; set it to the global step of a
-    checkpoint *before* the trainer asks for the loader, and the batches continue where they
-    stopped. `together` is how many training examples that follow each other are drawn as one. The
-    training loader never ends: bound it with `max_steps`. Under several ranks, give
-    the Trainer `use_distributed_sampler=False`.
+    `start_step` is the first step that `train_dataloader` yields; set it to the global step of
+    a checkpoint *before* the trainer asks for the loader, and the batches continue where they
+    stopped. `together` is how many training examples that follow each other are drawn as one.
+    The training loader never ends: bound it with `max_steps`. Under several ranks, give the
+    Trainer `use_distributed_sampler=False`.
     """
 
     def __init__(
@@ -312,8 +313,7 @@ def _too_few(name: str, total: int, encoder: Encoder) -> str:
         f"task {name!r} gave too few usable pairs: asked for {total}, found {found} among {tried}",
         *_reasons(encoder.dropped),
     ]
-    for reason, _ in encoder.dropped.most_common(1):
-        lines.append(f"  for example, {encoder.shown[reason][0]}")
+    lines += [f"  for example, {encoder.shown[of][0]}" for of, _ in encoder.dropped.most_common(1)]
     lines.append("  ask for fewer pairs, or use names and words that this tokenizer keeps whole")
     if name == "jsonl":
         lines.append("  `circuitprune check FILE MODEL` shows more of the pairs that do not fit")

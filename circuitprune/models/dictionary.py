@@ -6,7 +6,7 @@ Gemma Scope, or our own.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,6 +19,7 @@ from circuitprune.errors import ModelError
 from circuitprune.files.records import JsonObject
 from circuitprune.files.text import counted
 from circuitprune.files.whole import read_foreign_tensors, read_json
+from circuitprune.models.zoo import dictionary_path
 
 Activation = Literal["relu", "topk", "jumprelu"]
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
@@ -113,6 +114,18 @@ class Dictionary:
 
 
 # ---------------------------------------------------------------- files
+
+
+def read_dictionaries(names: Sequence[str]) -> list[Dictionary]:
+    """All dictionaries that `features.dictionaries` names: files, folders, `PLACE=FILE`, the zoo's.
+
+    Raises:
+        RunError, ModelError: as `load_dictionaries`.
+    """
+    found = list[Dictionary]()
+    for site, _, path in (name.rpartition("=") for name in names):
+        found += load_dictionaries(dictionary_path(path), site or None)
+    return found
 
 
 def load_dictionaries(path: str | Path, site: str | None = None) -> list[Dictionary]:

@@ -29,6 +29,7 @@ from circuitprune.evidence.bootstrap import Bootstrap, Interval
 from circuitprune.files.records import JsonObject
 from circuitprune.files.text import show
 from circuitprune.files.whole import write_json
+from circuitprune.models.dictionary import read_dictionaries
 from circuitprune.pipelines.compare_together import against_apart
 from circuitprune.pipelines.cross_model import cross_model, differs, same_task
 from circuitprune.pipelines.gathering import keep, kept
@@ -244,7 +245,8 @@ def _trained_on(found: dict[str, Found], configs: dict[str, RunConfig]) -> Texts
         with shown(config.train.progress) as watch:
             model, tokenizer = load(config.model, watch)
         data = make_pairs(config, model, tokenizer)
-        check_source(found[name], fingerprint(model), data)
+        ours = fingerprint(model, read_dictionaries(config.features.dictionaries))
+        check_source(found[name], ours, data)
         seen |= texts_of(data.splits["train"])
     return seen
 

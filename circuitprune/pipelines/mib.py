@@ -19,9 +19,10 @@ from circuitprune.files.text import show
 from circuitprune.files.whole import write_json
 from circuitprune.pipelines.setup import Print, Setup
 from circuitprune.pipelines.study import Study
-from circuitprune.pipelines.subject import check_graph, check_model
+from circuitprune.pipelines.subject import check_graph, check_model, check_pairs
 from circuitprune.runs.finished import run_circuit
 from circuitprune.runs.folder import read_config
+from circuitprune.runs.frontier import read_results
 from circuitprune.runs.submission import Cell, Submission
 from circuitprune.training.gates import places
 from circuitprune.views.pages.mib import mib_page
@@ -187,6 +188,7 @@ def _measured(folder: Path, cell: Cell, circuit: Circuit) -> Cell:
     )
     setup = Study.from_config(config, fill=False).setup
     check_model(folder, setup)
+    check_pairs(read_results(folder)[0].provenance, setup)
     check_graph(folder, circuit.graph, setup.gated.graph)
     able = ability(setup.references, setup.tokenizer, setup.data, setup.full)
     enough = able.accuracy >= TaskConfig().min_accuracy

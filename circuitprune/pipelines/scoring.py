@@ -281,6 +281,7 @@ def job(setup: Setup) -> Job:
     parts = (
         "level",
         "spans",
+        "features.errors",
         "model.",
         "task.",
         "ablation",

@@ -1,6 +1,6 @@
 """The objects of a run, made and checked from its config before anything is trained or written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
@@ -31,9 +31,8 @@ from circuitprune.files.text import counted
 from circuitprune.lens.predictions import ExamplePairs, TokenPair, predictions
 from circuitprune.metrics import TASK_METRICS, Evidence, Metric
 from circuitprune.models import load_model
-from circuitprune.models.dictionary import load_dictionaries
+from circuitprune.models.dictionary import Dictionary, read_dictionaries
 from circuitprune.models.sharding import shard
-from circuitprune.models.zoo import dictionary_path
 from circuitprune.pipelines.memory import forecast_told
 from circuitprune.pipelines.own import check_own, method_of, metric_of
 from circuitprune.pipelines.pairs import make_pairs, spans_in
@@ -147,7 +146,8 @@ def make_setup(
     check_own(config)
     with shown(config.train.progress) as watch, ExitStack() as refused:
         model, tokenizer = loaded or _loaded(config, watch)
-        gated = gated_at(config, model)
+        dictionaries = read_dictionaries(config.features.dictionaries)
+        gated = gated_at(config, model, dictionaries)
         refused.callback(gated.release)  # a model that is not used is given back as it was
         self_check(gated, progress=watch("self-check", "checks"))
         task = task or get_task(config.task.name, config.task.path)
@@ -164,27 +164,22 @@ def make_setup(
             full = evaluate_full(references, batches, task_metric)
         refuse_unable(ability(references, tokenizer, data, full), config.task.min_accuracy)
         refused.pop_all()
-    identity = Identity(model, data.splits)
+    identity = Identity(model, data.splits, dictionaries)
     return Setup(
         config, gated, tokenizer, data, references, task_metric, metric_name, full, identity
     )
 
 
-def gated_at(config: RunConfig, model: nn.Module) -> GatedModel:
+def gated_at(config: RunConfig, model: nn.Module, dictionaries: Sequence[Dictionary]) -> GatedModel:
     """The model under gates of the config's level.
 
     Raises:
         ModelError: a model without such parts, or dictionaries that do not fit it.
-        RunError: a file of dictionaries that is missing or damaged.
     """
     if config.level == "edge":
         return GatedModel(model, config.model.kv_readers)
-    dictionaries = []
-    for named in config.features.dictionaries:
-        site, _, path = named.rpartition("=")
-        dictionaries += load_dictionaries(dictionary_path(path), site or None)
-    of_features = dictionaries, config.features.errors
-    return GatedParts(model, config.level, config.model.kv_readers, *of_features)
+    errors = config.features.errors
+    return GatedParts(model, config.level, config.model.kv_readers, dictionaries, errors)
 
 
 def load(about: ModelConfig, watch: Watch) -> Loaded:

@@ -17,6 +17,7 @@ from circuitprune.errors import GraphError, RunError
 from circuitprune.evidence import Case
 from circuitprune.files.tensors import taken
 from circuitprune.files.whole import read_json, read_tensors
+from circuitprune.pipelines.own import own_hashes
 from circuitprune.pipelines.setup import Setup, make_setup
 from circuitprune.runs.finished import read_frontier
 from circuitprune.runs.frontier import Frontier, Provenance
@@ -71,7 +72,8 @@ def reopened(folder: Path, config: RunConfig) -> tuple[Setup, Subject]:
     setup = make_setup(config)
     check_model(folder, setup)
     found = read_run(folder, setup.gated.graph, config)
-    check_pairs(found, setup)
+    check_own_metric(found.frontier.provenance, setup)
+    check_pairs(found.frontier.provenance, setup)
     return setup, found
 
 
@@ -144,9 +146,19 @@ def check_model(folder: Path, setup: Setup) -> None:
         )
 
 
-def check_pairs(found: Subject, setup: Setup) -> None:
+def check_own_metric(run: Provenance, setup: Setup) -> None:
+    """Refuse a metric of the user's own whose file is not the run's."""
+    theirs, ours = run.get("metric_sha256"), own_hashes(setup.config).get("metric_sha256")
+    if theirs != ours:
+        raise RunError(
+            f"the file of task.metric={setup.config.task.metric} is not what it was in the run: "
+            f"its sha256 is {theirs} in frontier.json, {ours} now; restore it, or run again"
+        )
+
+
+def check_pairs(run: Provenance, setup: Setup) -> None:
     """Refuse pairs that are not those of the run."""
-    theirs, ours = found.frontier.provenance.get("pairs_hash"), setup.identity.pairs
+    theirs, ours = run.get("pairs_hash"), setup.identity.pairs
     if theirs != ours:
         raise RunError(
             f"the pairs are not those of the run: pairs_hash is {theirs} in frontier.json, {ours} "

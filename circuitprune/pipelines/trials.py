@@ -7,6 +7,7 @@ from typing import Literal
 
 from circuitprune.config import RunConfig
 from circuitprune.errors import ConfigError, RunError
+from circuitprune.models.dictionary import read_dictionaries
 from circuitprune.pipelines.attribute import attribute
 from circuitprune.pipelines.pairs import make_pairs
 from circuitprune.pipelines.setup import Print, load
@@ -111,7 +112,7 @@ def check_finished(trials: Sequence[Trial]) -> None:
         return
     with shown(done[0].config.train.progress) as watch:
         model, tokenizer = load(done[0].config.model, watch)
-    ours = fingerprint(model)
+    ours = fingerprint(model, read_dictionaries(done[0].config.features.dictionaries))
     for trial in done:
         check_source(load_run(trial.folder), ours, make_pairs(trial.config, model, tokenizer))
 

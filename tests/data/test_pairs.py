@@ -68,8 +68,10 @@ def test_the_hash_of_pairs_knows_their_order_their_side_and_every_part():
         text = "word" if part in ("clean", "corrupt") else ("word",)
         changed = replace(one, pair=replace(one.pair, **{part: text}))
         others.append({**splits, "train": [changed, *rest]})
+    dealt = [(0,) * len(one.clean), (1,) * len(one.clean)]  # the same tokens, other spans
+    others += [{**splits, "train": [replace(one, spans=spans), *rest]} for spans in dealt]
     hashes = [pairs_hash(other) for other in (splits, *others)]
-    assert len(set(hashes)) == len(hashes) == 12
+    assert len(set(hashes)) == len(hashes) == 14
     renamed = replace(one, pair=replace(one.pair, id="mine", meta={"a": "b"}))
     assert pairs_hash({**splits, "train": [renamed, *rest]}) == hashes[0]
 

@@ -159,6 +159,15 @@ def test_what_cannot_be_submitted(home, tmp_path):
     assert not (tmp_path / "submission").exists()
 
 
+def test_a_table_is_of_the_pairs_of_the_run(home, tmp_path):
+    pairs = home / "pairs.jsonl"
+    kept = pairs.read_text()
+    pairs.write_text("".join(kept.splitlines(keepends=True)[::-1]))
+    with pytest.raises(RunError, match="the pairs are not those of the run"):
+        quiet([f"{home / 'run'}=ioi_x"], tmp_path / "out")
+    pairs.write_text(kept)
+
+
 # ---------------------------------------------------------------- can it do the task
 
 

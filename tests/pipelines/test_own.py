@@ -18,6 +18,7 @@ from circuitprune.pipelines.attribute import attribute
 from circuitprune.pipelines.own import method_of, metric_of, own_hashes, own_method, own_metric
 from circuitprune.pipelines.setup import make_setup
 from circuitprune.pipelines.study import Study
+from circuitprune.pipelines.verify import verify_run
 from circuitprune.runs.settings import flatten, load_config, to_yaml
 
 MINE = """
@@ -97,6 +98,14 @@ def test_a_run_with_own_metric_and_method_is_a_run_and_records_them(home, tmp_pa
     assert about["metric_sha256"] == about["init_sha256"] == sha256 and "task_sha256" not in about
     circuit = Circuit.load(tmp_path / "run" / found.file_of(found.chosen()))
     assert circuit.provenance["metric_sha256"] == sha256
+
+
+def test_a_run_is_not_verified_by_a_metric_that_has_changed(home, tmp_path, monkeypatch):
+    config = config_of(home, tmp_path, f"task.metric={own(home, 'twice')}")
+    attribute(config, lambda _: None)
+    monkeypatch.setattr("circuitprune.pipelines.own.user_hash", lambda _: "another")
+    with pytest.raises(RunError, match=r"\.metric=.* is not what it was .* another now"):
+        verify_run(tmp_path / "run", ["sections=[mib]"], say=lambda _: None)
 
 
 def test_auto_takes_the_metric_that_a_task_was_published_with(home, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from circuitprune.circuits.part_graph import PartGraph
 from circuitprune.cli import main
 from circuitprune.config import RunConfig
 from circuitprune.data.tasks import Pair
-from circuitprune.errors import ConfigError, GraphError
+from circuitprune.errors import ConfigError, GraphError, RunError
 from circuitprune.files.tensors import taken
 from circuitprune.files.whole import read_tensors
 from circuitprune.pipelines.attribute import attribute
@@ -148,6 +149,48 @@ def test_features_are_cut_as_the_config_says(home: Path) -> None:
     assert found.graph.n_edges == 10 + 21 and {"m1.f19", "m1.error", "m0"} < {*found.graph.edges}
     points = json.loads((home / "features" / "frontier.json").read_text())["points"]
     assert [row["n_edges"] for row in points] == [9, 31] and points[1]["kl"] < 1e-6
+
+
+def test_features_are_those_of_the_dictionary_that_they_were_found_with(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one of the same size, or other errors: scores and runs are of something else."""
+    draw = torch.Generator().manual_seed(1)
+
+    def save() -> None:
+        w = torch.randn(32, 20, generator=draw)
+        one = {
+            "W_enc": w,
+            "b_enc": w[0, :20].clone(),
+            "W_dec": w.T.contiguous(),
+            "b_dec": w[:, 0].clone(),
+        }
+        save_file(one, home / "mine.safetensors")
+
+    def config(name: str, errors: str = "node") -> RunConfig:
+        more = [
+            f"features.dictionaries=[m1={home / 'mine.safetensors'}]",
+            f"features.errors={errors}",
+        ]
+        more += ["level=feature", "attribution.method=eap", f"output_dir={home / name}"]
+        return quick_config(home, *more)
+
+    save()
+    attribute(config("whole"), say=lambda _: None)
+    with monkeypatch.context() as patch:
+        patch.setattr("circuitprune.pipelines.train.train", None)
+        with pytest.raises(TypeError):
+            discover(config("begun", "clean"), say=lambda _: None)
+    auto = replace(config("begun", "corrupt").train, resume="auto")
+    with pytest.raises(
+        RunError, match=r"another job \(features.errors: 'clean' there, 'corrupt' now"
+    ):
+        discover(replace(config("begun", "corrupt"), train=auto), say=lambda _: None)
+    save()
+    with pytest.raises(RunError, match=r"another job \(model_fingerprint"):
+        discover(replace(config("begun", "clean"), train=auto), say=lambda _: None)
+    with pytest.raises(RunError, match="was of another model"):
+        verify_run(home / "whole", ["sections=[mib]"], say=lambda _: None)
 
 
 def study_of(level: str) -> Study:

@@ -266,6 +266,29 @@ def test_what_is_computed_counts_but_not_its_last_bits():
     assert fingerprint(other) != before
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("activation_function", "relu"), ("layer_norm_epsilon", 1e-3), ("scale_attn_weights", False)],
+)
+def test_settings_that_no_weight_tells_are_in_the_fingerprint(name, value):
+    model = deepcopy(build_tiny_model("gpt2"))
+    before, kept = fingerprint(model), getattr(model.config, name)
+    setattr(model.config, name, value)
+    assert fingerprint(model) != before
+    setattr(model.config, name, kept)
+    others = dict(use_cache=False, architectures=["Mine"], eos_token_id=1, attn_pdrop=0.5)
+    for same, other in others.items():
+        setattr(model.config, same, other)
+    assert fingerprint(model) == before
+
+
+def test_a_model_is_itself_when_it_is_saved_and_loaded(family, tmp_path):
+    model = deepcopy(build_tiny_model(family))
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=model.dtype)
+    assert fingerprint(loaded) == fingerprint(model)
+
+
 def test_a_number_of_edges_that_is_not_the_circuits_is_refused(tmp_path):
     found = frontier(point(0.1, 8, 0.5), point(0.3, 25, 0.05))
     write_results(tmp_path, found, None, torch.zeros(GRAPH.n_edges), "command")
