@@ -17,6 +17,7 @@ from circuitprune.files.records import from_json
 from circuitprune.files.tensors import noted, taken
 from circuitprune.files.text import counted, line
 from circuitprune.files.whole import read_tensors
+from circuitprune.runs.manifest import COMPLETE, check_seal
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,12 @@ def load_scores(path: str | Path) -> ScoreFile:
     alone, shifted so that the last edge scores 0. A circuit file knows its kept edges only.
 
     Raises:
-        RunError, GraphError: no such file, a damaged one, or one without scores.
+        RunError, GraphError: no such file, a damaged one, one without scores, or a run that has
+            changed since it was finished.
     """
     path = Path(path)
+    if (path / COMPLETE).is_file():
+        check_seal(path)
     file = path / "scores.safetensors" if path.is_dir() else path
     if file.suffix != ".safetensors":
         return _of_circuit(file)

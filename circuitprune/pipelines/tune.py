@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from circuitprune.data.batches import Batch
 from circuitprune.data.pairs import PairData
 from circuitprune.errors import ConfigError, DataError
 from circuitprune.files.text import counted, show, table
-from circuitprune.files.whole import read_json, write_atomic, write_json
+from circuitprune.files.whole import write_atomic, write_json
 from circuitprune.metrics import accuracy, answer_prob
 from circuitprune.models.ports import Ports
+from circuitprune.pipelines.gathering import keep, kept
 from circuitprune.pipelines.learning import saving_trainer, trainer_options
 from circuitprune.pipelines.logs import logging_to, make_logger
 from circuitprune.pipelines.pairs import make_pairs
@@ -205,16 +207,22 @@ def _identity_of(config: TuneConfig, identity: Identity) -> dict[str, object]:
     return {**settings, "model_fingerprint": identity.model, "pairs": identity.pairs}
 
 
+@dataclass(frozen=True)
+class _Before:
+    """`before.json`."""
+
+    abilities: Mapping[str, Ability]
+
+
 def _before(job: _Job, folder: Path) -> Abilities:
     """Of the model before it is tuned; a run that goes on has measured them."""
-    path = folder / "before.json"
-    if path.is_file():
-        written = read_json(path)
-        assert isinstance(written, dict)
-        return {name: Ability(**one) for name, one in written.items()}
-    found = job.abilities()
-    write_json(path, {name: asdict(one) for name, one in found.items()})
-    return found
+    path, config = folder / "before.json", job.config
+    identity = {**job.module.job, "measured": config.measured, "n_measured": config.n_measured}
+    found = kept(path, _Before, identity)
+    if found is None:
+        found = _Before(job.abilities())
+        keep(path, found, identity)
+    return dict(found.abilities)
 
 
 def _learn(job: _Job, folder: Path, resume: str | None, start: int | None) -> None:

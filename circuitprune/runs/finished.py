@@ -19,7 +19,6 @@ from circuitprune.files.text import counted
 from circuitprune.files.whole import read_tensors
 from circuitprune.runs.folder import read_config
 from circuitprune.runs.frontier import Frontier, read_results
-from circuitprune.runs.manifest import check_seal
 from circuitprune.runs.together import refuse_several
 
 
@@ -121,7 +120,6 @@ def read_frontier(folder: Path) -> tuple[Frontier, Float[Tensor, " edge"]]:
             f"{str(folder)!r} is not a finished run: it has no COMPLETE; pass a folder that "
             "`train` or `attribute` has finished"
         )
-    check_seal(folder)
     frontier, circuits = read_results(folder)
     return frontier, full_ranking(folder, frontier, circuits)
 

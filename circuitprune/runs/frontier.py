@@ -19,6 +19,7 @@ from circuitprune.files.limits import POINTS
 from circuitprune.files.records import JsonObject, from_json, to_json
 from circuitprune.files.whole import read_json, write_atomic, write_json
 from circuitprune.metrics import Evidence
+from circuitprune.runs.manifest import COMPLETE, check_seal
 
 
 class Provenance(TypedDict, total=False):
@@ -278,9 +279,11 @@ def read_results(folder: Path) -> tuple[Frontier, list[Circuit]]:
     """`frontier.json` and the circuit of each of its points, whether or not the run is `COMPLETE`.
 
     Raises:
-        RunError: no run there, or a damaged `frontier.json`.
+        RunError: no run there, a damaged `frontier.json`, or a finished run that has changed since.
         GraphError: a file under `circuits` is not a circuit.
     """
+    if (folder / COMPLETE).exists():
+        check_seal(folder)
     if not (path := folder / "frontier.json").is_file():
         raise RunError(
             f"{str(folder)!r} holds no run: it has no frontier.json; give the output_dir of a run "

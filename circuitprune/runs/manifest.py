@@ -20,10 +20,11 @@ def seal(folder: Path) -> None:
 def check_seal(folder: Path) -> None:
     """Refuse a finished run whose results are not what they were; looks at no other file.
 
-    A run that was finished by 0.1 has an empty `COMPLETE`, and is taken as it is.
+    Tensors that were put beside them count too: a ranking is looked for by its name. A run that was
+    finished by 0.1 has an empty `COMPLETE`, and is taken as it is.
 
     Raises:
-        RunError: files that have changed, or are gone; says which.
+        RunError: files that have changed, are gone, or came since; says which.
     """
     path = folder / COMPLETE
     data = read_bytes(path, "json")
@@ -36,12 +37,14 @@ def check_seal(folder: Path) -> None:
     present = {
         name: _hash(folder / name) for name in result_names(folder)
     }  # never a path of the file's
-    wrong = sorted(name for name, value in known.items() if present.get(name) != value)
+    read = {*known, *(name for name in present if name.endswith(".safetensors"))}
+    wrong = sorted(name for name in read if present.get(name) != known.get(name))
     if wrong:
         more = f" and {len(wrong) - 5:,} more" if len(wrong) > 5 else ""
         raise RunError(
-            f"{str(folder)!r} is not as it was finished: {', '.join(wrong[:5])}{more} changed or "
-            "is missing; take the files from a copy, or run it again in another folder"
+            f"{str(folder)!r} is not as it was finished: {', '.join(wrong[:5])}{more} changed, "
+            "is missing or came since; take the files from a copy, or run it again in another "
+            "folder"
         )
 
 

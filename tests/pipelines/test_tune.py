@@ -189,6 +189,18 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(home, tuned, monkeypatch):
     assert (home / "stopped" / MODEL / "model.safetensors").read_bytes() == whole
 
 
+def test_abilities_before_are_of_this_model_and_this_task(home, tuned, monkeypatch):
+    """A run that was killed before its first checkpoint leaves those of what it was told."""
+    with monkeypatch.context() as patch:
+        patch.setattr("circuitprune.pipelines.tune._learn", None)
+        with pytest.raises(TypeError):
+            finetune(settings(home, "task.n_test=10", name="begun"), say=quiet)
+    assert finetune(settings(home, "train.resume=auto", name="begun"), say=quiet) == tuned
+    (home / "begun" / "COMPLETE").unlink()
+    (home / "begun" / "before.json").write_text("[1]")
+    assert finetune(settings(home, "train.resume=auto", name="begun"), say=quiet) == tuned
+
+
 def test_what_does_not_learn_keeps_its_bytes(home):
     finetune(settings(home, "last_layers=1", "train.steps=3", name="last"), say=quiet)
     old, new = (load_file(home / of / "model.safetensors") for of in ("model", "last/model"))

@@ -244,6 +244,16 @@ def test_a_damaged_section_is_computed_again(run, content):
     assert again == found and reused(said) == ["faithfulness"]
 
 
+def test_a_section_with_an_edited_number_is_computed_again(run):
+    first, _ = gather(run, "sections=[faithfulness]")
+    path = run / "evidence" / "faithfulness.json"
+    found = strict(path)
+    found["result"]["sizes"][0]["kl"]["value"] = 0.5
+    path.write_text(json.dumps(found))
+    again, said = gather(run, "sections=[faithfulness]")
+    assert again == first and reused(said) == []
+
+
 def test_a_section_that_is_undefined_says_why_and_is_not_kept(run, monkeypatch):
     with monkeypatch.context() as patch:
         spied(patch, fail_in="faithfulness", error=MetricError)

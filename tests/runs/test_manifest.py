@@ -6,6 +6,7 @@ import pytest
 from report_runs import make_run
 
 from circuitprune.errors import RunError
+from circuitprune.pipelines.compare_scores import load_scores
 from circuitprune.pipelines.convert import converted
 from circuitprune.pipelines.export import export
 from circuitprune.pipelines.part_edges import edges_of_run
@@ -60,6 +61,25 @@ def test_what_a_user_writes_never_takes_a_results_place(run, pattern, monkeypatc
     assert before is None or path.read_bytes() == before
     assert output_file("mine.csv").name == "mine.csv"
     assert output_file(run / "report.html") == run / "report.html"  # each command's own, anew
+
+
+def test_a_changed_result_is_shown_nowhere(run, tmp_path):
+    text = (run / "frontier.json").read_text()
+    (run / "frontier.json").write_text(text.replace('"kl": ', '"kl": 1', 1))
+    for show in (
+        lambda: write_report([run], tmp_path / "r.html"),
+        lambda: write_figure("frontier", [run], tmp_path / "f.svg"),
+        lambda: load_scores(run),
+    ):
+        with pytest.raises(RunError, match=r"not as it was finished: frontier\.json"):
+            show()
+
+
+@pytest.mark.parametrize("name", ["refined", "gates"])
+def test_a_ranking_that_was_put_there_later_is_not_taken(run, name):
+    (run / f"{name}.safetensors").write_bytes((run / "scores.safetensors").read_bytes())
+    with pytest.raises(RunError, match=f"not as it was finished: {name}.safetensors .* came since"):
+        load_run(run)
 
 
 def test_what_later_commands_write_is_no_change(run):
