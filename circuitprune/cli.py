@@ -277,7 +277,7 @@ def _stability(options: argparse.Namespace) -> int:
 
     how = (options.seeds, options.bootstrap, options.attribute, options.vary, options.size)
     if stability(config, *how) is not None:  # else another process of torchrun tells it
-        show((Path(config.output_dir) / "stability.md").read_text())
+        show((Path(config.output_dir) / "stability.md").read_text(encoding="utf-8"))
     return 0
 
 
@@ -296,7 +296,7 @@ def _refine(options: argparse.Namespace) -> int:
 
     output = refine_run(options.folder, options.overrides, options.output)
     if output is not None:
-        show((output / "summary.md").read_text())
+        show((output / "summary.md").read_text(encoding="utf-8"))
     return 0
 
 
@@ -307,7 +307,7 @@ def _verify(options: argparse.Namespace) -> int:
     if found is None:  # another process of torchrun tells it
         return 0
     folder = Path(options.folder)
-    show((folder / "verification.md").read_text())
+    show((folder / "verification.md").read_text(encoding="utf-8"))
     for name, file in (("page", "md"), ("numbers", "json")):
         show(f"{name:9} {folder / f'verification.{file}'}")
     show(f"report    {folder / 'report.html'}")
@@ -335,7 +335,7 @@ def _completion(_: argparse.Namespace) -> int:
 
 def _show(config: RunConfig) -> int:
     folder = Path(config.output_dir)
-    show((folder / "summary.md").read_text())
+    show((folder / "summary.md").read_text(encoding="utf-8"))
     show(f"circuits     {folder / 'circuits'}\nsummary      {folder / 'summary.md'}")
     show(f"TensorBoard  {shlex.join(['tensorboard', '--logdir', str(folder)])}")
     show(f"report       {folder / 'report.html'}")

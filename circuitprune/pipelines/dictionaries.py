@@ -181,7 +181,9 @@ def texts_of(
         rows = draw_rows(Random(f"dictionary {options.seed}"), n_train + n_test)
         lines = [row.text for row in rows]
     else:
-        lines = [line for line in Path(texts).read_text().splitlines() if line.strip()]
+        lines = [
+            line for line in Path(texts).read_text(encoding="utf-8").splitlines() if line.strip()
+        ]
     lines = list(dict.fromkeys(lines))
     if len(lines) < 2 * BATCH:
         raise ModelError(

@@ -102,6 +102,7 @@ def track_sentiment(
         raise unusable(folder, error) from None
     found = find_sentiment(model, config)
     with locked(folder):
+        claim(folder, None)  # again: it took long
         write_json(folder / "sentiment.json", asdict(found))
         write_atomic(folder / "config.yaml", to_yaml(config))
         write_atomic(folder / "sentiment.md", sentiment_page(found))

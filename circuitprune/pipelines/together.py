@@ -151,6 +151,7 @@ def _run(job: _Job, say: Print, command: str) -> TogetherFile:
     tidy(folder)
     initial = []
     for place, setup in zip(job.places(), job.setups, strict=True):
+        (place / COMPLETE).unlink(missing_ok=True)  # of a run that was killed: written anew
         create(place, to_yaml(setup.config), setup.identity.versions)
         tidy(place)
         initial.append(initial_scores(setup, place / "scores.safetensors", say, Ranks()))

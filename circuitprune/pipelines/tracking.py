@@ -142,6 +142,7 @@ def track(
         raise unusable(folder, error) from None
     found = entity_tracking(model, base, config)
     with locked(folder):
+        claim(folder, None)  # again: it took long
         write_json(folder / "tracking.json", asdict(found))
         write_atomic(folder / "config.yaml", to_yaml(config))
         write_atomic(folder / "tracking.md", tracking_page(found))

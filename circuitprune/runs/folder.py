@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,7 @@ def last_checkpoint(folder: Path, resume: str | None) -> str | None:
 def claim(folder: Path, resume: str | None) -> None:
     """Refuse an output folder that holds anything but, for a resumed run, an unfinished run."""
     name = repr(str(folder))
-    if (folder / "COMPLETE").exists():
-        raise RunError(
-            f"output_dir {name} holds a finished run; choose another output_dir or move it away"
-        )
+    refuse_finished(folder)
     if folder.exists() and not folder.is_dir():
         raise RunError(f"output_dir {name} is a file; choose another output_dir")
     if not folder.is_dir() or all(map(_is_begun, folder.iterdir())):
@@ -44,6 +42,15 @@ def claim(folder: Path, resume: str | None) -> None:
         return
     hint = "go on in it with train.resume=auto, or " if is_run else ""
     raise RunError(f"output_dir {name} is not empty; {hint}choose another output_dir")
+
+
+def refuse_finished(folder: Path) -> None:
+    """Refuse an output folder that holds a finished run."""
+    if (folder / "COMPLETE").exists():
+        raise RunError(
+            f"output_dir {str(folder)!r} holds a finished run; choose another output_dir or move "
+            "it away"
+        )
 
 
 def _is_begun(path: Path) -> bool:
@@ -72,7 +79,12 @@ def tidy(folder: Path) -> None:
 
 
 def create(folder: Path, config: str, versions: dict[str, str]) -> None:
-    """Make the output folder and the first files in it."""
+    """Make the output folder and the first files in it; the caller holds its lock.
+
+    Raises:
+        RunError: it cannot be written, or another process has finished a run there meanwhile.
+    """
+    refuse_finished(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "versions.json", versions)
@@ -84,10 +96,13 @@ def create(folder: Path, config: str, versions: dict[str, str]) -> None:
 def write_command(folder: Path, command: str) -> None:
     """Keep what to type for the same run, and where, apart from results: they do not depend on it.
 
-    Where is told as seen from the folder: nothing says where the user keeps things.
+    Where is told as seen from the folder: nothing says where the user keeps things. A working
+    directory that is gone is not told.
     """
-    here = os.path.relpath(Path.cwd(), folder.resolve())
-    write_json(folder / "command.json", {"command": command, "from": here})
+    told = {"command": command}
+    with suppress(FileNotFoundError):
+        told["from"] = os.path.relpath(Path.cwd(), folder.resolve())
+    write_json(folder / "command.json", told)
 
 
 def read_config(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -1,9 +1,10 @@
 """One process in a run folder at a time."""
 
+import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from circuitprune.errors import RunError
@@ -29,14 +30,10 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise unusable(folder, error) from None
     if not mine:
-        if not _stale(path):
-            raise RunError(
-                f"{str(folder)!r} is in use by {_holder(path)}; wait for it, choose another "
-                f"folder, or remove {path} if that process is gone"
-            )
-        path.unlink(missing_ok=True)
-        if not _take(path):
-            raise RunError(f"{str(folder)!r} is in use by {_holder(path)}; wait for it")
+        raise RunError(
+            f"{str(folder)!r} is in use by {_holder(path)}; wait for it, choose another folder, or "
+            f"remove {path} if that process is gone"
+        )
     try:
         yield
     finally:
@@ -44,11 +41,19 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _take(path: Path) -> bool:
-    try:
-        with path.open("x") as file:
-            file.write(f"{os.getpid()} {socket.gethostname()}\n")
-    except FileExistsError:
-        return False
+    """Write this process into the lock, unless another one that is alive stands there.
+
+    Whoever looks holds the file itself meanwhile: of several that find a dead one, one has it.
+    """
+    with path.open("a+") as file:
+        with suppress(OSError):  # some disks of a network cannot hold files
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if not path.exists() or not os.path.samefile(path, file.fileno()):
+            return _take(path)  # it was let go since it was opened
+        if not _stale(path):
+            return False
+        file.truncate(0)
+        file.write(f"{os.getpid()} {socket.gethostname()}\n")
     return True
 
 

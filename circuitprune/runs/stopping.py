@@ -1,4 +1,7 @@
-"""Signals that ask a command to stop: Ctrl-C, SIGTERM of a scheduler, SLURM's SIGUSR1 before it."""
+"""Signals that ask a command to stop: Ctrl-C, and what schedulers and closed terminals send.
+
+SIGTERM is a scheduler's, SIGUSR1 comes before SLURM's, SIGHUP of a terminal that is gone.
+"""
 
 import signal
 import threading
@@ -9,7 +12,7 @@ from types import FrameType
 
 from circuitprune.runs.launched import passes_signals_on
 
-NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Stopped(KeyboardInterrupt):
@@ -54,7 +57,7 @@ def stoppable(last: bool = False) -> Iterator[None]:
         yield
         return
     _REQUEST.number = None
-    before = {number: signal.signal(number, _stop) for number in NUMBERS}
+    before = {number: signal.signal(number, _stop) for number in _heard()}
     _REQUEST.heard = True
     try:
         yield
@@ -62,6 +65,12 @@ def stoppable(last: bool = False) -> Iterator[None]:
         _REQUEST.heard = False
         for number, handler in before.items():
             signal.signal(number, signal.SIG_IGN if last else handler)
+
+
+def _heard() -> tuple[signal.Signals, ...]:
+    """All of `NUMBERS`, but not a closed terminal where nohup has it passed over."""
+    deaf = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return tuple(one for one in NUMBERS if not (deaf and one == signal.SIGHUP))
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
@@ -95,7 +104,7 @@ def listen_again() -> None:
     Under several processes that one waits for the others inside the handler, who know of nothing.
     """
     if _REQUEST.heard and threading.current_thread() is threading.main_thread():
-        for number in NUMBERS:
+        for number in _heard():
             signal.signal(number, _stop)
 
 

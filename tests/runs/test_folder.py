@@ -17,6 +17,7 @@ from circuitprune.runs.folder import (
     step_of,
     tidy,
     unfinished,
+    write_command,
 )
 from circuitprune.runs.identity import Identity
 from circuitprune.runs.lock import unusable
@@ -31,6 +32,23 @@ def make(folder: Path, *names: str) -> Path:
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text("x")
     return folder
+
+
+def test_a_folder_that_another_process_has_finished_meanwhile_is_not_written(tmp_path):
+    claim(tmp_path, None)
+    make(tmp_path, "config.yaml", "COMPLETE")
+    with pytest.raises(RunError, match="holds a finished run"):
+        create(tmp_path, "steps: 1\n", {})
+    assert (tmp_path / "config.yaml").read_text() == "x"
+
+
+def test_a_command_is_kept_although_the_folder_it_was_typed_in_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    write_command(tmp_path, "circuitprune train")
+    monkeypatch.undo()
+    assert read_json(tmp_path / "command.json") == {"command": "circuitprune train"}
 
 
 # ---------------------------------------------------------------- claim

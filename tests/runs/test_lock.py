@@ -1,13 +1,17 @@
 """One process in a folder: others are told who, and the lock of a dead one is taken over."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 
 import pytest
 
 from circuitprune.errors import RunError
+from circuitprune.runs import lock
 from circuitprune.runs.lock import NAME, locked
 
 
@@ -45,3 +49,31 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path, left):
     (tmp_path / NAME).write_text(left.format(**values))
     with locked(tmp_path):
         assert (tmp_path / NAME).read_text().startswith(f"{os.getpid()} ")
+
+
+def test_of_several_that_find_a_dead_lock_one_has_the_folder(tmp_path, monkeypatch):
+    """Each has seen that it is dead before any has taken it over."""
+
+    def slow(path, of=lock._stale):
+        found = of(path)
+        time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(lock, "_stale", slow)
+    (tmp_path / NAME).write_text("")
+    told, tell = os.pipe()
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if not child:
+            with suppress(RunError), locked(tmp_path):
+                os.write(tell, b"+")
+                signal.pause()  # alive until all have tried
+            os.write(tell, b"-")
+            os._exit(0)
+        children.append(child)
+    found = b"".join(os.read(told, 1) for _ in children)
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert sorted(found) == sorted(b"+---")

@@ -11,6 +11,14 @@ from circuitprune.runs.stopping import NUMBERS, Stopped, asked, held, stoppable
 every_signal = pytest.mark.parametrize("number", NUMBERS)
 
 
+@pytest.fixture(autouse=True)
+def closed_terminal_is_heard():
+    """Also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def send(number):
     os.kill(os.getpid(), number)
 
@@ -36,6 +44,14 @@ def test_once_the_last_command_is_done_signals_are_passed_over(number):
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
+
+
+def test_a_closed_terminal_is_passed_over_under_nohup():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with stoppable():
+        send(signal.SIGHUP)
+        assert not asked()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 @every_signal

@@ -211,7 +211,7 @@ class HandBuilt:
         self.tokenizer().save_pretrained(folder)
         stream = self.task.pairs(Random(seed))
         rows = [json.dumps(asdict(next(stream))) for _ in range(n_pairs)]
-        (folder / "pairs.jsonl").write_text("".join(f"{row}\n" for row in rows))
+        (folder / "pairs.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
         return folder
 
 
