@@ -17,7 +17,7 @@ from circuitprune.files.records import from_json
 from circuitprune.files.tensors import noted, taken
 from circuitprune.files.text import counted, line
 from circuitprune.files.whole import read_tensors
-from circuitprune.runs.manifest import COMPLETE, check_seal
+from circuitprune.runs.manifest import check_seal
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ def load_scores(path: str | Path) -> ScoreFile:
             changed since it was finished.
     """
     path = Path(path)
-    if (path / COMPLETE).is_file():
-        check_seal(path)
+    check_seal(path)
     file = path / "scores.safetensors" if path.is_dir() else path
     if file.suffix != ".safetensors":
         return _of_circuit(file)

@@ -114,7 +114,7 @@ def _judged(found: Section, case: Case) -> Section:
 
 def keep(path: Path, result: object, identity: Mapping[str, object]) -> None:
     """Put a piece of work into a file of its own, with all that decides it and a checksum."""
-    plain = to_json({"identity": identity, "result": result})
+    plain = {"identity": to_json(identity), "result": to_json(result)}
     write_json(path, {"sha256": _checksum(plain), **plain})
 
 

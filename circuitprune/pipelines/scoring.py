@@ -278,18 +278,8 @@ def by_acdc(setup: Setup, folder: Path, ranks: Ranks) -> Scoring | None:
 
 def job(setup: Setup) -> Job:
     """Every setting that decides a score, and hashes of the model, pairs, edges and own files."""
-    parts = (
-        "level",
-        "spans",
-        "features.errors",
-        "model.",
-        "task.",
-        "ablation",
-        "attribution.",
-        "cache.",
-        "train.batch_size",
-        "verify.batch",
-    )
+    own = ("level", "spans", "features.errors", "model.", "task.", "ablation", "attribution.")
+    parts = (*own, "cache.", "train.batch_size", "verify.batch")
     every = flatten(whole(setup.config))  # whose numbers are to the bit those of a divided one
     settings, chosen = {k: v for k, v in every.items() if k.startswith(parts)}, chosen_edges(setup)
     known = b"" if chosen is None else chosen.numpy().tobytes()

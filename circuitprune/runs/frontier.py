@@ -19,7 +19,7 @@ from circuitprune.files.limits import POINTS
 from circuitprune.files.records import JsonObject, from_json, to_json
 from circuitprune.files.whole import read_json, write_atomic, write_json
 from circuitprune.metrics import Evidence
-from circuitprune.runs.manifest import COMPLETE, check_seal
+from circuitprune.runs.manifest import check_seal
 
 
 class Provenance(TypedDict, total=False):
@@ -185,8 +185,7 @@ class Frontier:
         """
         known, names = dict[int, list[Tensor]](), list[str]()
         for point in self.points:
-            n_edges = int(point.mask.sum())
-            masks = known.setdefault(n_edges, [])
+            masks = known.setdefault(n_edges := int(point.mask.sum()), [])
             same = [torch.equal(mask, point.mask) for mask in masks]
             number = [*same, True].index(True)
             masks += [point.mask] * (number == len(masks))
@@ -282,8 +281,7 @@ def read_results(folder: Path) -> tuple[Frontier, list[Circuit]]:
         RunError: no run there, a damaged `frontier.json`, or a finished run that has changed since.
         GraphError: a file under `circuits` is not a circuit.
     """
-    if (folder / COMPLETE).exists():
-        check_seal(folder)
+    check_seal(folder)
     if not (path := folder / "frontier.json").is_file():
         raise RunError(
             f"{str(folder)!r} holds no run: it has no frontier.json; give the output_dir of a run "
@@ -310,9 +308,8 @@ def _circuits(path: Path, rows: Sequence[PointRow]) -> list[Circuit]:
     """The circuit of each point, a file read once; the first tells how large others can be."""
     read: dict[str, Circuit] = {}
     for name, n in [(Path(row.file).name, row.n_edges) for row in rows]:
-        if name not in read:
-            graph = next(iter(read.values())).graph if read else None
-            read[name] = Circuit.load(path.parent / "circuits" / name, graph)
+        graph = next(iter(read.values())).graph if read else None
+        read[name] = read.get(name) or Circuit.load(path.parent / "circuits" / name, graph)
         if (kept := read[name].n_edges) != n:
             raise RunError(f"{path} says n_edges {n:,} of circuits/{name}, which has {kept:,}")
     return [read[Path(row.file).name] for row in rows]

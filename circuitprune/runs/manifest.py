@@ -21,13 +21,13 @@ def check_seal(folder: Path) -> None:
     """Refuse a finished run whose results are not what they were; looks at no other file.
 
     Tensors that were put beside them count too: a ranking is looked for by its name. A run that was
-    finished by 0.1 has an empty `COMPLETE`, and is taken as it is.
+    finished by 0.1 has an empty `COMPLETE`, and is taken as it is, as is one that is not finished.
 
     Raises:
         RunError: files that have changed, are gone, or came since; says which.
     """
     path = folder / COMPLETE
-    data = read_bytes(path, "json")
+    data = read_bytes(path, "json") if path.exists() else b""
     if not data:
         return
     found = parse_json(path, data)
