@@ -752,6 +752,11 @@ def test_relative_paths_of_a_file_start_from_a_folder_and_typed_ones_from_here(
     assert load_config(path, ["model.name=m/model"], tmp_path).model.name == "m/model"
     for name in ("zoo/small", "org/model", "/absent"):
         assert load_config(write(f"model: {{name: {name}}}"), base=tmp_path).model.name == name
+    place = tmp_path / "m" / "model"
+    listed = "features: {dictionaries: [m1=m/model, m/model, zoo/small]}"
+    named = write(f"level: feature\nattribution: {{method: eap}}\n{listed}")
+    found = load_config(named, base=tmp_path).features.dictionaries
+    assert found == [f"m1={place}", str(place), "zoo/small"]
     own = write("task: {name: 'mine.py:Capital', metric: logit_diff}\n")
     assert load_config(own, base=tmp_path).task.name == f"{tmp_path / 'mine.py'}:Capital"
 

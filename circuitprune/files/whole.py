@@ -20,14 +20,22 @@ from circuitprune.files.records import to_json
 from circuitprune.files.text import counted
 
 
-def write_json(path: str | Path, value: object) -> None:
+def write_json(path: str | Path, value: object, checked: bool = False) -> None:
     """Writes `value`, a record or plain values, as indented JSON with a newline, atomically.
+
+    Args:
+        path: The file.
+        value: An object of JSON where it is checked.
+        checked: Begin with `sha256`, a checksum of all else, which `read_json` takes off again.
 
     Raises:
         RunError: `value` holds NaN, an infinity, or something that JSON has no form for.
     """
     try:
-        text = json.dumps(to_json(value), indent=2, allow_nan=False)
+        plain = to_json(value)
+        if checked and isinstance(plain, dict):
+            plain = {SUM: _sum(plain), **plain}
+        text = json.dumps(plain, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise RunError(f"{path} was not written: {error}") from error
     write_atomic(path, text + "\n")
@@ -42,9 +50,26 @@ def read_json(path: str | Path, kind: Kind = "json", most: int | None = None) ->
         most: Bytes, if something smaller than the limit is known.
 
     Raises:
-        RunError: the file is missing, larger than its kind may be, or not what `decode` reads.
+        RunError: the file is missing, larger than its kind may be, or not what `decode` reads; or a
+            checked one has changed since.
     """
-    return parse_json(path, read_bytes(path, kind, most), nan=kind == "circuit")
+    value = parse_json(path, read_bytes(path, kind, most), nan=kind == "circuit")
+    if not isinstance(value, dict) or kind != "json" or not isinstance(value.get(SUM), str):
+        return value
+    if value.pop(SUM) != _sum(value):
+        raise RunError(
+            f"{path} is not as it was written: something in it has changed since; take it from a "
+            "copy, or write it anew by the command that it is of"
+        )
+    return value
+
+
+SUM = "sha256"
+"""First key of a JSON file with a checksum."""
+
+
+def _sum(plain: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(plain, allow_nan=False).encode()).hexdigest()
 
 
 def parse_json(path: str | Path, data: bytes, nan: bool = False) -> object:

@@ -114,7 +114,7 @@ def compare(
         result = _elsewhere(result, found, masks, baselines, kept_in, say)
         result = replace(result, n_random=n_random)
     if kept_in is not None:
-        write_json(kept_in.parent / "compare.json", result)
+        write_json(kept_in.parent / "compare.json", result, checked=True)
         shutil.rmtree(kept_in, ignore_errors=True)  # all that they hold is in it
     return result
 

@@ -1,7 +1,5 @@
 """Kinds of evidence one after the other, each kept in a file of its own as soon as it is done."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +9,7 @@ from circuitprune.engine.progress import Watch
 from circuitprune.errors import CircuitPruneError, NonFiniteError, RunError
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.results import NotComputed, Section, Sections, kind_of
-from circuitprune.files.records import from_json, to_json
+from circuitprune.files.records import from_json
 from circuitprune.files.whole import read_json, write_json
 from circuitprune.runs.shards import Ranks
 from circuitprune.views.progress import shown
@@ -114,25 +112,18 @@ def _judged(found: Section, case: Case) -> Section:
 
 def keep(path: Path, result: object, identity: Mapping[str, object]) -> None:
     """Put a piece of work into a file of its own, with all that decides it and a checksum."""
-    plain = {"identity": to_json(identity), "result": to_json(result)}
-    write_json(path, {"sha256": _checksum(plain), **plain})
+    write_json(path, {"identity": identity, "result": result}, checked=True)
 
 
 def kept(path: Path, kind: type[Piece], identity: Mapping[str, object]) -> Piece | None:
     """What `keep` put there, if it is of the very same work and as it was written."""
     try:
         found = read_json(path)
-        if not isinstance(found, dict) or found.get("identity") != identity:
-            return None
-        if found.pop("sha256", None) == _checksum(found):
+        if isinstance(found, dict) and found.get("identity") == identity:
             return from_json(kind, found.get("result"), path.stem)
     except RunError:  # absent, cut short by something else than us, or of another version
         return None
     return None
-
-
-def _checksum(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _of_section(name: str, watch: Watch) -> Watch:

@@ -67,7 +67,7 @@ def edges_of_run(
     if circuit is None:
         edges = tuple(PartEdge(part, into, float(f"{effect:.6g}")) for part, into, effect in rows)
         left = PartEdgeFile(name, setup.metric_name, steps, threshold, edges)
-        write_json(folder / FILE, left)
+        write_json(folder / FILE, left, checked=True)
         write_report([folder])
     return found
 

@@ -103,7 +103,7 @@ def track_sentiment(
     found = find_sentiment(model, config)
     with locked(folder):
         claim(folder, None)  # again: it took long
-        write_json(folder / "sentiment.json", asdict(found))
+        write_json(folder / "sentiment.json", asdict(found), checked=True)
         write_atomic(folder / "config.yaml", to_yaml(config))
         write_atomic(folder / "sentiment.md", sentiment_page(found))
     say(sentiment_page(found))

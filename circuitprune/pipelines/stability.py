@@ -122,7 +122,7 @@ def _study(
         groups=compared,
         core=core,
     )
-    write_json(folder / "stability.json", found)
+    write_json(folder / "stability.json", found, checked=True)
     write_atomic(folder / "stability.md", stability_page(found))
     return found
 

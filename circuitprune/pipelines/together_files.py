@@ -220,7 +220,7 @@ def _write_all(
     write_edges_csv(folder / "edges.csv", graph, columns)
     write_json(folder / FILE, file)
     write_atomic(folder / "summary.md", together_page(file, command))
-    write_json(folder / "compare.json", _comparison(setups, chosen.together))
+    write_json(folder / "compare.json", _comparison(setups, chosen.together), checked=True)
     write_command(folder, command)
     parts = [*(folder / name for name in setups), folder / "compare.json"]
     write_report(parts, folder / "report.html")

@@ -189,7 +189,7 @@ def _verification(
 
 
 def _write(folder: Path, whole: Verification) -> None:
-    write_json(folder / "verification.json", whole)
+    write_json(folder / "verification.json", whole, checked=True)
     write_atomic(folder / "verification.md", page(whole))
     write_report([folder])
 

@@ -174,22 +174,29 @@ def changed(config: RunConfig) -> dict[str, str | int | float | bool]:
     return {k: v for k, v in own.items() if k != "output_dir" and usual.get(k) != v}
 
 
-PATHS = ("model.name", "task.path", "attribution.edges", "verify.reference")
-OWN = ("task.name", "task.metric", "attribution.method")
+DICTIONARIES = "features.dictionaries"
+PATHS = ("model.name", "task.path", DICTIONARIES, "attribution.edges", "verify.reference")
+OWN = ("task.name", "task.metric", "attribution.method", "gates.starts")
 """Settings that name a file or a folder, and those that may name a thing in a file of Python."""
 
 
 def _at(base: Path, key: str, value: object) -> object:
     """A setting whose relative path starts from a folder, if that leads somewhere."""
+    if isinstance(value, list):
+        return [_at(base, key, one) for one in value]
     if key not in PATHS + OWN or not isinstance(value, str) or value.startswith("zoo/"):
         return value
-    file, inside = value, ""
+    before, file, inside = "", value, ""
     if key in OWN:
         if not is_own(value):
             return value
-        file, _, inside = value.rpartition(":")
+        file, colon, inside = value.rpartition(":")
+        inside = colon + inside
+    elif key == DICTIONARIES:  # PLACE=FILE
+        before, equals, file = value.rpartition("=")
+        before += equals
     path = base / os.path.expanduser(file)
-    return os.path.normpath(path) + f":{inside}" * bool(inside) if path.exists() else value
+    return f"{before}{os.path.normpath(path)}{inside}" if path.exists() else value
 
 
 @dataclass(frozen=True)

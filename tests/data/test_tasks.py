@@ -513,6 +513,13 @@ def test_a_task_of_the_users_own_may_fit_itself_to_the_tokenizer_and_must_stay_a
 # -------------------------------------------------------------------- by name
 
 
+def test_pairs_of_a_run_do_not_come_through_a_pipe(tmp_path):
+    """They would be read once, and a run needs them again."""
+    os.mkfifo(tmp_path / "pairs.jsonl")
+    with pytest.raises(DataError, match="is a pipe, which can be read once"):
+        get_task("jsonl", tmp_path / "pairs.jsonl")
+
+
 def test_get_task_finds_generated_tasks_and_files(tmp_path):
     assert get_task("ioi") is TASKS["ioi"]
     assert len(get_task("jsonl", write(tmp_path, ROW, ROW)).all_pairs) == 2

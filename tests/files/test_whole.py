@@ -78,6 +78,18 @@ def test_read_json_names_a_broken_file(tmp_path, content):
         files.read_json(path)
 
 
+def test_a_checked_file_is_read_as_it_was_written_or_not_at_all(tmp_path):
+    value = {"b": [1, -0.0, 1e-300, None], "a": {"10": "\u2028", "9": True}}
+    files.write_json(tmp_path / "x.json", value, checked=True)
+    assert files.read_json(tmp_path / "x.json") == value
+    text = (tmp_path / "x.json").read_text()
+    (tmp_path / "x.json").write_text(text.replace("1e-300", "1e-301"))
+    with pytest.raises(RunError, match=r"x\.json is not as it was written"):
+        files.read_json(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text(json.dumps(json.loads(text)))  # laid out otherwise
+    assert files.read_json(tmp_path / "x.json") == value
+
+
 def test_read_json_names_a_missing_file(tmp_path):
     with pytest.raises(RunError, match=r"gone\.json cannot be read: No such file"):
         files.read_json(tmp_path / "gone.json")

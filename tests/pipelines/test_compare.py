@@ -24,6 +24,7 @@ from circuitprune.errors import GraphError, RunError
 from circuitprune.evidence.baselines import AmongRandom, among_random, draw_baselines, flat
 from circuitprune.evidence.bootstrap import Interval
 from circuitprune.files.records import from_json, to_json
+from circuitprune.files.whole import read_json
 from circuitprune.metrics import kl_divergence, logit_diff
 from circuitprune.patching.across_models import cross_patched
 from circuitprune.pipelines import compare as module
@@ -34,7 +35,6 @@ from circuitprune.runs.finished import load_found
 from circuitprune.runs.manifest import seal
 from circuitprune.runs.studies import Comparison
 from circuitprune.views.pages.studies import compare_page
-from pipelines.test_train import strict
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorBoard's and transformers' advice
 FAMILIES = ["gpt2", "gpt_neox", "llama", "gemma2"]
@@ -175,7 +175,7 @@ def test_transfer_and_patching_are_shown_if_the_runs_were(home, compared):
 
 
 def test_parts_are_set_algebra_of_the_names(home, compared):
-    written = strict(home / "out" / "compare.json")
+    written = read_json(home / "out" / "compare.json")
     assert from_json(Comparison, written) == compared and fits(written, "Comparison")
     names = [str(home / name) for name in ("one", "two", "tuned")]
     found = {name: load_found(name) for name in names}

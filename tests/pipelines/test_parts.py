@@ -17,7 +17,7 @@ from circuitprune.config import RunConfig
 from circuitprune.data.tasks import Pair
 from circuitprune.errors import ConfigError, GraphError, RunError
 from circuitprune.files.tensors import taken
-from circuitprune.files.whole import read_tensors
+from circuitprune.files.whole import read_json, read_tensors
 from circuitprune.pipelines.attribute import attribute
 from circuitprune.pipelines.part_edges import edges_of_run
 from circuitprune.pipelines.study import Study
@@ -102,7 +102,7 @@ def test_edges_between_parts_of_a_run_are_told(learned: Path, tmp_path, capsys) 
         assert float(row["effect"]) == pytest.approx(float(found.values[at]), rel=1e-5)
     assert not (learned / "part_edges.json").exists()  # of another circuit than the chosen one
     assert main(["part-edges", str(learned), "--steps", "1", "-o", str(out)]) == 0
-    left = json.loads((learned / "part_edges.json").read_text())
+    left = read_json(learned / "part_edges.json")
     assert [(e["part"], e["into"]) for e in left["edges"]] == [
         (row["part"], row["into"]) for row in csv.DictReader(out.open())
     ]

@@ -53,6 +53,11 @@ def get_task(name: str, path: str | Path | None = None) -> Task:
     if name == "jsonl":
         if path is None:
             raise DataError("task 'jsonl' reads pairs from a file: give its path")
+        if Path(path).is_fifo():
+            raise DataError(
+                f"{path} is a pipe, which can be read once, and a run reads its pairs again; save "
+                "them to a file"
+            )
         return JsonlTask(path)
     if name not in TASKS:
         known = [*TASKS, "jsonl"]
