@@ -186,7 +186,7 @@ class GatesConfig:
     """topk: the width falls by a factor of 1 + `cooling`, less if edges outnumber the steps."""
     mask: Literal["mixed", "straight_through", "sigmoid"] = "mixed"
     """topk: what the forward pass sees: the hard top-k, its soft form, or a random mix of both."""
-    budgets: Literal["log_uniform", "log_both", "uniform", "adaptive"] = "log_uniform"
+    budgets: Literal["log_uniform", "log_both", "uniform", "adaptive", "at_sizes"] = "log_uniform"
     """topk: how the number of edges of a step is drawn; see docs/method.md."""
     count: Literal["raw", "live"] = "raw"
     """topk: what budgets count: edges, or those of them on a path, as `verify.sizes` does."""

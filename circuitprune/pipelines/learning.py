@@ -64,6 +64,7 @@ def make_learner(config: RunConfig, initial: Start, graph: Graph) -> Learner:
             gates.average > 0,
             cooled=cooled_by(gates.cooling, config.train.steps, n_edges),
             steps=config.train.steps,
+            cut=[size * n_edges for size in config.verify.sizes],
         )
     if initial is None:  # alike: ranks of equal scores would be an order of their own
         return HardConcrete(log_alpha_for(torch.full((n_edges,), gates.init_density)))
@@ -75,7 +76,8 @@ def learning_job(setup: Setup) -> dict[str, object]:
     settings = flatten(setup.config)
     others = ("train.steps", "train.lr", "train.resume", "gates.target")
     parts = ("gates.", "objective", "train.batch_size", "train.seed", "train.lr_", "train.trainer.")
-    own = {k: v for k, v in settings.items() if k.startswith(parts) and k not in others}
+    sizes = ("verify.sizes",) if setup.config.gates.budgets == "at_sizes" else ()
+    own = {k: v for k, v in settings.items() if k.startswith(parts + sizes) and k not in others}
     return {**job(setup), **own}
 
 

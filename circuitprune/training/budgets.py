@@ -1,7 +1,7 @@
 """How many edges a step of `TopK` keeps: drawn anew at each step, by one of several schedules."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Float64
@@ -10,12 +10,16 @@ from torch import Tensor, nn
 from circuitprune.errors import ConfigError
 from circuitprune.files.text import counted
 
-SCHEDULES = ("log_uniform", "log_both", "uniform", "adaptive")
+SCHEDULES = ("log_uniform", "log_both", "uniform", "adaptive", "at_sizes")
 AGREEMENT = 0.95
 """Share of examples on which the largest circuit of the `adaptive` schedule agrees with the model.
 """
 PROBES = 0.25
 """Share of the steps of the `adaptive` schedule that try its largest budget."""
+AT_SIZES = 0.7
+"""Share of the steps of the `at_sizes` schedule near a size that is cut."""
+NEAR = 0.12
+"""How near, as a difference of logarithms."""
 
 
 def check_budgets(k_min: float, k_max: float, n_edges: int) -> None:
@@ -49,21 +53,32 @@ class Budgets(nn.Module):
       over circuit sizes reward (MAttr, arXiv 2609.25518);
     - `adaptive`: log-uniform in [k_min, K], where K moves, by the rule of Robbins and Monro 1951,
       to where the circuit's most likely token is the model's on 95 % of the examples. Steps are
-      spent where circuits still differ from the model.
+      spent where circuits still differ from the model;
+    - `at_sizes`: 70 % of the steps within 12 % of one of `cut`, each as often, the others
+      log-uniform: what is learned is what is cut afterwards. The full circuit is left out, as it
+      teaches nothing.
 
     Args:
         k_min, k_max: In edges.
         n_edges: Of the graph.
         schedule: One of `SCHEDULES`.
+        cut: Sizes of the circuits that the order will be cut to, in edges; for `at_sizes`.
 
     Raises:
-        ConfigError: budgets out of range, or another schedule.
+        ConfigError: budgets out of range, another schedule, or no size for `at_sizes`.
     """
 
     top: Float[Tensor, ""]
     probes: Float[Tensor, ""]
 
-    def __init__(self, k_min: float, k_max: float, n_edges: int, schedule: str) -> None:
+    def __init__(
+        self,
+        k_min: float,
+        k_max: float,
+        n_edges: int,
+        schedule: str,
+        cut: Sequence[float] = (),
+    ) -> None:
         super().__init__()
         check_budgets(k_min, k_max, n_edges)
         if schedule not in SCHEDULES:
@@ -71,7 +86,11 @@ class Budgets(nn.Module):
                 f"gates.budgets must be one of {', '.join(SCHEDULES)}, got {schedule!r}"
             )
         self.k_min, self.k_max, self.n_edges = float(k_min), float(k_max), n_edges
-        self.schedule = schedule
+        self.schedule, self.cut = schedule, [size for size in cut if size < n_edges]
+        if schedule == "at_sizes" and not self.cut:
+            raise ConfigError(
+                "gates.budgets=at_sizes needs one of verify.sizes below 1; take log_uniform"
+            )
         if schedule == "adaptive":
             self.register_buffer("top", torch.tensor(math.log(k_max), dtype=torch.float64))
             self.register_buffer("probes", torch.zeros((), dtype=torch.float64))
@@ -122,9 +141,18 @@ def _adaptive(of: Budgets, u: float) -> float:
     return log_between(of.k_min, top, min(1.0, u / (1 - PROBES)))
 
 
+def _at_sizes(of: Budgets, u: float) -> float:
+    if u >= AT_SIZES:
+        return log_between(of.k_min, of.k_max, (u - AT_SIZES) / (1 - AT_SIZES))
+    i, rest = divmod(u / AT_SIZES * len(of.cut), 1)
+    near = of.cut[int(i)] * math.exp(NEAR * (2 * rest - 1))
+    return min(max(near, of.k_min), of.k_max)
+
+
 _AT: dict[str, Callable[[Budgets, float], float]] = {
     "log_uniform": _log_uniform,
     "log_both": _log_both,
     "uniform": _uniform,
     "adaptive": _adaptive,
+    "at_sizes": _at_sizes,
 }

@@ -6,6 +6,7 @@ draws what the uninterrupted one would have.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -125,6 +126,7 @@ class TopK(nn.Module):
         cooled: The factor by which the temperature has fallen after `steps`; in between it falls by
             the same factor at each step.
         steps: Length of the run.
+        cut: Sizes, in edges, that the order will be cut to; for the schedule `at_sizes`.
 
     Raises:
         ConfigError: budgets or temperature out of range, or another mask or schedule.
@@ -149,12 +151,13 @@ class TopK(nn.Module):
         costs: Edges | None = None,
         cooled: float = 1.0,
         steps: int = 1,
+        cut: Sequence[float] = (),
     ) -> None:
         super().__init__()
         n_edges = len(scores)
         k_max = float(n_edges if k_max is None else k_max)
         k_min = min(4.0, k_max) if k_min is None else k_min
-        self.budgets = Budgets(k_min, k_max, n_edges, schedule)
+        self.budgets = Budgets(k_min, k_max, n_edges, schedule, cut)
         if temperature <= 0:
             raise ConfigError(f"gates.temperature must be positive, got {temperature}")
         self.scores = nn.Parameter(scores.clone())

@@ -70,7 +70,10 @@ def several_rules(
 def gate_rules(learner: str, count: str, budgets: str) -> list[tuple[bool, str]]:
     """Whether settings of `gates` go with several tasks, and what to say if not."""
     return [
-        (budgets != "log_both", "gates.budgets=log_both does not go with tasks; take log_uniform"),
+        (
+            budgets not in ("log_both", "at_sizes"),
+            f"gates.budgets={budgets} does not go with tasks; take log_uniform",
+        ),
         *map(_only, [("gates.learner", learner, "topk"), ("gates.count", count, "raw")]),
     ]
 

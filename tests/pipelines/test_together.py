@@ -314,6 +314,7 @@ def test_a_price_changes_what_is_shared(home, tmp_path):
         (["gates.learner=hard_concrete"], "gates.learner=hard_concrete does not go with tasks"),
         (["gates.count=live"], "gates.count=live does not go with tasks; set raw"),
         (["gates.budgets=log_both"], "take log_uniform"),
+        (["gates.budgets=at_sizes"], "take log_uniform"),
         (["verify.selection=greedy"], "set top_n"),
         (["refine=true"], "refine=True does not go with tasks"),
     ],

@@ -828,6 +828,19 @@ def test_a_checkpoint_of_another_job_is_refused_by_name(gpt2_home, interrupted, 
     assert not (tmp_path / "x").exists()
 
 
+def test_budgets_at_sizes_refuse_a_checkpoint_of_other_sizes(gpt2_home, tmp_path, monkeypatch):
+    """There the sizes decide the gates; elsewhere a run may go on to be cut to others."""
+    near, other = "gates.budgets=at_sizes", "verify.sizes=[0.2,0.5]"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5)
+        with pytest.raises(RuntimeError, match="power cut"):
+            discover(gpt2_home, near, f"output_dir={tmp_path / 'cut'}")
+    resume = f"train.resume={tmp_path / 'cut' / 'checkpoints' / 'last.ckpt'}"
+    with pytest.raises(RunError, match=r"of another run: .*verify\.sizes"):
+        discover(gpt2_home, near, other, resume, f"output_dir={tmp_path / 'x'}")
+    discover(gpt2_home, near, resume, f"output_dir={tmp_path / 'same'}")
+
+
 # ---------------------------------------------------------------- what is refused
 
 

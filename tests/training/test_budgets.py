@@ -10,14 +10,24 @@ import torch
 from circuitprune.circuits.graph import Graph
 from circuitprune.circuits.reachability import live_edges, live_from
 from circuitprune.errors import ConfigError
-from circuitprune.training.budgets import AGREEMENT, PROBES, SCHEDULES, Budgets
+from circuitprune.training.budgets import (
+    AGREEMENT,
+    AT_SIZES,
+    NEAR,
+    PROBES,
+    SCHEDULES,
+    Budgets,
+)
 from circuitprune.training.gates import TopK, best_first, places
 
 N = 400
 
 
+CUT = [12.0, 60.0, 150.0, float(N)]
+
+
 def drawn(schedule, k_min=8.0, k_max=400.0, n=4000):
-    budgets = Budgets(k_min, k_max, N, schedule)
+    budgets = Budgets(k_min, k_max, N, schedule, CUT)
     places_ = torch.rand(n, generator=torch.Generator().manual_seed(0)).tolist()
     return torch.tensor([budgets.at(u) for u in places_], dtype=torch.float64)
 
@@ -34,7 +44,7 @@ def is_uniform(values):
 def test_no_budget_passes_the_number_of_edges(schedule):
     """`exp(log 110)` is 110.00000000000004, of which the ceiling is one edge too many."""
     for n_edges in range(8, 140):
-        budgets = Budgets(4.0, float(n_edges), n_edges, schedule)
+        budgets = Budgets(4.0, float(n_edges), n_edges, schedule, [2.0, 6.0, n_edges - 0.5])
         assert all(4 - 1e-9 <= budgets.at(u) <= n_edges for u in (0.0, 0.5, 0.999999, 1.0))
 
 
@@ -50,9 +60,28 @@ def test_each_schedule_has_its_distribution():
     assert abs((adaptive > 399.9).double().mean() - PROBES) < 0.05
 
 
+def test_most_budgets_lie_near_the_sizes_that_are_cut():
+    """Each size as often; the whole graph, at which nothing can be learned, not at all."""
+    found = drawn("at_sizes", n=8000)
+    near = torch.stack([(found / size).log().abs() <= NEAR for size in CUT[:3]])
+    chance = 2 * NEAR / math.log(400 / 8) * (1 - AT_SIZES)
+    assert (near.double().mean(1) - (AT_SIZES / 3 + chance)).abs().max() < 0.02
+    assert is_uniform(((found[near[1]] / 60).log() / NEAR + 1) / 2)
+    others = found[~near.any(0)]
+    assert others.min() < 9 and others.max() > 380
+
+
+def test_at_sizes_keeps_within_the_limits_and_needs_a_size():
+    budgets = Budgets(8.0, 100.0, N, "at_sizes", [2.0, 300.0])
+    assert {budgets.at(0.1), budgets.at(0.6)} == {8.0, 100.0}
+    for cut in ([], [float(N)]):
+        with pytest.raises(ConfigError, match=r"at_sizes needs one of verify\.sizes below 1"):
+            Budgets(8.0, 100.0, N, "at_sizes", cut)
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_sizes_are_the_distribution_and_within_the_limits(schedule):
-    sizes, found = Budgets(8.0, 200.0, N, schedule).sizes(), drawn(schedule, k_max=200.0)
+    sizes, found = Budgets(8.0, 200.0, N, schedule, CUT).sizes(), drawn(schedule, k_max=200.0)
     assert scipy.stats.ks_2samp(sizes.numpy(), found.numpy()).pvalue > 0.01
     assert (sizes.diff() >= 0).all() and sizes[0] >= 8 and sizes[-1] <= N
 
@@ -83,14 +112,14 @@ def test_adaptive_stays_within_the_limits():
 
 def test_only_adaptive_asks_how_its_circuits_do():
     for schedule in SCHEDULES:
-        learner = TopK(torch.randn(N), 8.0, schedule=schedule)
+        learner = TopK(torch.randn(N), 8.0, schedule=schedule, cut=CUT)
         asked = [step for step in range(400) if learner.asks(0, step)]
         assert bool(asked) == (schedule == "adaptive")
         assert all(learner.budget(0, step) == pytest.approx(N) for step in asked)
 
 
 def test_an_unknown_schedule_lists_the_known():
-    with pytest.raises(ConfigError, match="log_uniform, log_both, uniform, adaptive"):
+    with pytest.raises(ConfigError, match="log_uniform, log_both, uniform, adaptive, at_sizes"):
         TopK(torch.zeros(20), schedule="log")
 
 
