@@ -36,7 +36,7 @@ from circuitprune.models.sharding import shard
 from circuitprune.pipelines.memory import forecast_told
 from circuitprune.pipelines.own import check_own, method_of, metric_of
 from circuitprune.pipelines.pairs import make_pairs, spans_in
-from circuitprune.runs.identity import Identity
+from circuitprune.runs.identity import Identity, refuse_another
 from circuitprune.runs.launched import in_step, place, started
 from circuitprune.views.progress import shown
 
@@ -264,14 +264,15 @@ def chosen_edges(setup: Setup) -> Bool[Tensor, " edge"] | None:
     """The edges of the circuit in `attribution.edges`; None for all.
 
     Raises:
-        RunError, GraphError: not a circuit file, or one of another graph.
+        RunError, GraphError: not a circuit file, or one of another graph or another model.
         ConfigError: a circuit without edges.
     """
     path = setup.config.attribution.edges
     if path is None:
         return None
-    mask = Circuit.load(path, setup.gated.graph, setup.gated.ports.n_kv_heads).mask
-    if not mask.any():
+    found = Circuit.load(path, setup.gated.graph, setup.gated.ports.n_kv_heads)
+    refuse_another(path, found, setup.identity.model)
+    if not (mask := found.mask).any():
         raise ConfigError(f"attribution.edges={path} keeps no edge, so there is nothing to score")
     return mask
 

@@ -21,6 +21,7 @@ from circuitprune.pipelines.own import own_hashes
 from circuitprune.pipelines.setup import Setup, make_setup
 from circuitprune.runs.finished import read_frontier
 from circuitprune.runs.frontier import Frontier, Provenance
+from circuitprune.runs.identity import refuse_another
 from circuitprune.runs.together import refuse_several
 
 SAME = 0.01
@@ -97,12 +98,7 @@ def tested_circuit(
     else:
         name, path = Path(file).name, Path(file)
     circuit = Circuit.load(path, found.frontier.graph, setup.gated.ports.n_kv_heads)
-    theirs, ours = circuit.provenance.get("model_fingerprint"), setup.identity.model
-    if theirs not in (None, ours):
-        raise RunError(
-            f"{path} is a circuit of another model: its model_fingerprint is {theirs}, the run's "
-            f"is {ours}; verify it in a run of its own model"
-        )
+    refuse_another(path, circuit, setup.identity.model)
     if not circuit.trim().n_edges:
         raise RunError(
             f"{path} keeps no edge on a path from input to logits, so there is nothing to verify; "

@@ -7,12 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from circuitprune.circuits.circuit import Circuit
 from circuitprune.data.pairs import Example, pairs_hash
+from circuitprune.errors import RunError
 from circuitprune.models.dictionary import Dictionary
 from circuitprune.models.sharding import whole_tensor
 
@@ -64,6 +67,26 @@ class Identity:
     def versions(self) -> dict[str, str]:
         """Versions of everything that could change a number, and the model's fingerprint."""
         return {**installed(), "model_fingerprint": self.model}
+
+
+def refuse_another(path: str | Path, circuit: Circuit, model: str) -> None:
+    """Nothing, unless the file of a circuit says that it is of another model.
+
+    Args:
+        path: The file.
+        circuit: What it holds.
+        model: Fingerprint of the model that it is to be a circuit of.
+
+    Raises:
+        RunError: it does; says both fingerprints.
+    """
+    theirs = circuit.provenance.get("model_fingerprint")
+    if theirs not in (None, model):
+        raise RunError(
+            f"{path} is a circuit of another model: its model_fingerprint is {theirs}, and here it "
+            f"is {model}; take it in a run of its own model, or its edges alone, as `circuitprune "
+            "export --format mib` writes them"
+        )
 
 
 def installed() -> dict[str, str]:

@@ -695,13 +695,21 @@ def test_folders_of_other_things_are_refused(home, tmp_path, name):
             "expected a graph of 2 layers",
         ),
         (["attribution.method=eap", "attribution.edges={empty}"], ConfigError, "keeps no edge"),
+        (
+            ["attribution.method=eap", "attribution.edges={theirs}"],
+            RunError,
+            "of another model: its model_fingerprint is 0123, and here it is",
+        ),
     ],
 )
 def test_a_refusal_writes_nothing(home, tmp_path, overrides, error, words):
     other, empty = tmp_path / "other.json", tmp_path / "empty.json"
     Circuit.from_names(Graph(3, 4, 4), ["input->m0"]).save(other)
     Circuit.from_names(GRAPH, []).save(empty)
-    typed = [o.format(other=other, empty=empty) for o in overrides]
+    theirs = tmp_path / "theirs.json"
+    found, about = Circuit.from_names(GRAPH, ["input->m0"]), {"model_fingerprint": "0123"}
+    replace(found, provenance=about).save(theirs)
+    typed = [o.format(other=other, empty=empty, theirs=theirs) for o in overrides]
     for start in (go, lambda *args: dry_run_attribute(quick_config(home, *args[2:]))):
         with pytest.raises(error, match=words):
             start(home, tmp_path / "run", *typed, f"output_dir={tmp_path / 'run'}")
