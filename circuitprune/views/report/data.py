@@ -38,7 +38,7 @@ from circuitprune.views.report.records import (
 )
 from circuitprune.views.report.sources import sources
 
-MOST_DRAWN = 50_000
+MOST_DRAWN = 20_000
 """Edges of one circuit that a report holds; of a larger circuit, the strongest."""
 
 
