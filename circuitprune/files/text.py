@@ -113,6 +113,8 @@ def show(text: object, error: bool = False) -> None:
         error: To standard error instead of standard output.
     """
     stream = sys.stderr if error else sys.stdout
+    if stream is None:  # closed by whoever started this
+        return
     encoding = stream.encoding or "utf-8"
     print(plain(text).encode(encoding, "backslashreplace").decode(encoding), file=stream)
 

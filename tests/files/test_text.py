@@ -246,3 +246,8 @@ def test_the_first_screen_keeps_a_name_on_its_line(run):
     shown = describe(found)
     assert_clean(shown, markdown=False)
     assert shown.splitlines()[1].startswith("graph")
+
+
+def test_nothing_is_said_where_nobody_listens(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    text.show("a run goes on without a screen")
