@@ -4,9 +4,12 @@ Names of models, folders, tasks and tokens are what others wrote. A terminal wou
 in them, Markdown would make a picture of it.
 """
 
+import os
 import re
 import sys
 from collections.abc import Sequence
+from io import TextIOBase
+from typing import IO
 
 _SPECIAL = re.compile(r"[\\`*<~$|]|\](?=[(\[:])|&(?=[#\w])|(?<!\w)_|_(?!\w)")
 """What Markdown and HTML would take for markup, wherever it stands in a line."""
@@ -116,7 +119,18 @@ def show(text: object, error: bool = False) -> None:
     if stream is None:  # closed by whoever started this
         return
     encoding = stream.encoding or "utf-8"
-    print(plain(text).encode(encoding, "backslashreplace").decode(encoding), file=stream)
+    tell(plain(text).encode(encoding, "backslashreplace").decode(encoding), stream)
+
+
+def tell(line: str, stream: IO[str] | TextIOBase) -> None:
+    """Write a line at once, into a pipe too; into one that nobody reads any more, nothing.
+
+    A run is worth more than its lines: `train | head` goes on to its end.
+    """
+    try:
+        print(line, file=stream, flush=True)
+    except BrokenPipeError:  # what is still in the buffer would raise again when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _code(character: str) -> str:

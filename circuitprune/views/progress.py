@@ -21,7 +21,7 @@ from rich.table import Column
 from rich.text import Text
 
 from circuitprune.engine.progress import Progress, silent
-from circuitprune.files.text import line
+from circuitprune.files.text import line, tell
 from circuitprune.runs.launched import leads
 
 Clock = Callable[[], float]
@@ -138,7 +138,7 @@ class _Lines:
     def tell(self, work: Work) -> None:
         if self.clock() - self.last >= EVERY:
             self.last = self.clock()
-            print(work.line, file=self.console.file, flush=True)
+            tell(work.line, self.console.file)
 
     def close(self) -> None:
         """Nothing is open."""

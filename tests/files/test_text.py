@@ -1,7 +1,10 @@
 """Hostile names at every exit: each page that is written, and the terminal, shows them as text."""
 
 import io
+import os
 import re
+import subprocess
+import sys
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -251,3 +254,17 @@ def test_the_first_screen_keeps_a_name_on_its_line(run):
 def test_nothing_is_said_where_nobody_listens(monkeypatch):
     monkeypatch.setattr("sys.stdout", None)
     text.show("a run goes on without a screen")
+
+
+@pytest.mark.parametrize("error", [False, True])
+def test_a_reader_that_has_left_stops_nobody(error):
+    """`train | head -1`: the pipe is broken, the run goes on and ends well."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    lines = "; ".join(f"text.show('{i}' * 9999, error={error})" for i in range(20))
+    code = f"from circuitprune.files import text; {lines}; text.show('done', error={not error})"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes["stderr" if error else "stdout"] = writing
+    found = subprocess.run([sys.executable, "-c", code], **pipes, text=True, check=False)
+    os.close(writing)
+    assert found.returncode == 0 and (found.stdout or found.stderr) == "done\n"
