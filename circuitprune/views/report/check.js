@@ -17,8 +17,13 @@ function broken(what, why) {
 function misfits(value, schema, place) {
   if (schema.$ref) return misfits(value, SCHEMA.$defs[schema.$ref.replace(/.*\//, "")], place);
   if (schema.anyOf) {
-    const tried = schema.anyOf.map((one) => misfits(value, one, place));
-    return tried.find((wrong) => wrong.length === 0) ?? tried[0];
+    let first = null;
+    for (const one of schema.anyOf) {
+      const wrong = misfits(value, one, place);
+      if (wrong.length === 0) return wrong;
+      first ??= wrong;
+    }
+    return first ?? [];
   }
   if (schema.enum)
     return schema.enum.includes(String(value)) ? [] : [unlike(place, schema.enum, value)];
