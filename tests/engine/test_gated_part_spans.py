@@ -1,5 +1,6 @@
 """The laws of gates on parts at spans: the plain circuit, and hooks at one token."""
 
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -17,13 +18,10 @@ from circuitprune.engine.gated_parts import GatedParts
 from circuitprune.engine.references import References
 from circuitprune.errors import DataError, GraphError
 from engine.test_feature_sites import by_hooks, dictionary
+from engine.test_gated_spans import EXACT, FREE, NAMES, are_the_plain_circuit, random_gates
 
-EXACT = dict(rtol=1e-12, atol=1e-12)
 SINGLE = dict(rtol=1e-6, atol=1e-6)
 """Of norms that Hugging Face computes in float32 whatever the model's type."""
-NAMES = ("head", "middle", "end")
-FREE = tuple(Span(name, (0, 1, 2), True, True) for name in NAMES)
-"""Of which nothing is known: every part has a gate at each."""
 
 
 class Case(NamedTuple):
@@ -71,25 +69,14 @@ def case(request: pytest.FixtureRequest, padded_batch: Pairs):
     gated.release()
 
 
-def random_gates(n: int, seed: int = 0) -> Tensor:
-    return torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def test_equal_gates_are_the_plain_circuit(case: Case) -> None:
-    """Logits, and the gradient: a part's is the sum of those of its gates."""
-    gated, p = GatedPartSpans(case.gated, FREE), case.pairs
-    assert gated.graph.n_edges == 3 * case.gated.graph.n_edges
-    gates = random_gates(case.gated.graph.n_edges).requires_grad_()
-    for last in (None, p.last):
-        plain = case.gated(gates, p.clean, p.mask, case.gated.record(p.corrupt, p.mask), last)
-        own = gates.detach().repeat_interleave(3).requires_grad_()
-        spanned = case.run(gated, own, last)
-        where = slice(None) if last is not None else p.mask
-        assert_close(spanned[where], plain[where], **EXACT)
-        (slope,) = torch.autograd.grad(plain[where].pow(2).sum(), gates)
-        (slopes,) = torch.autograd.grad(spanned[where].pow(2).sum(), own)
-        assert_close(slopes.view(-1, 3).sum(1), slope, rtol=1e-9, atol=1e-9)
-        assert slopes.view(-1, 3).std(1).max() > 1e-3, "every span has the same slope"
+    gated, p, n = GatedPartSpans(case.gated, FREE), case.pairs, case.gated.graph.n_edges
+    assert gated.graph.n_edges == 3 * n
+
+    def plain(gates: Tensor, last: Tensor | None) -> Tensor:
+        return case.gated(gates, p.clean, p.mask, case.gated.record(p.corrupt, p.mask), last)
+
+    are_the_plain_circuit(partial(case.run, gated), plain, n, p)
 
 
 def test_one_part_at_one_token_is_a_hook(case: Case) -> None:

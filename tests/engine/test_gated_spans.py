@@ -1,5 +1,7 @@
 """The laws of gates at spans of positions: against the plain engine, and spelled out by hand."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -21,8 +23,10 @@ from circuitprune.errors import DataError, GraphError
 EXACT = dict(rtol=1e-12, atol=1e-12)
 NAMES = ("head", "middle", "end")
 FREE = tuple(Span(name, (0, 1, 2), True, True) for name in NAMES)
-"""Of which nothing is known: every edge has a gate at each."""
+"""Of which nothing is known: every gate is there at each."""
 SHAPES = ("gpt2", "llama", "gemma2")
+Run = Callable[[Tensor, Tensor | None], Tensor]
+"""Logits from gates, at the last token of each prompt if that is given."""
 
 
 class Case(NamedTuple):
@@ -78,21 +82,28 @@ def random_gates(n: int, seed: int = 0) -> Tensor:
     return torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_equal_gates_are_the_plain_circuit(case: Case) -> None:
-    """Logits, and the gradient: an edge's is the sum of those of its gates."""
-    gated, p = GatedSpans(case.gated, FREE), case.pairs
-    assert gated.graph.n_edges == 3 * case.gated.graph.n_edges
-    gates = random_gates(case.gated.graph.n_edges).requires_grad_()
+def are_the_plain_circuit(spanned: Run, plain: Run, n: int, p: Pairs) -> None:
+    """Of three gates alike for each of n: logits, and the gradient, whose sum is the one gate's."""
+    gates = random_gates(n).requires_grad_()
     for last in (None, p.last):
-        plain = case.gated(gates, p.clean, p.mask, case.ablated(), last)
-        own = gates.detach().repeat_interleave(3).requires_grad_()
-        spanned = case.run(gated, own, last)
         where = slice(None) if last is not None else p.mask
-        assert_close(spanned[where], plain[where], **EXACT)
-        (slope,) = torch.autograd.grad(plain[where].pow(2).sum(), gates)
-        (slopes,) = torch.autograd.grad(spanned[where].pow(2).sum(), own)
+        own = gates.detach().repeat_interleave(3).requires_grad_()
+        found, expected = spanned(own, last)[where], plain(gates, last)[where]
+        assert_close(found, expected, **EXACT)
+        (slope,) = torch.autograd.grad(expected.pow(2).sum(), gates)
+        (slopes,) = torch.autograd.grad(found.pow(2).sum(), own)
         assert_close(slopes.view(-1, 3).sum(1), slope, rtol=1e-9, atol=1e-9)
         assert slopes.view(-1, 3).std(1).max() > 1e-3, "every span has the same slope"
+
+
+def test_equal_gates_are_the_plain_circuit(case: Case) -> None:
+    gated, p, n = GatedSpans(case.gated, FREE), case.pairs, case.gated.graph.n_edges
+    assert gated.graph.n_edges == 3 * n
+
+    def plain(gates: Tensor, last: Tensor | None) -> Tensor:
+        return case.gated(gates, p.clean, p.mask, case.ablated(), last)
+
+    are_the_plain_circuit(partial(case.run, gated), plain, n, p)
 
 
 def test_gates_of_each_span_are_spelled_out_by_hand(case: Case) -> None:
