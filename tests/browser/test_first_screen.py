@@ -19,6 +19,8 @@ ASKED = {
 """Verdicts by section; the last is for an evidence that a version may not have."""
 KNOWN = [name for name in ASKED if name in Sections.__dataclass_fields__]
 WORDS = {"pass": "passes", "fail": "fails", "undecided": "undecided"}
+BELOW = "#drawing .node, #plots svg, #tests article, #examples article, #settings *, #width option"
+"""Something of each section that lies below it."""
 CUT = """([picture, within]) => {
     const frame = document.querySelector(within).getBoundingClientRect();
     return [...document.querySelectorAll(`${picture} .node rect, ${picture} .edge`)].filter((x) => {
@@ -138,3 +140,46 @@ def test_evidence_of_another_circuit_says_of_which(view, judged, tmp_path):
     assert view.text("#strip-note code") == "circuitprune verify RUN"
     assert "not verified yet" in view.text('[data-verdict="completeness"]')
     assert view.text("#sentence").endswith("is not measured yet.")
+
+
+# ---------------------------------------------------------------- first what is seen first
+
+
+@pytest.fixture
+def unpainted(view, judged):
+    """A tab in which nothing is ever painted, so that only the first screen is drawn."""
+    view.page.add_init_script("window.requestAnimationFrame = () => 0")
+    return view.begin(judged / "report.html")
+
+
+def test_the_first_screen_is_there_before_what_lies_below_it(unpainted, judged):
+    assert unpainted.text("#sentence") and unpainted.page.locator("#strip li").count() == len(KNOWN)
+    assert unpainted.edges(".edge", "#overview") == drawn(loaded(judged))
+    assert unpainted.page.locator("#example .token").count() and unpainted.text("#cards")
+    assert unpainted.page.locator(BELOW).count() == 0
+    assert unpainted.page.locator("main[aria-busy=true]").count() == 1
+
+
+@pytest.mark.parametrize("how", ["print", "verdict", "node"])
+def test_what_lies_below_is_drawn_where_it_is_needed_at_once(unpainted, how):
+    if how == "print":
+        unpainted.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    elif how == "verdict":
+        unpainted.page.locator('[data-verdict="minimality"] a').click()
+        assert unpainted.page.evaluate("document.activeElement.id") == "evidence-minimality"
+    else:
+        unpainted.page.locator('#overview [data-node="m2"]').click()
+        assert unpainted.text("#node h3").startswith("m2")
+    assert unpainted.page.locator("main[aria-busy]").count() == 0
+    for part in BELOW.split(", "):
+        assert unpainted.page.locator(part).count() > 0, part
+
+
+def test_a_page_opened_at_a_section_or_loaded_again_stays_there(view, judged):
+    top = "document.querySelector('#evidence-minimality').getBoundingClientRect().top"
+    view.begin(judged / "report.html", "#evidence-minimality")
+    assert view.page.evaluate(top) == pytest.approx(0, abs=60)
+    view.open(judged / "report.html")
+    view.page.evaluate("document.querySelector('#evidence-minimality').scrollIntoView()")
+    view.page.reload()
+    assert view.page.evaluate(top) == pytest.approx(0, abs=60)

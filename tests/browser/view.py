@@ -45,7 +45,13 @@ class View:
     # ------------------------------------------------------------ opening
 
     def open(self, report: Path, fragment: str = "") -> "View":
-        """Loads the file anew, at this place of it."""
+        """Loads the file anew, at this place of it, until all of it is drawn."""
+        self.begin(report, fragment)
+        self.page.locator("main:not([aria-busy])").wait_for()
+        return self
+
+    def begin(self, report: Path, fragment: str = "") -> "View":
+        """The same until its first screen is drawn."""
         self.own = report.as_uri()
         self.page.goto("about:blank")
         self.page.goto(self.own + fragment)

@@ -85,6 +85,24 @@ class Picture {
    * @param {(id: string) => string} [what.mark] class of a node's box
    */
   show(what) {
+    const before = this.plan;
+    this.lay(what);
+    this.put(before);
+  }
+
+  /** Shows the first of several forms whose letters can be read where all of it has to fit. */
+  showFirst(forms) {
+    const before = this.plan;
+    this.forms = forms;
+    if (!forms.some((form) => this.lay(form))) {
+      const { width, height } = this.fit?.() ?? this.plan; // letters are too small: use all the width
+      this.lay({ ...forms[forms.length - 1], room: (width * this.plan.height) / height });
+    }
+    this.put(before);
+  }
+
+  /** Finds places for all of it without drawing anything, and says whether its letters can be read. */
+  lay(what) {
     this.what = {
       all: false,
       hidden: NONE,
@@ -94,25 +112,28 @@ class Picture {
       mark: () => "",
       ...what,
     };
-    const { curves, used, all, hidden, collapsed, tags, tight } = this.what;
-    this.curves = curves;
-    const many = curves.length > MOST_ELEMENTS;
+    this.curves = this.what.curves;
     this.room = this.roomNow();
-    const links = many ? [] : curves;
-    const before = this.plan;
     this.plan = planOf({
-      used,
-      all,
-      hidden,
-      collapsed,
-      tags,
-      links,
-      tight,
+      ...this.what,
+      links: this.isPainted() ? [] : this.curves,
       room: this.what.room ?? this.room,
       spread: this.what.room > 0,
     });
-    route(this.plan, curves, !many);
-    this.touching = new Map([...this.plan.nodes.keys()].map((id) => [id, { into: [], out: [] }]));
+    return 12 * this.scaleNow() >= SMALLEST;
+  }
+
+  /** Whether there are too many curves for elements. */
+  isPainted() {
+    return this.curves.length > MOST_ELEMENTS;
+  }
+
+  /** Draws what was laid, with the view of what was seen `before`. */
+  put(before) {
+    const { curves, plan } = this,
+      many = this.isPainted();
+    route(plan, curves, !many);
+    this.touching = new Map([...plan.nodes.keys()].map((id) => [id, { into: [], out: [] }]));
     for (const curve of curves) {
       this.edgesAt(curve.from).out.push(curve);
       this.edgesAt(curve.to).into.push(curve);
@@ -120,20 +141,9 @@ class Picture {
     this.resize();
     this.fill(many);
     const { x, y, k } = this.view;
-    const rate = { x: this.plan.width / before.width, y: this.plan.height / before.height };
+    const rate = { x: plan.width / before.width, y: plan.height / before.height };
     this.look(k > 1 ? { x: x * rate.x, y: y * rate.y, k } : this.whole());
-    this.paint.show(many ? curves.map((curve) => this.stroke(curve)) : [], this.plan, this.view);
-  }
-
-  /** Shows the first of several forms whose letters can be read where all of it has to fit. */
-  showFirst(forms) {
-    this.forms = forms;
-    for (const form of forms) {
-      this.show(form);
-      if (!this.svg.parentNode.classList.contains("unlettered")) return;
-    }
-    const { width, height } = this.fit?.() ?? this.plan; // letters are too small: use all the width
-    this.show({ ...forms[forms.length - 1], room: (width * this.plan.height) / height });
+    this.paint.show(many ? curves.map((curve) => this.stroke(curve)) : [], plan, this.view);
   }
 
   fill(many) {
@@ -327,13 +337,18 @@ class Picture {
     return Math.max(300, Math.round(room || 1000));
   }
 
-  /** As large as it is planned, or smaller if all of it is to fit. */
+  /** How much smaller than planned it is drawn so that its width, or all of it, fits. */
+  scaleNow() {
+    const { width, height } = this.plan,
+      most = this.fit?.();
+    return most
+      ? Math.min(1.25, most.width / width, most.height / height)
+      : Math.min(1, this.roomNow() / width);
+  }
+
   resize() {
     const { width, height } = this.plan,
-      most = this.fit ? this.fit() : null,
-      scale = most
-        ? Math.min(1.25, most.width / width, most.height / height)
-        : Math.min(1, this.roomNow() / width);
+      scale = this.scaleNow();
     this.svg.style.width = `${Math.floor(width * scale)}px`;
     this.svg.style.aspectRatio = `${width} / ${height}`;
     this.svg.parentNode.style.width = "fit-content";

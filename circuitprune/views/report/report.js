@@ -336,16 +336,33 @@ const picture = new Picture(byId("drawing"), {
   moved: rememberSoon,
   drawn: () => mark(),
 });
-byId("size").max = String(DATA.circuits.length - 1);
-for (const column of Object.keys(WIDTHS).filter((c) => DATA.edges[c]))
-  byId("width").append(make("option", { value: column }, WIDTHS[column]));
-showSummary();
-showFrontier(choose);
-showEvidence();
-showPairs();
-showSettings();
+
+// ---------------------------------------------------------------- first what is seen first
+
+/** Draws all below the first screen, once. */
+function showRest() {
+  const page = document.querySelector("main");
+  if (!page?.hasAttribute("aria-busy")) return;
+  page.removeAttribute("aria-busy");
+  byId("size").max = String(DATA.circuits.length - 1);
+  for (const column of Object.keys(WIDTHS).filter((c) => DATA.edges[c]))
+    byId("width").append(make("option", { value: column }, WIDTHS[column]));
+  showFrontier(choose);
+  showEvidence();
+  showPairs();
+  showSettings();
+  listen();
+  listenComparison();
+  showAll();
+}
+
 recall();
+showSummary();
 showOverview();
-listen();
-listenComparison();
-showAll();
+window.addEventListener("beforeprint", showRest);
+window.addEventListener("click", showRest, true); // it may lead there
+const [visit] = performance.getEntriesByType("navigation");
+// opened at its top, a page shows that before it draws the rest; elsewhere the rest is what is seen
+if (location.hash || /** @type {PerformanceNavigationTiming} */ (visit).type !== "navigate")
+  showRest();
+else requestAnimationFrame(() => setTimeout(showRest));
