@@ -118,8 +118,9 @@ class PartGraph(Graph):
         return values
 
     def same_edges(self, other: Graph) -> bool:
-        """Whether a flat vector over the parts means the same in both."""
-        return replace(self, d_model=0, coupled=False) == replace(other, d_model=0, coupled=False)
+        """Whether a flat vector over the parts means the same in both; see the class."""
+        unasked = dict(d_model=0, coupled=False, n_kv_readers=1)
+        return replace(self, **unasked) == replace(other, **unasked)
 
     def describe(self) -> str:
         """One line with the sizes, for messages."""

@@ -1,4 +1,4 @@
-"""What a circuit's file says of what gates stand on, where that is not whole edges."""
+"""What files say of what gates stand on: parts, spans, or, where they say nothing, whole edges."""
 
 from dataclasses import asdict
 from typing import TypeVar, cast
@@ -12,6 +12,9 @@ from circuitprune.files.records import from_json
 
 PARTED = 1_000_000
 """Things that are cut into parts, in one file: far more than a model has nodes."""
+
+GATES = ("level", "cuts", "spans")
+"""Fields of a graph that say what gates stand on; all others are the model's sizes."""
 
 Listed = TypeVar("Listed")
 """What a file lists."""
@@ -31,6 +34,23 @@ def has_parts(own: object) -> bool:
     """Whether a file's own key says that gates stand on parts, or are at spans."""
     said = own.get("graph") if isinstance(own, dict) else None
     return isinstance(said, dict) and bool({"cuts", "spans"} & said.keys())
+
+
+def read_graph(said: object, at: str) -> Graph:
+    """The graph of a file of scores or gates, from its fields as `asdict` gives them.
+
+    Args:
+        said: The fields: sizes and, where gates are not on whole edges, `level`, `cuts`, `spans`.
+        at: What to call it in a message.
+
+    Raises:
+        RunError: no such fields, or of no graph that there can be.
+    """
+    sizes = {k: v for k, v in said.items() if k not in GATES} if isinstance(said, dict) else said
+    try:
+        return of_gates(from_json(Graph, sizes, at), {"graph": said})
+    except GraphError as error:
+        raise RunError(f"{at} is damaged: {error}") from error
 
 
 def of_gates(graph: Graph, own: object) -> Graph:
@@ -58,5 +78,5 @@ def _cut(graph: Graph, cuts: object, level: object) -> PartGraph:
 def _listed(kind: type[Listed], values: object, what: str, most: int) -> tuple[Listed, ...]:
     """Records in a list of a file."""
     if not isinstance(values, list) or len(values) > most:
-        raise GraphError(f"{what} of the circuit must stand in a list of at most {most:,}")
-    return tuple(from_json(kind, value, f"{what} of the circuit") for value in values)
+        raise GraphError(f"{what} must stand in a list of at most {most:,}")
+    return tuple(from_json(kind, value, what) for value in values)

@@ -1,4 +1,4 @@
-"""How far scores of the same edges agree, whichever files they lie in."""
+"""How far scores of the same edges, or of the same parts, agree, whichever files they lie in."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ from circuitprune.attribution.methods import METHODS, has_signs
 from circuitprune.circuits.agreement import sign_agreement, spearman, top_overlap
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.standing import read_graph
 from circuitprune.errors import GraphError, MetricError
-from circuitprune.files.records import from_json
 from circuitprune.files.tensors import noted, taken
 from circuitprune.files.text import counted, line
 from circuitprune.files.whole import read_tensors
 from circuitprune.runs.manifest import check_seal
+from circuitprune.runs.together import refuse_several
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,11 @@ def load_scores(path: str | Path) -> ScoreFile:
     alone, shifted so that the last edge scores 0. A circuit file knows its kept edges only.
 
     Raises:
-        RunError, GraphError: no such file, a damaged one, one without scores, or a run that has
-            changed since it was finished.
+        RunError, GraphError: no such file, a damaged one, one without scores, a run over several
+            tasks, or one that has changed since it was finished.
     """
     path = Path(path)
+    refuse_several(path if path.is_dir() else path.parent)
     check_seal(path)
     file = path / "scores.safetensors" if path.is_dir() else path
     if file.suffix != ".safetensors":
@@ -102,7 +104,7 @@ def _method(said: object) -> str | None:
 
 def _graph(file: Path, notes: dict[str, str]) -> Graph | None:
     said = noted(file, notes, "graph")
-    return None if said is None else from_json(Graph, said, f"{file}, its graph,")
+    return None if said is None else read_graph(said, f"{file}, its graph,")
 
 
 def align(a: ScoreFile, b: ScoreFile) -> tuple[Float[Tensor, " edge"], Float[Tensor, " edge"]]:
@@ -128,9 +130,11 @@ def align(a: ScoreFile, b: ScoreFile) -> tuple[Float[Tensor, " edge"], Float[Ten
         return _grouped(b.graph, a), y
     if b.graph.same_edges(a.graph.ungrouped()):
         return x, _grouped(a.graph, b)
+    theirs, ours = a.graph.describe(), b.graph.describe()
+    alike = ", which are alike in number alone" if theirs == ours else ""
     raise GraphError(
-        f"{a.name} scores {a.graph.describe()}, {b.name} {b.graph.describe()}; only scores of one "
-        "model can be compared"
+        f"{a.name} scores {theirs}, {b.name} {ours}{alike}; only scores of the same edges, or of "
+        "the same parts, at the same spans, can be compared"
     )
 
 
@@ -192,7 +196,8 @@ def comparison(paths: Sequence[str | Path], top: float = 0.05) -> str:
     pairs = [[_pair(a, b) for b in loaded] for a in loaded]
     legend = "\n".join(f"{i}  {line(one.name)}: {one.read}" for i, one in enumerate(loaded, 1))
     if len(loaded) == 2:
-        return f"{legend}\n\n{_list(pairs[0][1], top)}"
+        unit = next((one.graph.unit for one in loaded if one.graph is not None), "edge")
+        return f"{legend}\n\n{_list(pairs[0][1], unit, top)}"
     return "\n\n".join([legend, *(_matrix(name, pairs, top) for name in MEASURES)])
 
 
@@ -200,10 +205,10 @@ def _pair(a: ScoreFile, b: ScoreFile) -> Aligned:
     return Aligned(*align(a, b), not (a.magnitudes or b.magnitudes))
 
 
-def _list(pair: Aligned, top: float) -> str:
+def _list(pair: Aligned, unit: str, top: float) -> str:
     n = int((~(pair.a.isnan() | pair.b.isnan())).sum())
     rows = [f"{_title(name, top):28}{_shown(name, pair, top)}" for name in MEASURES]
-    return "\n".join([f"{'edges compared':28}{n:,} of {len(pair.a):,}", *rows])
+    return "\n".join([f"{f'{unit}s compared':28}{n:,} of {len(pair.a):,}", *rows])
 
 
 def _matrix(name: str, pairs: list[list[Aligned]], top: float) -> str:

@@ -16,6 +16,9 @@ from report_runs import GROUPED, make_run
 
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.part_graph import Cut, part_graph
+from circuitprune.circuits.part_spans import at_spans
+from circuitprune.circuits.span_graph import Span
 from circuitprune.config import RunConfig
 from circuitprune.data.foreign import Wanted, convert_pairs
 from circuitprune.data.tasks.jsonl import read_pairs
@@ -151,6 +154,14 @@ def learned(folder: Path) -> Path:
     notes = {"learner": "topk", "graph": json.dumps(asdict(GRAPH))}
     write_tensors(run_folder(folder) / "gates.safetensors", {"ranking": ranking}, notes)
     return folder / "gates.safetensors"
+
+
+def scores_at_spans(folder: Path) -> Path:
+    cuts = Cut("input", 0), Cut("m0", 3, "neuron", 2)
+    graph = at_spans(part_graph(GRAPH, "neuron", cuts), [Span("end", (0,), True, True)])
+    tensors, notes = {"scores": torch.zeros(graph.n_edges)}, {"graph": json.dumps(asdict(graph))}
+    write_tensors(folder / "scores.safetensors", tensors, notes)
+    return folder / "scores.safetensors"
 
 
 def acdc_state(folder: Path) -> Path:
@@ -427,6 +438,7 @@ PARSERS: dict[str, Parser] = {
         in_run("scores.safetensors"), each(load_scores, in_folder(each(ranked, report))), of_tensors
     ),
     "gates": Parser(learned, each(load_scores, in_folder(ranked)), of_tensors),
+    "scores of parts at spans": Parser(scores_at_spans, load_scores, of_tensors),
     "scores of a run that goes on": Parser(scoring_file, in_setup, of_tensors),
     "shard": Parser(shard, in_folder(shards), of_tensors),
     "ACDC": Parser(acdc_state, lambda p: AcdcState.load(p, GRAPH, 0.1, "kl", "f"), of_tensors),

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -10,12 +10,21 @@ from scipy.stats import spearmanr
 
 from circuitprune.circuits.circuit import Circuit
 from circuitprune.circuits.graph import Graph
+from circuitprune.circuits.part_graph import Cut, part_graph
+from circuitprune.circuits.part_spans import at_spans
+from circuitprune.circuits.span_graph import Span, SpanGraph
 from circuitprune.errors import GraphError, MetricError, RunError
 from circuitprune.files.whole import write_tensors
 from circuitprune.pipelines.compare_scores import ScoreFile, align, comparison, load_scores
 
 GROUPED = Graph(2, 4, 2, d_model=8)
 WHOLE = GROUPED.ungrouped()
+CUTS = Cut("input", 0), Cut("a0.h1", 2), Cut("m0", 5, "neuron", 4)
+SPANS = [Span("S", (0,), True, False), Span("end", (0, 1), False, True)]
+NODES = part_graph(GROUPED, "node", tuple(Cut(name, i) for i, name in enumerate(GROUPED.writers)))
+NEURONS = part_graph(GROUPED, "neuron", CUTS)
+STANDING = [NODES, NEURONS, at_spans(GROUPED, SPANS), at_spans(NEURONS, SPANS)]
+"""Graphs whose gates do not stand on whole edges."""
 
 
 def random_scores(n: int, seed: int) -> torch.Tensor:
@@ -47,7 +56,7 @@ def known(found):
 def shown(text: str) -> list[str]:
     """The last word of each measure's line, for two files."""
     legend, table = text.split("\n\n")
-    assert len(legend.splitlines()) == 2 and table.startswith("edges compared")
+    assert len(legend.splitlines()) == 2 and re.match(r"\w+ compared ", table)
     return [line.split()[-1] for line in table.splitlines()[1:]]
 
 
@@ -237,6 +246,73 @@ def test_different_graphs_are_refused(tmp_path, with_graph):
         comparison([a, b])
     assert str(a) in str(caught.value) and str(b) in str(caught.value)
     assert "82 edges" in str(caught.value) and f"{other.n_edges} edges" in str(caught.value)
+
+
+@pytest.mark.parametrize("graph", STANDING, ids=lambda graph: graph.describe())
+def test_scores_of_parts_and_at_spans_are_compared(tmp_path, graph):
+    """Those of a run of that level, and what it learned, with the numbers that scipy gives."""
+    a, b = random_scores(graph.n_edges, 0), random_scores(graph.n_edges, 1)
+    files = [save(tmp_path / f"{n}.safetensors", s, graph) for n, s in (("a", a), ("b", b))]
+    assert load_scores(files[0]).graph == graph
+    text = comparison(files)
+    unit = "edge" if type(graph) is SpanGraph else "node" if graph is NODES else "part"
+    assert re.search(rf"^{unit}s compared +{len(a)} of {len(a)}$", text, re.MULTILINE)
+    signed, magnitude, _, same = numbers(text)
+    assert signed == pytest.approx(spearmanr(a, b).statistic, abs=1e-4)
+    assert magnitude == pytest.approx(spearmanr(a.abs(), b.abs()).statistic, abs=1e-4)
+    assert same == pytest.approx(((a > 0) == (b > 0)).double().mean().item(), abs=1e-4)
+    notes = {"learner": "topk", "graph": graph_note(graph)}
+    write_tensors(tmp_path / "gates.safetensors", {"ranking": a}, notes)
+    assert load_scores(tmp_path / "gates.safetensors").graph == graph
+
+
+@pytest.mark.parametrize("theirs", STANDING, ids=lambda graph: graph.describe())
+def test_scores_of_other_things_are_refused_by_what_they_are(tmp_path, theirs):
+    a = save(tmp_path / "a.safetensors", random_scores(GROUPED.n_edges, 0), GROUPED)
+    b = save(tmp_path / "b.safetensors", random_scores(theirs.n_edges, 1), theirs)
+    with pytest.raises(GraphError, match="only scores of the same edges, or of the same") as caught:
+        comparison([a, b])
+    assert f"{a} scores {GROUPED.describe()}, {b} {theirs.describe()};" in str(caught.value)
+
+
+def test_scores_that_are_alike_in_number_alone_are_refused(tmp_path):
+    graphs = [
+        part_graph(GROUPED, "neuron", (*CUTS[:2], Cut(f"m{i}", 5, "neuron", 4))) for i in (0, 1)
+    ]
+    a, b = (
+        save(tmp_path / f"{i}.safetensors", random_scores(one.n_edges, i), one)
+        for i, one in enumerate(graphs)
+    )
+    with pytest.raises(GraphError, match="alike in number alone"):
+        comparison([a, b])
+
+
+@pytest.mark.parametrize("graph", [NODES, at_spans(NODES, SPANS)], ids=["nodes", "at spans"])
+def test_nodes_are_the_same_however_keys_and_values_are_counted(graph):
+    other = replace(graph, n_kv_readers=4)
+    assert other != graph and other.same_edges(graph) and graph.same_edges(other)
+    scores = [
+        ScoreFile(str(i), random_scores(graph.n_edges, i), g) for i, g in enumerate((graph, other))
+    ]
+    for found, one in zip(align(*scores), scores, strict=True):
+        assert torch.equal(found, one.values)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"cuts": 3},
+        {"level": "edge"},
+        {"cuts": [{"of": "m0", "writer": 99}]},
+        {"spans": []},
+        {"x": 1},
+    ],
+)
+def test_a_graph_that_cannot_be_is_damaged(tmp_path, damage):
+    said = json.dumps({**asdict(NEURONS), **damage})
+    write_tensors(tmp_path / "odd.safetensors", {"scores": torch.zeros(6)}, {"graph": said})
+    with pytest.raises(RunError, match="its graph, is damaged"):
+        load_scores(tmp_path / "odd.safetensors")
 
 
 def test_files_without_scores_are_refused(tmp_path):

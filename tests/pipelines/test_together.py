@@ -20,6 +20,7 @@ from circuitprune.errors import ConfigError, RunError
 from circuitprune.files.records import from_json
 from circuitprune.files.whole import read_json, read_tensors
 from circuitprune.pipelines.compare import compare
+from circuitprune.pipelines.compare_scores import load_scores
 from circuitprune.pipelines.learned_together import learn_together
 from circuitprune.pipelines.part_edges import edges_of_run
 from circuitprune.pipelines.refine import refine_run
@@ -364,9 +365,11 @@ def test_a_damaged_file_is_refused_by_name(run, tmp_path, damage):
 
 
 def test_commands_for_one_task_name_those_inside(run):
-    for command in (load_found, verify_run, refine_run, edges_of_run):
+    for command in (load_found, verify_run, refine_run, edges_of_run, load_scores):
         with pytest.raises(RunError, match=r"over several tasks; give one of them: \S+/a, \S+/b"):
             command(run)
+    with pytest.raises(RunError, match=r"over several tasks; give one of them"):
+        load_scores(run / "gates.safetensors")  # those of all tasks at once
     assert [one.name for one in report_data([run]).runs] == ["a", "b"]
     assert report_data([run]) == report_data([run / "a", run / "b", run / "compare.json"])
 
