@@ -119,8 +119,10 @@ class PartGraph(Graph):
 
     def same_edges(self, other: Graph) -> bool:
         """Whether a flat vector over the parts means the same in both; see the class."""
-        unasked = dict(d_model=0, coupled=False, n_kv_readers=1)
-        return replace(self, **unasked) == replace(other, **unasked)
+        ours, theirs = (
+            replace(one, d_model=0, coupled=False, n_kv_readers=1) for one in (self, other)
+        )
+        return ours == theirs
 
     def describe(self) -> str:
         """One line with the sizes, for messages."""

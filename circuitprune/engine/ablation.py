@@ -8,13 +8,14 @@ from typing import Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.optimal import optimal_constants
 from circuitprune.engine.recording import record_writers
 from circuitprune.errors import ConfigError, DataError
 from circuitprune.files.text import counted
+from circuitprune.models.norms import without_epsilon
 from circuitprune.models.ports import Ports
 
 Record = Callable[..., Float[Tensor, "writer batch pos d_model"]]
@@ -28,8 +29,8 @@ class StackedWriters:
     so the joined whole, as large as the engine's own buffer, never exists.
 
     Args:
-        examples: `[writer, length, d_model]` each; shorter ones are padded with zeros, which
-            nothing real reads.
+        examples: `[writer, length, d_model]` each; shorter ones go on as they end, which nothing
+            real reads: zeros are nothing that a norm without epsilon has a value for.
         n_pos: Length of the batch.
     """
 
@@ -54,7 +55,7 @@ class StackedWriters:
             return torch.stack(parts, dim=1, out=out)
         for i, part in enumerate(parts):
             out[:, i, : part.shape[1]] = part
-            out[:, i, part.shape[1] :] = 0
+            out[:, i, part.shape[1] :] = part[:, -1:]
         return out
 
 
@@ -154,15 +155,16 @@ class Resample:
         self.rows = rows / max(1, rows.shape[1] - 1) ** 0.5
 
     def __call__(self, batch: Batch) -> Float[Tensor, "writer batch pos d_model"]:
-        """A draw for each example and position; zeros on padding."""
+        """A draw for each example and position; padding goes on as the last one."""
         n_writers, n_rows, d_model = self.rows.shape
         n_batch, n_pos = batch.clean.shape
-        out: Tensor = self.rows.new_zeros(n_writers, n_batch, n_pos, d_model)
+        out: Tensor = self.rows.new_empty(n_writers, n_batch, n_pos, d_model)
         for row in range(n_batch):
             length = int(batch.last[row]) + 1
             noise = torch.randn(n_writers, length, n_rows, generator=self._generator(batch, row))
             drawn = torch.bmm(noise.to(self.rows), self.rows)
             out[:, row, :length] = self.mean[:, None] + drawn
+            out[:, row, length:] = out[:, row, length - 1 : length]
         return out
 
     def _generator(self, batch: Batch, row: int) -> torch.Generator:
@@ -194,13 +196,14 @@ def make_ablation(
         shape: Things recorded, and their width.
 
     Raises:
-        ConfigError: an unknown kind.
+        ConfigError: an unknown kind, or `zero` in a model whose norms have no value for nothing.
         DataError: no reference set, for a kind that needs one.
     """
     record = record or partial(record_writers, ports)
     if kind == "patch":
         return Patch(record)
     if kind == "zero":
+        _refuse_nothing(ports.model)
         shape = shape or (ports.graph.n_writers, ports.graph.d_model)
         return Constant(
             kind, torch.zeros(shape, dtype=ports.model.dtype, device=ports.model.device)
@@ -219,6 +222,16 @@ def make_ablation(
         return Resample(mean, rows)
     spread = rows.pow(2).mean(dim=(1, 2)).sqrt()
     return Constant(kind, optimal_constants(ports, reference, mean, spread))
+
+
+def _refuse_nothing(model: nn.Module) -> None:
+    """Nothing, unless the model has no value where a reader reads nothing, as under `zero`."""
+    if name := without_epsilon(model):
+        raise ConfigError(
+            f"ablation=zero leaves a reader whose edges are all cut nothing to read, and for that "
+            f"the model has no value: the epsilon of its norm {name} is 0; take ablation=mean, "
+            "resample or patch"
+        )
 
 
 def _mean_and_rows(

@@ -8,7 +8,7 @@ from circuitprune.engine.ablation import ABLATIONS
 from circuitprune.engine.evaluation import Examples, evaluate_each, evaluate_full_each
 from circuitprune.engine.progress import told
 from circuitprune.engine.references import References
-from circuitprune.errors import DataError, GraphError
+from circuitprune.errors import ConfigError, DataError, GraphError
 from circuitprune.evidence.bootstrap import Bootstrap, Estimate, spell
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.faithfulness import BAND, Numbers, Yardstick, verdict
@@ -61,8 +61,9 @@ def cross_ablation(case: Case) -> CrossAblation:
     """The same circuit where cut edges carry something else: `patch`, `mean`, ..., each in turn.
 
     Each kind has its own empty model, so faithfulness is between that and the full model. Means
-    are over the training pairs. A kind that these cannot give (prompts longer than all of them)
-    has an `error` instead of numbers.
+    are over the training pairs. A kind that these cannot give (prompts longer than all of them),
+    or for which the model has no value (`zero` where its norms have no epsilon), has an `error`
+    instead of numbers.
 
     Raises:
         GraphError: gates at spans that were told apart under `patch`.
@@ -80,7 +81,7 @@ def cross_ablation(case: Case) -> CrossAblation:
     for kind in told(ABLATIONS, case.watch("", "ablations")):
         try:
             kinds[kind] = _under(case, kind, bootstrap, full)
-        except DataError as error:
+        except (DataError, ConfigError) as error:
             kinds[kind] = AblationError(str(error))
     known = {k: v for k, v in kinds.items() if isinstance(v, AblationNumbers)}
     return CrossAblation(

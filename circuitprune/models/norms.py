@@ -84,7 +84,7 @@ class ClosedNorm:
         weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
         self.gain = _stated((up - down) / 2 * signs, weight, 1.0)
         self.shift = _stated((up + down) / 2, bias, 0.0)
-        self.epsilon = _epsilon(module)
+        self.epsilon = _epsilon(module) or 0.0
         self.centred = False
         self.is_known = self.is_true()
         if not self.is_known:
@@ -145,7 +145,7 @@ def closed_form(module: nn.Module) -> ClosedNorm | None:
         return None
     weight, shape = getattr(module, "weight", None), getattr(module, "normalized_shape", None)
     width = weight.shape if isinstance(weight, Tensor) else shape
-    if width is None or len(width) != 1 or not _epsilon(module):
+    if width is None or len(width) != 1 or _epsilon(module) is None:
         return None
     norm = ClosedNorm(module, width[0])
     return norm if norm.is_known else None
@@ -250,6 +250,12 @@ def known_norm(norm: nn.Module) -> ClosedNorm:
     return form
 
 
+def without_epsilon(model: nn.Module) -> str | None:
+    """The first norm of a model that adds nothing to the variance, so that 0 is divided by 0."""
+    norms = ((name, one) for name, one in model.named_modules() if "Norm" in type(one).__name__)
+    return next((name for name, one in norms if _said_epsilon(one) == 0), None)
+
+
 def _stated(
     measured: Float[Tensor, " d_model"], stored: Tensor | None, without: float
 ) -> Tensor | None:
@@ -266,19 +272,26 @@ def _stated(
 _EPSILONS = ("variance_epsilon", "eps", "norm_eps", "epsilon")
 
 
-def _epsilon(module: nn.Module) -> float:
-    """What a norm adds to the variance; measured, on a short vector, where it does not say."""
-    stated = (getattr(module, name, None) for name in _EPSILONS)
-    found = next((float(one) for one in stated if one), 0.0)
-    if found or "Norm" not in type(module).__name__:
+def _epsilon(module: nn.Module) -> float | None:
+    """What a norm adds to the variance; measured, on a short vector, where it does not say.
+
+    0 is a number as any other: such a norm has no value for a vector without variance, whoever
+    computes it. None: it does not say, and has weights, beside which it cannot be measured.
+    """
+    found, shape = _said_epsilon(module), getattr(module, "normalized_shape", None)
+    if found is not None or "Norm" not in type(module).__name__:
         return found
-    shape = getattr(module, "normalized_shape", None)
     if shape is None or getattr(module, "weight", None) is not None:
-        return 0.0
+        return None
     signs = torch.ones(shape)
     signs[1::2] = -1.0
     ratio = module(1e-3 * signs)[0] / module(1e4 * signs)[0]
     return float(1e-6 / ratio.square() - 1e-6)
+
+
+def _said_epsilon(module: nn.Module) -> float | None:
+    stated = (getattr(module, name, None) for name in _EPSILONS)
+    return next((float(one) for one in stated if isinstance(one, float | int)), None)
 
 
 def _precise(x: Tensor) -> torch.dtype:

@@ -1,5 +1,7 @@
 """What cut edges carry, against loops over single tokens of untouched Hugging Face runs."""
 
+from copy import deepcopy
+
 import pytest
 import reference
 import torch
@@ -9,10 +11,13 @@ from torch.testing import assert_close
 from circuitprune.attribution import eap
 from circuitprune.data.pairs import Batch
 from circuitprune.engine.ablation import ABLATIONS, Ablation, make_ablation
+from circuitprune.engine.evaluation import evaluate
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.recording import record_writers
 from circuitprune.engine.references import References
+from circuitprune.engine.selfcheck import self_check
 from circuitprune.errors import ConfigError, DataError
+from circuitprune.metrics import logit_diff
 
 LENGTHS = [[5, 7, 4], [2], [9, 9, 6, 8], [3, 1]]
 """Of the reference set's batches: the longest is not the first.
@@ -191,3 +196,50 @@ def test_scores_of_every_kind_are_minus_the_gate_gradient(
     scores = eap(References(gated, ablation), [batch], metric)
     assert_close(-scores, expected, **tolerance)
     assert scores.abs().median() > 1e-4
+
+
+# ------------------------------------------------------------------ norms without epsilon
+
+
+def without_epsilon(model, epsilon: float):
+    """The same model with another epsilon in all its norms."""
+    model = deepcopy(model)
+    for module in model.modules():
+        for name in ("eps", "variance_epsilon"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, epsilon)
+    return model
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ABLATIONS if kind != "zero"])
+def test_an_epsilon_of_0_is_a_tiny_one(model, reference_set, kind):
+    """Real input has a variance, and so has what we put on padding: no 0 is divided by 0.
+
+    Circuits of all sizes, the empty one too, and EAP, on prompts of several lengths.
+    """
+    found = []
+    for epsilon in (0.0, 1e-30):
+        gated = GatedModel(without_epsilon(model, epsilon))
+        self_check(gated)
+        references = References(gated, gated.ablation(kind, reference_set))
+        generator = torch.Generator().manual_seed(0)
+        masks = {
+            str(size): torch.rand(gated.graph.n_edges, generator=generator) < size
+            for size in (0.0, 0.02, 0.3, 1.0)
+        }
+        batches = [pairs([5, 7, 4], 5)]
+        kl = {
+            name: one.kl for name, one in evaluate(references, masks, batches, logit_diff).items()
+        }
+        found.append((kl, eap(references, batches, logit_diff)))
+    (kl, scores), (expected_kl, expected) = found
+    assert kl == pytest.approx(expected_kl, rel=1e-5, abs=1e-9) and kl["0.0"] > 0
+    assert_close(scores, expected, rtol=1e-5, atol=1e-8)
+    assert scores.isfinite().all()
+
+
+def test_where_nothing_has_no_value_zero_is_refused(tiny_model, reference_set):
+    model = without_epsilon(tiny_model("llama"), 0.0)
+    with pytest.raises(ConfigError, match=r"ablation=zero .* norm model.layers.0.input_layernorm"):
+        GatedModel(model).ablation("zero", reference_set)
+    assert GatedModel(tiny_model("llama")).ablation("zero").kind == "zero"

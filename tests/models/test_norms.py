@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from circuitprune.engine.gated import GatedModel
 from circuitprune.engine.selfcheck import self_check
-from circuitprune.models.norms import Projection, closed_form, project, pull_back
+from circuitprune.models.norms import Projection, closed_form, norm_scale, project, pull_back
 
 WIDTH, N_HEADS, D_HEAD, N_TOKENS = 24, 3, 5, 7
 
@@ -25,14 +25,23 @@ def norm(kind: str, dtype: torch.dtype = torch.float64) -> nn.Module:
         "layer_without_weight": lambda: nn.LayerNorm(WIDTH, elementwise_affine=False),
         "llama": lambda: LlamaRMSNorm(WIDTH, eps=1e-3),
         "gemma": lambda: Gemma2RMSNorm(WIDTH, eps=1e-3),
+        "layer_without_epsilon": lambda: nn.LayerNorm(WIDTH, eps=0),
+        "llama_without_epsilon": lambda: LlamaRMSNorm(WIDTH, eps=0.0),
     }[kind]()
     for parameter in made.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator)
     return made.to(dtype).requires_grad_(False)
 
 
-KINDS = ("layer", "layer_without_bias", "layer_without_weight", "llama", "gemma")
-TOLERANCE = {"llama": 1e-5, "gemma": 1e-5}  # they work in float32 inside
+KINDS = (
+    *("layer", "layer_without_bias", "layer_without_weight", "llama", "gemma"),
+    *("layer_without_epsilon", "llama_without_epsilon"),
+)
+TOLERANCE = {
+    "llama": 1e-5,
+    "gemma": 1e-5,
+    "llama_without_epsilon": 1e-5,
+}  # they work in float32 inside
 
 
 def random_projection(generator: torch.Generator, bias: bool) -> Projection:
@@ -106,6 +115,17 @@ def test_norms_of_unknown_form_are_left_to_autograd():
     assert closed_form(nn.Identity()) is None
     assert closed_form(OddRMSNorm(WIDTH)) is None
     assert closed_form(nn.RMSNorm(WIDTH)) is None  # its epsilon depends on the type
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_vector_is_multiplied_by_is_the_norms_own_slope(kind):
+    """A norm whose epsilon is 0 says so, and has this scale as any other."""
+    module = norm(kind)
+    x = torch.linspace(-1.0, 2.0, WIDTH, dtype=torch.float64)
+    shift = getattr(module, "bias", None)
+    given = module(x) - (0.0 if shift is None else shift)
+    centred = x - x.mean() if isinstance(module, nn.LayerNorm) else x
+    assert_close(centred * norm_scale(module)(x), given, rtol=1e-5, atol=1e-6)
 
 
 def test_a_norm_that_is_intercepted_is_left_to_autograd():
