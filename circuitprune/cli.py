@@ -40,6 +40,7 @@ from circuitprune.views.arguments import (
     file_first,
     parse,
     typed,
+    with_option,
 )
 from circuitprune.views.failure import installed_version, told
 from circuitprune.views.settings import HOW_TO_COMPLETE, completion, settings_text
@@ -250,8 +251,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _attribute(options: argparse.Namespace) -> int:
-    if options.verify_top is not None:
-        options.overrides = [*options.overrides, f"attribution.verify_top={options.verify_top}"]
+    options.overrides = with_option(options.overrides, "attribution.verify_top", options.verify_top)
     config = _config(options)
     from circuitprune.pipelines.attribute import attribute, dry_run_attribute
 
@@ -263,8 +263,8 @@ def _attribute(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    named = [] if options.model is None else [f"model.name={options.model}"]
-    config, pairs = load_config(None, [*named, *options.overrides]), JsonlTask(options.pairs)
+    overrides = with_option(options.overrides, "model.name", options.model)
+    config, pairs = load_config(None, overrides), JsonlTask(options.pairs)
     from circuitprune.pipelines.check import check
 
     show((found := check(config, pairs, options.overrides)).page())

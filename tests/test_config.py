@@ -259,13 +259,60 @@ def test_exact_methods_have_a_direction(method):
 
 
 def test_the_old_key_of_the_attribution_is_read_with_a_note(write, capsys):
-    path = write("init: {method: eap, steps: 3}\nattribution: {steps: 4}\n")
-    config = load_config(path, ["init.doublings=2"])
+    path = write("init: {method: eap, steps: 3}\nattribution: {threads: 2}\n")
+    config = load_config(path, ["attribution.steps=4", "init.doublings=2"])
     asked = (config.attribution.method, config.attribution.steps, config.attribution.doublings)
     assert asked == ("eap", 4, 2)
     notes = capsys.readouterr().err.splitlines()
     assert len(notes) == 2 and str(path) in notes[0] and "the command line" in notes[1]
     assert all("`init`" in note and "`attribution`" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("task: {seed: 1}\ntask.seed: 3\n", "task.seed"),
+        ("task.seed: 1\ntask: {seed: 3}\n", "task.seed"),
+        ("{task.seed: 1, task: {seed: 3}}", "task.seed"),
+        ("init: {steps: 1}\nattribution: {steps: 3}\n", "attribution.steps"),
+        ("attribution: {steps: 1}\ninit.steps: 3\n", "attribution.steps"),
+        (
+            "train: {trainer: {log_every_n_steps: 1}, trainer.log_every_n_steps: 3}",
+            "train.trainer.log_every_n_steps",
+        ),
+    ],
+)
+def test_a_file_says_each_setting_once(write, text, key):
+    """However it is spelt; no value is picked without a word."""
+    path = write(text)
+    assert refusal(path) == f"{path}: {key} stands twice, as 1 and as 3; keep one"
+    with pytest.raises(ConfigError, match="stands twice"):
+        load_config(path, [f"{key}=5"])  # what the file means is still unknown
+
+
+def test_a_typed_section_says_each_setting_once():
+    item = "train={trainer: {log_every_n_steps: 1}, trainer.log_every_n_steps: 3}"
+    assert "train.trainer.log_every_n_steps stands twice, as 1 and as 3" in refusal(None, [item])
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["task.seed=1", "task.seed=3"],
+        ["task={seed: 1, n_val: 5}", "task.seed=3"],
+        ["task.seed=1", "task={seed: 3}"],
+    ],
+)
+def test_of_two_values_on_the_command_line_the_last_holds(write, typed):
+    assert load_config(None, typed).task.seed == 3
+    assert load_config(write("task: {seed: 7}\n"), typed).task.seed == 3
+
+
+def test_on_the_command_line_the_last_holds_under_an_old_name_too(capsys):
+    typed = ["attribution.steps=1", "init.steps=3"]
+    assert load_config(None, typed).attribution.steps == 3
+    assert load_config(None, typed[::-1]).attribution.steps == 1
+    assert capsys.readouterr().err
 
 
 def test_all_problems_are_told_at_once(write):

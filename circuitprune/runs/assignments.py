@@ -56,10 +56,12 @@ class Assignments(Generic[Section]):
         self.values: dict[str, object] = {}
         """By key, such as `train.steps`."""
         self._sources: dict[str, str] = {}
+        self._said: dict[str, object] = {}
+        """What the text that is being read has said so far."""
         self._problems: list[str] = []
 
     def read_yaml(self, text: str, where: str) -> None:
-        """Every setting of a yaml text.
+        """Every setting of a yaml text, which says each once, however its key is spelt.
 
         Raises:
             ConfigError: it is not yaml, or no mapping.
@@ -75,10 +77,11 @@ class Assignments(Generic[Section]):
         odd = next(_odd(node, set()), None)
         if odd is not None:
             raise ConfigError(f"{where}, line {odd[0].start_mark.line + 1}: {odd[1]}")
+        self._said = {}
         self._section(node, "", where)
 
     def read_typed(self, item: str, where: str) -> None:
-        """One `key=value`.
+        """One `key=value`, which takes the place of what was said before.
 
         Raises:
             ConfigError: it is not written so.
@@ -86,7 +89,7 @@ class Assignments(Generic[Section]):
         key, equals, text = item.partition("=")
         if not equals or not key:
             raise ConfigError(f"{where}: a setting is written key=value, got {item!r:.80}")
-        key = self._today(key, where)
+        key, self._said = self._today(key, where), {}
         if key not in self._names and self._kind(key) is None:
             self._problems.append(f"{where}: {self._unknown(key)}")
             return
@@ -169,8 +172,7 @@ class Assignments(Generic[Section]):
     # ---------------------------------------------------------------- values
 
     def _section(self, node: yaml.MappingNode, key: str, where: str) -> None:
-        old = [(name, value) for name, value in node.value if name.value in self._renamed]
-        for name, value in [*old, *(pair for pair in node.value if pair not in old)]:
+        for name, value in node.value:
             inside = _join(key, name.value)
             self._assign(inside if key else self._today(inside, where), value, where)
 
@@ -183,6 +185,11 @@ class Assignments(Generic[Section]):
             self._problems.append(f"{where}: {self._unknown(key)}")
             return
         value = _value(node, kind)
+        if key in self._said:
+            twice = f"{key} stands twice, as {self._said[key]!r:.60} and as {value!r:.60}; keep one"
+            self._problems.append(f"{where}: {twice}")
+            return
+        self._said[key] = value
         if "${" in str(value):
             problem = f"{key}: interpolations '${{...}}' are not read; write the value"
             self._problems.append(f"{where}: {problem}")

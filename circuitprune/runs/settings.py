@@ -92,12 +92,14 @@ def load_config(
 
     Args:
         path: A yaml file, the name of a shipped config such as `ioi`, or None for the defaults.
-        overrides: Assignments such as `train.steps=500`, stronger than the file.
+        overrides: Assignments such as `train.steps=500`, stronger than the file; of two of one
+            setting the last.
         base: Folder from which the file's relative paths start; by default the present one.
 
     Raises:
-        ConfigError: missing or broken file, unknown key (with the nearest known one), wrong type
-            or a value out of range; the message names the file or the command line, and the key.
+        ConfigError: missing or broken file, a setting that stands in it twice, unknown key (with
+            the nearest known one), wrong type or a value out of range; the message names the file
+            or the command line, and the key.
     """
     return read_settings(RunConfig, path, overrides, base, PRESETS)
 
@@ -126,7 +128,7 @@ def read_settings(
     where = TYPED if path is None else str(path)
     if path is not None:
         _read_file(found, _found(path), where, base)
-    for item in sorted(overrides, key=lambda item: item.split(".")[0] not in RENAMED):
+    for item in overrides:
         found.read_typed(item, TYPED)
     for key in {*PATHS, *OWN, "output_dir", "train.resume"} & found.values.keys():
         if isinstance(named := found.values[key], str):  # a shell leaves key=~/x as it is

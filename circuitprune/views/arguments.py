@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from circuitprune.data.checks import MANY, MANY_OR_0, NOT_NEGATIVE, PART, Range, nearest
+from circuitprune.errors import ConfigError
 from circuitprune.files.text import plain
 
 _ADVICE = "; a setting is written as train.steps=500"
@@ -68,6 +69,24 @@ def refuse_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) ->
 
 def _takes_settings(parser: argparse.ArgumentParser) -> bool:
     return any(action.dest == "overrides" for action in parser._actions)
+
+
+def with_option(overrides: Sequence[str], key: str, value: object) -> list[str]:
+    """Settings with one more, which an option or argument of a command stands for.
+
+    Args:
+        overrides: As typed.
+        key: Of the setting.
+        value: Of the option; None if it was left out.
+
+    Raises:
+        ConfigError: the setting was typed too; names both values.
+    """
+    if value is None:
+        return [*overrides]
+    if also := [item for item in overrides if item.partition("=")[0] == key]:
+        raise ConfigError(f"{key} is said twice, as {value} and by {also[-1]}; keep one")
+    return [*overrides, f"{key}={value}"]
 
 
 def typed(command: str, options: argparse.Namespace) -> str:

@@ -4,6 +4,7 @@ import argparse
 
 import pytest
 
+from circuitprune.cli import main
 from circuitprune.views.arguments import (
     AT_LEAST_1,
     COUNT,
@@ -12,6 +13,7 @@ from circuitprune.views.arguments import (
     LEAST,
     RUNS,
     file_first,
+    with_option,
 )
 
 NOT_FINITE = ["", "x", "nan", "inf", "-inf", "1e999", "9" * 400, "9" * 5000]
@@ -57,3 +59,17 @@ def test_a_setting_in_place_of_a_file_is_told_from_one(tmp_path):
     odd.touch()
     assert file_first(str(odd)) == str(odd)
     assert file_first("nowhere.jsonl") == "nowhere.jsonl"
+
+
+def test_an_option_that_stands_for_a_setting_is_one():
+    assert with_option(["a.b=1"], "model.name", "x") == ["a.b=1", "model.name=x"]
+    assert with_option(["a.b=1"], "model.name", None) == ["a.b=1"]
+
+
+def test_an_option_and_its_setting_are_not_both_typed(capsys):
+    """Neither is picked without a word."""
+    told = "error: attribution.verify_top is said twice, as 5 and by attribution.verify_top=9;"
+    assert main(["attribute", "--verify-top", "5", "attribution.verify_top=9"]) == 2
+    assert told in capsys.readouterr().err
+    assert main(["check", "pairs.jsonl", "zoo/small", "model.name=gpt2"]) == 2
+    assert "model.name is said twice, as zoo/small and by" in capsys.readouterr().err
