@@ -270,7 +270,6 @@ def function(circuit, tokens):
         answers=tokens[:1],
         wrong=tokens[1:2],
         lens=dict.fromkeys(places, tokens),
-        attention_from_answer={name: triangle(len(tokens))[-1] for name in names},
         attention={name: triangle(len(tokens)) for name in names},
     )
     return Function(

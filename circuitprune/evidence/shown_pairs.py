@@ -13,7 +13,7 @@ from circuitprune.lens.heads import attention_patterns
 from circuitprune.lens.logits import logit_lens, residual_streams
 
 MOST_WEIGHTS = 30_000
-"""Attention weights of one pair that are kept; beyond, only those from the answer position."""
+"""Attention weights of one pair that are kept whole; beyond, only those of the answer position."""
 N_TOP = 3
 """Tokens that the lens shows at each place."""
 MOST_ANSWERS = 10
@@ -36,10 +36,9 @@ class ShownPair:
     """Wrong tokens."""
     lens: Mapping[str, tuple[str, ...]]
     """By the reader's place (`a3`, `m3`, `logits`): the lens's best tokens, the best first."""
-    attention_from_answer: Mapping[str, tuple[float, ...]]
-    """By kept head: the answer position's weight on each position, in [0, 1]."""
-    attention: Mapping[str, tuple[tuple[float, ...], ...]] | None = None
-    """By kept head: each position's weights on those up to it; left out where they are many."""
+    attention: Mapping[str, tuple[tuple[float, ...], ...]]
+    """By kept head: weights in [0, 1] of each position on those up to it, the answer position last;
+    of that alone where they are many. To three digits after the point."""
 
 
 def shown_pairs(case: Case, batches: Sequence[Batch]) -> tuple[ShownPair, ...]:
@@ -56,7 +55,6 @@ def shown_pairs(case: Case, batches: Sequence[Batch]) -> tuple[ShownPair, ...]:
                 for place, s in streams.items()
             }
             seen = patterns[:, row, :, : last + 1, : last + 1].cpu()
-            of, whole = _attention(seen, kept_heads(case))
             pair = ShownPair(
                 index=int(batch.index[row]),
                 clean=_texts(batch.clean[row, : last + 1], spell),
@@ -64,8 +62,7 @@ def shown_pairs(case: Case, batches: Sequence[Batch]) -> tuple[ShownPair, ...]:
                 answers=_texts(batch.answers[row], spell)[:MOST_ANSWERS],
                 wrong=_texts(batch.wrong[row], spell)[:MOST_ANSWERS],
                 lens=tops,
-                attention_from_answer=of,
-                attention=whole,
+                attention=_attention(seen, kept_heads(case)),
             )
             shown.append(pair)
     return tuple(shown)
@@ -78,21 +75,17 @@ def _texts(tokens: Tensor, spell: Callable[[int], str]) -> tuple[str, ...]:
 
 def _attention(
     patterns: Float[Tensor, "layer head query key"], heads: Sequence[tuple[int, int]]
-) -> tuple[dict[str, tuple[float, ...]], dict[str, tuple[tuple[float, ...], ...]] | None]:
-    """Of each head what the answer position sees, and, unless too much, what each position does."""
-    names = [f"a{layer}.h{head}" for layer, head in heads]
-    of = {name: patterns[at] for name, at in zip(names, heads, strict=True)}
-    last = {name: tuple(map(short, pattern[-1].tolist())) for name, pattern in of.items()}
+) -> dict[str, tuple[tuple[float, ...], ...]]:
+    """Of each head what all positions see, or, if that is too much, the answer position alone."""
     n = patterns.shape[-1]
-    if len(heads) * n * (n + 1) // 2 > MOST_WEIGHTS:
-        return last, None
-    return last, {name: _triangle(pattern) for name, pattern in of.items()}
+    first = 0 if len(heads) * n * (n + 1) // 2 <= MOST_WEIGHTS else n - 1
+    return {f"a{layer}.h{head}": _rows(patterns[layer, head], first) for layer, head in heads}
 
 
-def _triangle(pattern: Float[Tensor, "query key"]) -> tuple[tuple[float, ...], ...]:
-    """For each position the weights of those up to it, to three digits after the point."""
+def _rows(pattern: Float[Tensor, "query key"], first: int) -> tuple[tuple[float, ...], ...]:
+    """For each position from the first on the weights of those up to it."""
     rows = pattern.double().tolist()
-    return tuple(tuple(round(x, 3) for x in row[: at + 1]) for at, row in enumerate(rows))
+    return tuple(tuple(round(x, 3) for x in rows[at][: at + 1]) for at in range(first, len(rows)))
 
 
 def speller(case: Case) -> Callable[[int], str]:

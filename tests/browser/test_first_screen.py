@@ -14,7 +14,7 @@ ASKED = {
     "completeness": "complete",
     "minimality": "minimal",
     "random_circuits": "beats random",
-    "adversarial": "survives attack",
+    "adversarial": "under attack",
 }
 """Verdicts by section; the last is for an evidence that a version may not have."""
 KNOWN = [name for name in ASKED if name in Sections.__dataclass_fields__]
@@ -86,11 +86,15 @@ def test_the_prompt_has_its_tokens_and_what_follows(shown, judged):
     assert tokens == list(pair["clean"])
     other = shown.page.locator("#example mark small").all_text_contents()
     assert other == [b for a, b in zip(pair["clean"], pair["corrupt"], strict=True) if a != b]
+    (right,), (wrong,) = pair["answers"], pair["wrong"]
     (model, chance), (circuit, its) = pair["next"]["model"][0], pair["next"]["circuit"][0]
+    assert model == right != circuit  # so the circuit's own chance of it is told as well
+    less = dict(pair["next"]["circuit"])[right]
     said = shown.page.locator("#example dd").all_inner_texts()
     assert [text.split() for text in said] == [
-        [model.strip(), f"{100 * chance:.1f}", "%"],
-        [circuit.strip(), f"{100 * its:.1f}", "%"],
+        [right.strip(), "not", wrong.strip()],
+        [model.strip(), f"{100 * chance:.1f}", "%", "✓"],
+        [circuit.strip(), f"{100 * its:.1f}", "%,", right.strip(), f"{100 * less:.2f}", "%", "✓"],
     ]
 
 
@@ -112,6 +116,10 @@ def test_the_whole_circuit_stands_beside_it(shown, judged):
     )
     assert set(names) == set(loaded(judged).nodes)
     assert shown.edges(".edge", "#overview") == drawn(loaded(judged))
+    key = shown.page.locator("#overview-note .swatch").evaluate_all(
+        "(all) => all.map((x) => x.classList[1])"
+    )
+    assert set(key) == {kind for _, _, kind in drawn(loaded(judged))}
     assert shown.page.evaluate(CUT, ["#overview", "#overview"]) == 0
 
 

@@ -14,7 +14,6 @@ from circuitprune.evidence import EVIDENCE
 from circuitprune.evidence.case import Case
 from circuitprune.evidence.function import Function, function
 from circuitprune.evidence.results import verdict_in
-from circuitprune.files.records import to_json
 from circuitprune.lens.heads import attention_patterns
 from circuitprune.metrics import logit_diff
 from circuitprune.models.zoo.induction import (
@@ -62,7 +61,7 @@ def test_only_nodes_of_the_circuit_are_described():
     nodes = {row.node for row in found().direct}
     assert nodes == {"input", PREVIOUS_HEAD, INDUCTION_HEAD, "not kept", "biases"}
     for example in found().examples:
-        assert set(example.attention_from_answer) == {PREVIOUS_HEAD, INDUCTION_HEAD}
+        assert set(example.attention) == {PREVIOUS_HEAD, INDUCTION_HEAD}
 
 
 def test_direct_shares_sum_to_the_models_logit_difference():
@@ -115,15 +114,15 @@ def test_attention_to_the_answer_is_what_the_patterns_say():
 def test_examples_show_what_the_induction_head_looks_at():
     assert len(found().examples) == 2
     for example in found().examples:
-        clean, weights = example.clean, example.attention_from_answer[INDUCTION_HEAD]
+        clean, weights = example.clean, example.attention[INDUCTION_HEAD][-1]
         assert len(clean) == len(example.corrupt) == len(weights) == LENGTH
         after = clean.index(clean[-1]) + 1
         assert weights[after] > 0.99 and (clean[after],) == example.answers
         assert example.lens["logits"][0] == clean[after]
-        assert example.attention_from_answer[PREVIOUS_HEAD][-2] > 0.99
+        assert example.attention[PREVIOUS_HEAD][-1][-2] > 0.99
 
 
-def test_the_whole_pattern_is_the_models_and_ends_with_the_answer_position():
+def test_the_whole_pattern_is_the_models_to_three_digits():
     gated, batch = references(0.0).gated, data().batches("test")[0]
     patterns = attention_patterns(gated, batch.clean, batch.mask)
     for row, example in enumerate(found().examples):
@@ -132,21 +131,18 @@ def test_the_whole_pattern_is_the_models_and_ends_with_the_answer_position():
             assert [len(weights) for weights in triangle] == list(range(1, LENGTH + 1))
             for at, weights in enumerate(triangle):
                 theirs = patterns[layer, row, head, at, : at + 1].tolist()
-                assert weights == pytest.approx(theirs, abs=6e-4)
-            assert triangle[-1] == pytest.approx(example.attention_from_answer[name], abs=6e-4)
+                assert weights == tuple(round(weight, 3) for weight in theirs)
 
 
-def test_a_pattern_too_large_for_the_file_is_left_out(monkeypatch):
+def test_of_a_pattern_too_large_for_the_file_the_answer_position_is_left(monkeypatch):
     monkeypatch.setattr(
         import_module("circuitprune.evidence.shown_pairs"),
         "MOST_WEIGHTS",
         LENGTH * (LENGTH + 1) - 1,
     )  # of two heads
-    examples = function(base()).examples
-    assert not any("attention" in to_json(example) for example in examples)
-    assert [e.attention_from_answer for e in examples] == [
-        e.attention_from_answer for e in found().examples
-    ]
+    for few, whole in zip(function(base()).examples, found().examples, strict=True):
+        assert few.attention == {name: rows[-1:] for name, rows in whole.attention.items()}
+        assert len(few.attention[INDUCTION_HEAD][0]) == LENGTH
 
 
 def test_it_describes_and_gives_no_verdict():

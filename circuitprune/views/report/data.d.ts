@@ -366,7 +366,7 @@ declare namespace Json {
     writer: Array<number>;
     /** Positions of the readers. */
     reader: Array<number>;
-    /** What circuits are cut from, higher first, to six digits. */
+    /** What circuits are cut from, higher first; this and the others to `data.DIGITS`. */
     score: Array<number | null>;
     /** Names of parts, or of edges at spans; None of whole edges, whose ends name them. */
     part: Array<string> | null;
@@ -780,7 +780,7 @@ declare namespace Json {
     writer: Array<number>;
     /** Positions of the readers. */
     reader: Array<number>;
-    /** What circuits are cut from, higher first, to six digits. */
+    /** What circuits are cut from, higher first; this and the others to `data.DIGITS`. */
     score: Array<number | null>;
     /** Names of parts, or of edges at spans; None of whole edges, whose ends name them. */
     part: Array<string> | null;
@@ -1385,10 +1385,8 @@ declare namespace Json {
     wrong: Array<string>;
     /** By the reader's place (`a3`, `m3`, `logits`): the lens's best tokens, the best first. */
     lens: Record<string, Array<string>>;
-    /** By kept head: the answer position's weight on each position, in [0, 1]. */
-    attention_from_answer: Record<string, Array<number>>;
-    /** By kept head: each position's weights on those up to it; left out where they are many. */
-    attention?: Record<string, Array<Array<number>>> | null;
+    /** By kept head: weights in [0, 1] of each position on those up to it, the answer position last; of that alone where they are many. To three digits after the point. */
+    attention: Record<string, Array<Array<number>>>;
   }
   /** The numbers of one circuit of the frontier. */
   interface SizeNumbers {

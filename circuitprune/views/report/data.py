@@ -40,14 +40,16 @@ from circuitprune.views.report.sources import sources
 
 MOST_DRAWN = 20_000
 """Edges of one circuit that a report holds; of a larger circuit, the strongest."""
+DIGITS = 3
+"""Significant digits of an edge's numbers: as many as the page shows, so they are rounded once."""
 
 
 def report_data(folders: Sequence[str | Path]) -> ReportData:
     """Everything that a report of these runs shows.
 
     The evidence, the pairs and the settings are the first run's; of every run there are the
-    frontier and the circuits. Scores are rounded to six digits. Edges are columns over the edges
-    of all circuits of a run, strongest first, and a circuit says which of them it keeps: `[2, 5]`
+    frontier and the circuits. Edges are columns over the edges of all circuits of a run, strongest
+    first, their numbers rounded to `DIGITS`, and a circuit says which of them it keeps: `[2, 5]`
     leaves out two, then keeps five. `others` has the same of each further run, or, if its model
     has other sizes, so that no edge means the same, what those sizes are.
 
@@ -221,12 +223,16 @@ def _exact(evidence: object, graph: Graph, edges: list[int]) -> dict[str, float]
         rows = from_json(Minimality, sections["minimality"]).edges
     except RunError:
         return None  # not computed, or damaged: the page says which in the section's place
-    rise = {graph.edge_index(row.edge): row.kl.value for row in rows}
+    rise = {graph.edge_index(row.edge): _short(row.kl.value) for row in rows}
     return {str(position): rise[edge] for position, edge in enumerate(edges) if edge in rise}
 
 
 def _rounded(values: Float[Tensor, " edge"]) -> tuple[float | None, ...]:
-    return tuple(float(f"{x:.6g}") if abs(x) < float("inf") else None for x in values.tolist())
+    return tuple(_short(x) if abs(x) < float("inf") else None for x in values.tolist())
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
 
 
 # ---------------------------------------------------------------- other files

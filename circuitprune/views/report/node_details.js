@@ -150,8 +150,7 @@ function effects(id) {
 /** A grid for each example pair: who looks (rows) at whom (columns). */
 function patterns(/** @type {Json.Function} */ { examples }, id) {
   return examples.flatMap((example, i) => {
-    const answer = example.attention_from_answer[id];
-    const rows = example.attention?.[id] ?? (answer && [answer]);
+    const rows = example.attention[id];
     return rows ? [attentionFigure(id, example.clean, rows, i + 1)] : [];
   });
 }

@@ -85,7 +85,7 @@ class EdgeColumns:
     reader: tuple[int, ...]
     """Positions of the readers."""
     score: tuple[float | None, ...]
-    """What circuits are cut from, higher first, to six digits."""
+    """What circuits are cut from, higher first; this and the others to `data.DIGITS`."""
     part: tuple[str, ...] | None
     """Names of parts, or of edges at spans; None of whole edges, whose ends name them."""
     span: tuple[int, ...] | None

@@ -141,14 +141,21 @@ function showEdges() {
 
 const KIND_NAMES = { q: "query", k: "key", v: "value", mlp: "MLP", logits: "logits" };
 
+/** What the colours of a circuit's edges mean. */
+function readsKey(at) {
+  const kinds = new Set(
+    DATA.circuits[at].edges.map((edge) => GRAPH.reader_kind[DATA.edges.reader[edge]]),
+  );
+  return KINDS.filter((kind) => kinds.has(kind)).map((kind) =>
+    make("span", {}, make("i", { class: `swatch ${kind}` }), KIND_NAMES[kind]),
+  );
+}
+
 /** What colour, width and dashes of `n` lines mean, and what the columns of nodes are. */
 function showLegend(n, used) {
-  const kinds = new Set(circuit().edges.map((edge) => GRAPH.reader_kind[DATA.edges.reader[edge]]));
   byId("legend").replaceChildren(
     make("span", {}, "Reads:"),
-    ...KINDS.filter((kind) => kinds.has(kind)).map((kind) =>
-      make("span", {}, make("i", { class: `swatch ${kind}` }), KIND_NAMES[kind]),
-    ),
+    ...readsKey(state.circuit),
     widthKey(n),
     signKey(),
     ...sharedKey(),

@@ -28,7 +28,7 @@ const ASKED = [
   },
   {
     section: "adversarial",
-    name: "survives attack",
+    name: "under attack",
     number: (s) => `worst KL found ${nats(s.circuit.worst_kl)} nats`,
   },
 ].filter(({ section }) => Object.hasOwn(SCHEMA.$defs.Sections.properties ?? {}, section));
@@ -41,14 +41,14 @@ function showSummary() {
   );
   byId("title").textContent = shown(`${about.task} in ${about.model}`);
   byId("about").textContent = shown(
-    `Judged exactly on ${counted(full.n, `${about.split} pair`)}. Cut edges carry: ${about.ablation}. Task metric: ${about.metric}.`,
+    `Judged exactly on ${counted(full.n, `${about.split} pair`)}. Ablation: ${about.ablation}. Task metric: ${about.metric}.`,
   );
   byId("sentence").append(...claim());
   byId("strip").append(...ASKED.map(oneVerdict));
   byId("strip-note").append(...stripNote());
   byId("example").append(...example());
   showCards();
-  if (DATA.command) byId("command-line").append(make("code", {}, DATA.command));
+  if (DATA.command) byId("command-line").append("Made by ", make("code", {}, DATA.command));
 }
 
 // ---------------------------------------------------------------- one sentence
@@ -129,7 +129,7 @@ function runFolder() {
 
 // ---------------------------------------------------------------- a prompt
 
-/** The first pair: what is asked, what the corrupt prompt has instead, what follows. */
+/** The first pair: what is asked, what the corrupt prompt has instead, what is right, what follows. */
 function example() {
   const pair = FIRST_PAIR;
   if (!pair) return [];
@@ -147,18 +147,18 @@ function example() {
           make("small", {}, make("bdi", {}, spaced(other))),
         );
   };
-  const likely = (side, next) =>
-    next?.[0]
-      ? [
-          make("dt", {}, side),
-          make(
-            "dd",
-            {},
-            make("code", {}, make("bdi", {}, spaced(next[0][0]))),
-            ` ${percent(next[0][1])}`,
-          ),
-        ]
-      : [];
+  const code = (t) => make("code", {}, make("bdi", {}, spaced(t)));
+  const row = (name, ...what) => (what.length ? [make("dt", {}, name), make("dd", {}, what)] : []);
+  const isRight = ([t]) => pair.answers.includes(t);
+  const likely = (next = []) =>
+    next
+      .filter((one, i) => i === 0 || one === next.find(isRight))
+      .flatMap((one, i) => [
+        i ? ", " : "",
+        code(one[0]),
+        ` ${percent(one[1])}${isRight(one) ? " ✓" : ""}`,
+      ]);
+  const few = (tokens) => tokens.slice(0, 6).flatMap((t) => [code(t), " "]);
   return [
     make(
       "p",
@@ -169,8 +169,13 @@ function example() {
     make(
       "dl",
       { class: "follow" },
-      likely("the model says", pair.next?.model),
-      likely("the circuit says", pair.next?.circuit),
+      row(
+        "right",
+        ...few(pair.answers),
+        ...(pair.wrong.length ? ["not ", ...few(pair.wrong)] : []),
+      ),
+      row("the model says", ...likely(pair.next?.model)),
+      row("the circuit says", ...likely(pair.next?.circuit)),
     ),
   ];
 }
@@ -249,8 +254,10 @@ function showOverview() {
     edges.length < n_edges
       ? `, the ${spell(edges.length)} strongest of ${counted(n_edges, "edge")}`
       : "";
-  byId("overview-note").textContent =
-    `The whole circuit${held}: input below, logits above${SPANS.length ? ", columns are spans of tokens" : ""}, colour says what reads. Click to open it below.`;
+  byId("overview-note").replaceChildren(
+    `The whole circuit${held}: input below, logits above${SPANS.length ? ", columns are spans of tokens" : ""}. Click to open it below. Reads: `,
+    ...readsKey(MAIN.chosen),
+  );
 }
 
 /** Goes to the drawing, at a node if one was clicked. */
