@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from circuitprune.pipelines.study import Study
 from circuitprune.pipelines.unseen import Texts, check_source, texts_of, unseen_batches
 from circuitprune.runs.finished import Found, load_found, same_graph
 from circuitprune.runs.identity import fingerprint, installed
+from circuitprune.runs.lock import locked, refuse_unusable
 from circuitprune.runs.settings import flatten
 from circuitprune.runs.studies import (
     Column,
@@ -85,14 +87,14 @@ def compare(
     Raises:
         GraphError: circuits of different graphs, or one that cannot be cut to the size.
         RunError: fewer than two paths, the same twice, an empty circuit without a size, a run that
-            is not finished, a model or pairs that have changed since, or a `compare.json` that is
-            there already.
+            is not finished, a model or pairs that have changed since, or a folder with a
+            `compare.json`, that cannot be used, or in which another process is at work.
 
     Source: circuits reused across tasks: Merullo et al. 2024, "Circuit Component Reuse Across Tasks
     in Transformer Language Models" (arXiv 2310.08744).
     """
     given, paths = paths, [str(run) for path in paths for run in tasks_in(path) or (path,)]
-    _check(paths, folder)
+    _check(paths, folder, transfer)
     found = {str(path): load_found(path) for path in paths}
     graph = same_graph(found.values())
     n_edges = _n_edges(found, graph, size)
@@ -108,25 +110,32 @@ def compare(
         private=private,
         against_apart=against_apart(given, found) or None,
     )
-    kept_in = None if folder is None else Path(folder) / "columns"
-    if transfer:
-        baselines = draw_baselines(graph, masks, n_random)
-        result = _elsewhere(result, found, masks, baselines, kept_in, say)
-        result = replace(result, n_random=n_random)
-    if kept_in is not None:
-        write_json(kept_in.parent / "compare.json", result, checked=True)
-        shutil.rmtree(kept_in, ignore_errors=True)  # all that they hold is in it
+    with nullcontext() if folder is None else locked(Path(folder)):
+        _check(paths, folder, transfer)  # again: another process may have been at work in it
+        kept_in = None if folder is None else Path(folder) / "columns"
+        if transfer:
+            drawn = draw_baselines(graph, masks, n_random)
+            found_there = _elsewhere(result, found, masks, drawn, kept_in, say)
+            result = replace(found_there, n_random=n_random)
+        if kept_in is not None:
+            write_json(kept_in.parent / "compare.json", result, checked=True)
+            shutil.rmtree(kept_in, ignore_errors=True)  # all that they hold is in it
     return result
 
 
-def _check(paths: Sequence[str | Path], folder: str | Path | None) -> None:
+def _check(paths: Sequence[str | Path], folder: str | Path | None, transfer: bool) -> None:
     if len(paths) < 2 or len({str(path) for path in paths}) < len(paths):
         raise RunError(
             f"compare takes two or more different run folders or circuit files, got "
             f"{', '.join(map(str, paths)) or 'none'}"
         )
-    if folder is not None and (Path(folder) / "compare.json").exists():
-        raise RunError(f"{Path(folder) / 'compare.json'} exists; choose another --output-dir")
+    if folder is not None:
+        refuse_unusable(Path(folder))
+        if (Path(folder) / "compare.json").exists():
+            raise RunError(f"{Path(folder) / 'compare.json'} exists; choose another --output-dir")
+    file = next((path for path in paths if transfer and not Path(path).is_dir()), None)
+    if file is not None:
+        raise RunError(f"--transfer needs run folders, with their tasks; {file} is a file")
 
 
 def _n_edges(found: Mapping[str, Found], graph: Graph, size: float | None) -> int:
@@ -168,9 +177,6 @@ def _elsewhere(
 
     A column that is done is kept there until all are, so that a killed comparison goes on.
     """
-    files = [name for name, one in found.items() if one.config is None]
-    if files:
-        raise RunError(f"--transfer needs run folders, with their tasks; {files[0]} is a file")
     configs = {name: _fresh(one) for name, one in found.items()}
     seen = _trained_on(found, configs)
     identity, columns = _identity(found, masks, random), []

@@ -23,6 +23,7 @@ from circuitprune.pipelines.subject import check_graph, check_model, check_pairs
 from circuitprune.runs.finished import run_circuit
 from circuitprune.runs.folder import read_config
 from circuitprune.runs.frontier import read_results
+from circuitprune.runs.lock import locked
 from circuitprune.runs.submission import Cell, Submission
 from circuitprune.training.gates import places
 from circuitprune.views.pages.mib import mib_page
@@ -73,7 +74,8 @@ def submit(
         say: Called with lines for the user.
 
     Raises:
-        RunError: a run that is not finished, one whose cell nobody names, or two of one cell.
+        RunError: a run that is not finished, one whose cell nobody names, two of one cell, or a
+            folder that cannot be used, or that another process is at work in.
         GraphError, ModelError, DataError: its model or pairs are not there any more.
     """
     output, named = Path(output), [_named(run) for run in runs]
@@ -81,18 +83,19 @@ def submit(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise RunError(f"two runs are of cell {twice}; give each its own as FOLDER=TASK_MODEL")
-    cells = []
-    for folder, name in named:
-        circuit = _by_query_head(folder)
-        files = write_cell(circuit, output / "submission" / name, circuits)
-        cell = _cell(folder, name, circuit, files)
-        if table:
-            say(f"{name}: circuits of ten sizes on held-out pairs")
-            cell = _measured(folder, cell, circuit)
-        cells.append(cell)
-    found = Submission(tuple(cells))
-    write_json(output / "mib.json", found)
-    write_atomic(output / "mib.md", mib_page(found) + "\n")
+    with locked(output):
+        cells = []
+        for folder, name in named:
+            circuit = _by_query_head(folder)
+            files = write_cell(circuit, output / "submission" / name, circuits)
+            cell = _cell(folder, name, circuit, files)
+            if table:
+                say(f"{name}: circuits of ten sizes on held-out pairs")
+                cell = _measured(folder, cell, circuit)
+            cells.append(cell)
+        found = Submission(tuple(cells))
+        write_json(output / "mib.json", found)
+        write_atomic(output / "mib.md", mib_page(found) + "\n")
     return found
 
 

@@ -1,6 +1,7 @@
 """The edges between the parts of a finished run's circuit, printed and written as a table."""
 
 import csv
+from contextlib import nullcontext
 from io import StringIO
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from circuitprune.files.whole import write_atomic, write_json
 from circuitprune.pipelines.setup import Print, training_batches
 from circuitprune.pipelines.subject import check_finished, reopened, tested_circuit
 from circuitprune.pipelines.verify_config import run_config
+from circuitprune.runs.lock import locked
 from circuitprune.runs.part_edges import FILE, PartEdge, PartEdgeFile
 from circuitprune.runs.results import output_file
 from circuitprune.views.report import write_report
@@ -41,7 +43,7 @@ def edges_of_run(
 
     Raises:
         ConfigError: a run with gates on edges.
-        CircuitPruneError: as `verify_run`.
+        CircuitPruneError: as `verify_run`; another process may be at work in the folder.
     """
     folder, target = Path(folder), None if output is None else output_file(output)
     config = run_config(folder, [])
@@ -51,24 +53,29 @@ def edges_of_run(
             f"the gates of {str(folder)!r} stand on edges, whose effects are in edges.csv; edges "
             "between parts are of a run with level=node, neuron or feature"
         )
-    setup, run = reopened(folder, config)
-    name, kept = tested_circuit(folder, run, circuit, setup)
-    batches = training_batches(setup)
-    found = part_edges(setup.references, batches, setup.task_metric, kept.edges, steps)
-    among = set(kept.edges)
-    ends = ((*edge.partition("->")[::2], effect) for edge, effect in found.stronger(threshold).rows)
-    rows = [(part, into, effect) for part, into, effect in ends if part in among]
-    told = [(part, into, f"{effect:+.4g}") for part, into, effect in rows[:SHOWN]]
-    head = f"{counted(len(rows), 'edge')} of at least {threshold:g} ({setup.metric_name})"
-    lines = table(("part", "into", "effect"), told, len(rows))
-    say("\n".join([f"{head} among the {counted(kept.n_edges, 'part')} of {name}", "", *lines]))
-    if target is not None:
-        _write(target, rows)
-    if circuit is None:
-        edges = tuple(PartEdge(part, into, float(f"{effect:.6g}")) for part, into, effect in rows)
-        left = PartEdgeFile(name, setup.metric_name, steps, threshold, edges)
-        write_json(folder / FILE, left, checked=True)
-        write_report([folder])
+    with locked(folder) if circuit is None else nullcontext():
+        setup, run = reopened(folder, config)
+        name, kept = tested_circuit(folder, run, circuit, setup)
+        batches = training_batches(setup)
+        found = part_edges(setup.references, batches, setup.task_metric, kept.edges, steps)
+        among = set(kept.edges)
+        ends = (
+            (*edge.partition("->")[::2], effect) for edge, effect in found.stronger(threshold).rows
+        )
+        rows = [(part, into, effect) for part, into, effect in ends if part in among]
+        told = [(part, into, f"{effect:+.4g}") for part, into, effect in rows[:SHOWN]]
+        head = f"{counted(len(rows), 'edge')} of at least {threshold:g} ({setup.metric_name})"
+        lines = table(("part", "into", "effect"), told, len(rows))
+        say("\n".join([f"{head} among the {counted(kept.n_edges, 'part')} of {name}", "", *lines]))
+        if target is not None:
+            _write(target, rows)
+        if circuit is None:
+            edges = tuple(
+                PartEdge(part, into, float(f"{effect:.6g}")) for part, into, effect in rows
+            )
+            left = PartEdgeFile(name, setup.metric_name, steps, threshold, edges)
+            write_json(folder / FILE, left, checked=True)
+            write_report([folder])
     return found
 
 

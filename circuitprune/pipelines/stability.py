@@ -1,6 +1,7 @@
 """Does the same circuit come out again? Runs with other seeds and pairs, and what they share."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from circuitprune.pipelines.trials import Trial, Vary, check_finished, run_once,
 from circuitprune.pipelines.unseen import trained_on, unseen_batches
 from circuitprune.runs import launched
 from circuitprune.runs.finished import Found, load_run
+from circuitprune.runs.lock import locked
 from circuitprune.runs.shards import Ranks, processes
 from circuitprune.runs.studies import (
     CoreEdges,
@@ -85,10 +87,12 @@ def stability(
         What `stability.json` holds; None on a process that does not lead.
 
     Raises:
-        CircuitPruneError: nothing to compare, or whatever stops a run.
+        CircuitPruneError: nothing to compare, another process at work in the folder, or whatever
+            stops a run.
     """
     groups, ranks = trials(config, seeds, bootstrap, attributes, vary), processes()
-    with ranks.together():
+    mine = locked(Path(config.output_dir)) if ranks.leads else nullcontext()
+    with ranks.together(), mine:
         _run_all(groups, say if ranks.leads else silent, ranks)
         return _study(config, groups, size, say) if ranks.leads else None
 

@@ -31,7 +31,7 @@ from circuitprune.pipelines.subject import (
 )
 from circuitprune.pipelines.verify_config import EvidenceConfig, load_options, run_config
 from circuitprune.runs.folder import tidy
-from circuitprune.runs.lock import locked
+from circuitprune.runs.lock import locked, refuse_unusable
 from circuitprune.runs.settings import PATHS, flatten
 from circuitprune.runs.shards import processes, threads
 from circuitprune.runs.verification import SCHEMA, Budget, TestedCircuit, Verification
@@ -76,6 +76,7 @@ def verify_run(
     config = run_config(folder, of_run)
     config = replace(config, train=replace(config.train, progress=options.progress))
     check_finished(folder)
+    refuse_unusable(folder)
     with threads(options.threads), ranks.together():
         setup, found = reopened(folder, config)
         name, whole_file = tested_circuit(folder, found, circuit, setup)

@@ -14,7 +14,7 @@ from circuitprune.errors import RunError
 from circuitprune.files.limits import read_bytes
 from circuitprune.files.whole import read_json, write_atomic, write_json
 from circuitprune.runs.archive import PARTS, check_contents, refuse_bomb, refuse_stretched, refused
-from circuitprune.runs.lock import NAME, unusable
+from circuitprune.runs.lock import NAME, refuse_unusable, unusable
 from circuitprune.runs.settings import load_config
 
 AUTO = "auto"
@@ -33,8 +33,7 @@ def claim(folder: Path, resume: str | None) -> None:
     """Refuse an output folder that holds anything but, for a resumed run, an unfinished run."""
     name = repr(str(folder))
     refuse_finished(folder)
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"output_dir {name} is a file; choose another output_dir")
+    refuse_unusable(folder)
     if not folder.is_dir() or all(map(_is_begun, folder.iterdir())):
         return
     is_run = (folder / "config.yaml").is_file() and (folder / "versions.json").is_file()

@@ -16,16 +16,17 @@ LONGEST = 1000
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder while it is written; it is made if it is not there.
+    """Hold a folder while it is written; it is made if it is not there, and goes if it stays empty.
 
-    The lock of a process of this machine that is no more is taken over.
+    Every command that writes more than one file into a folder holds it. The lock of a process of
+    this machine that is no more is taken over.
 
     Raises:
-        RunError: another process is at work in it; says which, and where. Or it cannot be made.
+        RunError: another process is at work in it; says which, and where. Or it cannot be used.
     """
-    path = folder / NAME
+    refuse_unusable(folder)
+    path, made = folder / NAME, [one for one in (folder, *folder.parents) if not one.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         mine = _take(path)
     except OSError as error:
         raise unusable(folder, error) from None
@@ -38,6 +39,30 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
+        with suppress(OSError):  # the first that holds something
+            for one in made:
+                one.rmdir()
+
+
+def refuse_unusable(folder: Path) -> None:
+    """Nothing, if a folder is there or can be made, and may be written to; makes nothing.
+
+    Raises:
+        RunError: it is a file or below one, a link that leads nowhere, or may not be written to.
+    """
+    there = next(one for one in (folder, *folder.parents, Path()) if os.path.lexists(one))
+    name, instead = repr(str(folder)), "choose another output_dir"
+    if there.is_symlink() and not there.exists():
+        raise RunError(
+            f"output_dir {name} cannot be used: {str(there)!r} is a link to "
+            f"{os.readlink(there)!r}, where nothing is; make that folder, or {instead}"
+        )
+    if not there.is_dir():
+        below = "" if there == folder else f" cannot be made: {str(there)!r}"
+        raise RunError(f"output_dir {name}{below} is a file; {instead}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        where = "it" if there == folder else repr(str(there))
+        raise RunError(f"output_dir {name} cannot be used: you may not write to {where}; {instead}")
 
 
 def _take(path: Path) -> bool:
@@ -45,7 +70,12 @@ def _take(path: Path) -> bool:
 
     Whoever looks holds the file itself meanwhile: of several that find a dead one, one has it.
     """
-    with path.open("a+") as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file = path.open("a+")
+    except FileNotFoundError:  # who held it left nothing there, and took the folder away
+        return _take(path)
+    with file:
         with suppress(OSError):  # some disks of a network cannot hold files
             fcntl.flock(file, fcntl.LOCK_EX)
         if not path.exists() or not os.path.samefile(path, file.fileno()):

@@ -1,5 +1,6 @@
 """Which files of a finished run are its results, whose place nothing else may take."""
 
+import os
 from pathlib import Path
 
 from circuitprune.errors import RunError
@@ -27,12 +28,19 @@ def output_file(path: str | Path) -> Path:
     """The path that a user gives for a file to write, to be asked before the work for it.
 
     Raises:
-        RunError: it is a folder, or one of the results of a finished run, which would be damaged.
+        RunError: it is a folder, or one of the results of a finished run, which would be damaged;
+            or its own folder can neither be written to nor made.
     """
     path = Path(path)
     if path.is_dir():
         raise RunError(f"{str(path)!r} is a folder; give the name of the file to write")
-    whole = path.resolve()
+    if path.exists() and not path.is_file():  # a pipe or a device
+        return path
+    whole = Path(os.path.realpath(path))
+    there = next(one for one in whole.parents if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        what = "you may not write to" if there.is_dir() else "a file is where its folder would be:"
+        raise RunError(f"{str(path)!r} cannot be written: {what} {str(there)!r}; give another file")
     for folder in (whole.parent, whole.parent.parent):
         results = (COMPLETE, *result_names(folder)) if (folder / COMPLETE).is_file() else ()
         if whole.relative_to(folder).as_posix() in results:

@@ -53,6 +53,29 @@ def test_a_reader_sees_the_whole_content_before_the_rename(tmp_path, monkeypatch
     assert replaced == [(str(tmp_path), "whole")]
 
 
+def test_what_a_link_leads_to_is_written(tmp_path):
+    """The link stays; one that leads to nothing yet too."""
+    (tmp_path / "there").mkdir()
+    for name, before in (("old", "x"), ("new", None)):
+        target, link = tmp_path / "there" / name, tmp_path / f"{name}_link"
+        if before is not None:
+            target.write_text(before)
+        link.symlink_to(Path("there") / name)
+        files.write_atomic(link, "whole")
+        assert link.is_symlink() and target.read_text() == "whole"
+    assert len(os.listdir(tmp_path / "there")) == 2
+
+
+def test_a_pipe_is_written_and_stays_one(tmp_path):
+    """A device such as /dev/null would be gone if a file took its place."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    files.write_atomic(tmp_path / "pipe", "whole")
+    assert os.read(reader, 100) == b"whole"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo() and os.listdir(tmp_path) == ["pipe"]
+
+
 def test_new_files_have_the_usual_permissions(tmp_path):
     (tmp_path / "plain").write_text("")
     files.write_atomic(tmp_path / "atomic", "")

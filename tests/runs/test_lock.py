@@ -7,18 +7,57 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from circuitprune.errors import RunError
 from circuitprune.runs import lock
-from circuitprune.runs.lock import NAME, locked
+from circuitprune.runs.lock import NAME, locked, refuse_unusable
 
 
 def test_a_folder_is_made_held_and_let_go(tmp_path):
-    with locked(tmp_path / "new") as _:
-        assert (tmp_path / "new" / NAME).read_text() == f"{os.getpid()} {socket.gethostname()}\n"
-    assert list((tmp_path / "new").iterdir()) == []
+    """One that was made and stays empty goes again, with those that were made above it."""
+    with locked(tmp_path / "a" / "new"):
+        path = tmp_path / "a" / "new" / NAME
+        assert path.read_text() == f"{os.getpid()} {socket.gethostname()}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_there_or_holds_something_stays(tmp_path):
+    (tmp_path / "old").mkdir()
+    with locked(tmp_path / "old"), locked(tmp_path / "a" / "new"):
+        (tmp_path / "a" / "mine").write_text("x")
+    with locked(tmp_path / "full"):
+        (tmp_path / "full" / "mine").write_text("x")
+    found = {str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*")}
+    assert found == {"old", "a", "a/mine", "full", "full/mine"}
+
+
+def test_a_folder_that_goes_while_it_is_taken_is_made_again(tmp_path, monkeypatch):
+    """Whoever held it left nothing there."""
+    made, opened = [], Path.open
+
+    def gone_once(path, *args):
+        if path.name == NAME and not made:
+            made.append(path.parent.rmdir())
+        return opened(path, *args)
+
+    monkeypatch.setattr(Path, "open", gone_once)
+    with locked(tmp_path / "new"):
+        assert made and (tmp_path / "new" / NAME).is_file()
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused(tmp_path, monkeypatch):
+    """As the system says, which asks more than who owns it: a disk may be mounted read-only."""
+    asked = []
+    monkeypatch.setattr(os, "access", lambda path, mode: asked.append((path, mode)))
+    for folder, where in ((tmp_path, "it"), (tmp_path / "a" / "b", repr(str(tmp_path)))):
+        with pytest.raises(RunError, match="cannot be used: you may not write to ") as caught:
+            refuse_unusable(folder)
+        assert f"{str(folder)!r} cannot be used: you may not write to {where};" in str(caught.value)
+    assert asked == [(tmp_path, os.W_OK | os.X_OK)] * 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_is_let_go_after_an_error(tmp_path):

@@ -100,3 +100,15 @@ def test_a_damaged_seal_is_refused(run, text):
     (run / "COMPLETE").write_text(text)
     with pytest.raises(RunError, match="COMPLETE is damaged"):
         check_seal(run)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunError, match=r"a file is where its folder would be: '.*file'; give"):
+        output_file(tmp_path / "file" / "a" / "x.csv")
+    assert output_file(tmp_path / "new" / "a" / "x.csv").name == "x.csv"
+    assert output_file("/dev/null").name == "null"
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(RunError, match=r"x.csv' cannot be written: you may not write to"):
+        output_file(tmp_path / "new" / "x.csv")
+    assert output_file("/dev/null").name == "null"
