@@ -5,14 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import tiny_lm
+from tiny import LLAMA, tiny_lm
 from torch.testing import assert_close
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from circuitprune.data.batches import Batch
 from circuitprune.errors import DataError, GraphError
 from circuitprune.metrics import logit_diff
 from circuitprune.models.ports import Ports
-from circuitprune.patching.across_heads import input_patched, output_patched
+from circuitprune.patching.across_heads import check_alike, input_patched, output_patched
 from circuitprune.patching.head_groups import (
     MEASURES,
     STAGES,
@@ -298,3 +299,16 @@ def test_a_model_is_its_own_donor_and_others_are_refused(model):
     smaller = Ports(tiny_lm("llama" if hasattr(model, "transformer") else "gpt2"))
     with pytest.raises(GraphError, match="equal sizes"):
         output_patched(ports, smaller, batch, GROUPS)
+
+
+@pytest.mark.parametrize("other", [{"num_key_value_heads": 4}, {"num_hidden_layers": 3}])
+def test_one_difference_alone_is_refused(other):
+    """As many edges over more KV heads; as many KV heads in more layers."""
+    tokens = dict(vocab_size=30, pad_token_id=0)
+    host, donor = (
+        Ports(AutoModelForCausalLM.from_config(LlamaConfig(**LLAMA | more, **tokens)), "query_head")
+        for more in ({}, other)
+    )
+    assert (host.graph == donor.graph) != (host.n_kv_heads == donor.n_kv_heads)
+    with pytest.raises(GraphError, match="equal sizes"):
+        check_alike(host, donor)
