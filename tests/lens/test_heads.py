@@ -157,3 +157,8 @@ def test_too_short_for_a_probe():
     gated = GatedModel(induction_model())
     with pytest.raises(DataError, match="there is room for 2"):
         probe_heads(gated, LETTERS[:2], torch.Generator())
+
+
+def test_three_tokens_are_enough_for_a_probe():
+    probes = probe_heads(GatedModel(induction_model()), LETTERS[:3], torch.Generator())
+    assert probes.previous.isfinite().all()

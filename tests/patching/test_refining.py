@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
 
 from circuitprune.circuits.graph import Graph
-from circuitprune.circuits.reachability import live_edges
+from circuitprune.circuits.reachability import joinable_edges, live_edges
 from circuitprune.circuits.selection import select
 from circuitprune.errors import DataError, NonFiniteError
 from circuitprune.metrics import kl_divergence
@@ -248,6 +248,19 @@ def test_the_best_place_taken_is_that_of_a_loop_over_all_nodes(seed):
     (found,) = search._with_a_node_replaced(mask, kl.slopes(mask))
     assert len(expected) > 8 and int(found.sum()) <= N_EDGES
     assert_close(slow_kl(kl.references, found, pairs()), min(expected))
+
+
+def test_several_are_exchanged_by_adding_exactly_so_many_first():
+    """Those with the lowest slopes, where the circuit has room for all of them."""
+    search = searching(tries=2, n_edges=LARGER)
+    mask = start_of(search.graph)
+    slopes = search.kl.slopes(mask)
+    ready = (joinable_edges(search.graph, mask) & ~mask).nonzero().flatten()
+    expected = mask.clone()
+    expected[ready[slopes[ready].argsort(stable=True)][:3]] = True
+    first = next(iter(search._proposals(mask, slopes, 3)))
+    assert torch.equal(first, live_edges(search.graph, expected))
+    assert int(first.sum()) == int(mask.sum()) + 3
 
 
 def test_few_tries_never_make_it_worse():

@@ -212,6 +212,19 @@ def test_a_checkpoint_that_no_run_left_is_refused_before_it_is_used(tmp_path, ke
         read_checkpoint(tmp_path / "last.ckpt")
 
 
+def test_paths_of_a_run_start_where_it_was_made_and_read_as_written_there(tmp_path, monkeypatch):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    run.mkdir()
+    elsewhere.mkdir()
+    (run / "config.yaml").write_text("task: {name: jsonl, path: pairs.jsonl}\n")
+    (tmp_path / "pairs.jsonl").write_text("")
+    monkeypatch.chdir(tmp_path)
+    write_command(run, "circuitprune train")
+    assert read_config(run).task.path == "pairs.jsonl"
+    monkeypatch.chdir(elsewhere)
+    assert read_config(run).task.path == str(tmp_path / "pairs.jsonl")
+
+
 def test_a_place_that_is_no_path_is_refused(tmp_path):
     (tmp_path / "config.yaml").write_text("")
     write_json(tmp_path / "command.json", {"command": "x", "from": "a\0b"})
