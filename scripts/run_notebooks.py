@@ -22,7 +22,8 @@ def run(path: Path, real: bool) -> None:
     NotebookClient(run, timeout=1800, resources=where, record_timing=False).execute()
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for number, cell in enumerate(code, start=1):
-        cell.execution_count = number
+        for one in [cell, *(o for o in cell.outputs if "execution_count" in o)]:
+            one.execution_count = number
     notebook.metadata.pop("widgets", None)
     notebook.metadata.language_info = {"name": "python"}
     nbformat.write(notebook, path)

@@ -83,6 +83,9 @@ def test_it_is_stored_with_the_outputs_of_one_run(path):
     nbformat.validate(nbformat.read(path, 4))
     cells = code_cells(path)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    for cell in cells:
+        counts = [output.get("execution_count", cell.execution_count) for output in cell.outputs]
+        assert set(counts) <= {cell.execution_count}
     assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
     assert all(cell.outputs for cell in cells if is_real(cell))
     assert path.stat().st_size < 1_000_000
