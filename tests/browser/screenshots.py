@@ -55,7 +55,13 @@ def opened(browser: Browser, report: Path, scheme: str = "light") -> Page:
         color_scheme=scheme,
         reduced_motion="reduce",
     )
-    page.goto(report.as_uri())
+    return whole(page, report.as_uri())
+
+
+def whole(page: Page, address: str) -> Page:
+    """The page, once all of it is drawn."""
+    page.goto(address)
+    page.locator("main:not([aria-busy])").wait_for()
     return page
 
 
@@ -74,15 +80,15 @@ def usual(browser: Browser, run: Path, folder: Path) -> None:
             take(page, "#figure-minimality", "report_minimality.png")
             take(page, "#figure-completeness", "report_evidence.png")
     phone = browser.new_page(viewport={"width": 420, "height": 900}, device_scale_factor=2)
-    phone.goto(report.as_uri())
+    whole(phone, report.as_uri())
     take(phone, None, "report_phone.png")
     paper = browser.new_page(viewport={"width": 760, "height": 1075})
     paper.emulate_media(media="print")
-    paper.goto(report.as_uri())
+    whole(paper, report.as_uri())
     take(paper, None, "report_print.png")
     deep = write_report([made_up(folder)])
     large = browser.new_page(viewport={"width": 1400, "height": 1400})
-    large.goto(deep.as_uri() + "#size=300")
+    whole(large, deep.as_uri() + "#size=300")
     large.locator("#circuit").scroll_into_view_if_needed()
     large.evaluate("byId('drawn').scrollIntoView()")
     take(large, None, "report_deep.png")
@@ -122,7 +128,8 @@ def take(page: Page, selector: str | None, name: str) -> None:
     page.mouse.move(0, 0)
     shown = page.locator(selector).screenshot() if selector else page.screenshot()
     shot = Image.open(io.BytesIO(shown))
-    small = shot.convert("RGB").quantize(200, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette = dict(method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+    small = shot.convert("RGB").quantize(200, **palette)
     small.save(IMAGES / name, optimize=True)
     print(name, shot.size, f"{(IMAGES / name).stat().st_size / 1e3:.0f} kB")
 

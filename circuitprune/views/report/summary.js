@@ -255,8 +255,8 @@ function showOverview() {
       ? `, the ${spell(edges.length)} strongest of ${counted(n_edges, "edge")}`
       : "";
   byId("overview-note").replaceChildren(
-    `The whole circuit${held}: input below, logits above${SPANS.length ? ", columns are spans of tokens" : ""}. Click to open it below. Reads: `,
-    ...readsKey(MAIN.chosen),
+    `The whole circuit${held}: input below, logits above${SPANS.length ? ", columns are spans of tokens" : ""}. Click to open it below.`,
+    make("div", {}, "Reads:", readsKey(MAIN.chosen)),
   );
 }
 
