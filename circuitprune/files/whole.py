@@ -26,7 +26,7 @@ def write_json(path: str | Path, value: object, checked: bool = False) -> None:
     Args:
         path: The file.
         value: An object of JSON where it is checked.
-        checked: Begin with `sha256`, a checksum of all else, which `read_json` takes off again.
+        checked: Begin with `sha256`, a checksum of all else; to be read with `checked` too.
 
     Raises:
         RunError: `value` holds NaN, an infinity, or something that JSON has no form for.
@@ -41,20 +41,25 @@ def write_json(path: str | Path, value: object, checked: bool = False) -> None:
     write_atomic(path, text + "\n")
 
 
-def read_json(path: str | Path, kind: Kind = "json", most: int | None = None) -> object:
+def read_json(
+    path: str | Path, kind: Kind = "json", most: int | None = None, checked: bool = False
+) -> object:
     """The value of a JSON file. In a circuit `NaN` is read, as EAP-IG writes it.
 
     Args:
         path: The file.
         kind: What it is, see `LIMITS`.
         most: Bytes, if something smaller than the limit is known.
+        checked: It is one that `write_json` writes with a checksum, which is held against all else
+            and taken off. One of a version before has none. In a file of another program a key of
+            that name is a key as any other.
 
     Raises:
         RunError: the file is missing, larger than its kind may be, or not what `decode` reads; or a
             checked one has changed since.
     """
     value = parse_json(path, read_bytes(path, kind, most), nan=kind == "circuit")
-    if not isinstance(value, dict) or kind != "json" or not isinstance(value.get(SUM), str):
+    if not checked or not isinstance(value, dict) or SUM not in value:
         return value
     if value.pop(SUM) != _sum(value):
         raise RunError(

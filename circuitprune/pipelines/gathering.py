@@ -118,7 +118,7 @@ def keep(path: Path, result: object, identity: Mapping[str, object]) -> None:
 def kept(path: Path, kind: type[Piece], identity: Mapping[str, object]) -> Piece | None:
     """What `keep` put there, if it is of the very same work and as it was written."""
     try:
-        found = read_json(path)
+        found = read_json(path, checked=True)
         if isinstance(found, dict) and found.get("identity") == identity:
             return from_json(kind, found.get("result"), path.stem)
     except RunError:  # absent, cut short by something else than us, or of another version

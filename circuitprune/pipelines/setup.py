@@ -281,13 +281,14 @@ def reference_edges(setup: Setup) -> Bool[Tensor, " edge"] | None:
     """The edges of the circuit in `verify.reference`; None without one.
 
     Raises:
-        RunError, GraphError: not a circuit file, or one of another graph.
+        RunError, GraphError: not a circuit file, or one of another graph or another model.
         ConfigError: a circuit of no edge or of all, against which nothing can be judged.
     """
     path, graph = setup.config.verify.reference, setup.gated.graph
     if path is None:
         return None
     found = Circuit.load(path, graph, setup.gated.ports.n_kv_heads)
+    refuse_another(path, found, setup.identity.model)
     if not 0 < found.n_edges < graph.n_edges:
         raise ConfigError(
             f"verify.reference={path} keeps {found.n_edges:,} of "

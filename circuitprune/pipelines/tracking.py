@@ -143,7 +143,7 @@ def track(
     found = entity_tracking(model, base, config)
     with locked(folder):
         claim(folder, None)  # again: it took long
-        write_json(folder / "tracking.json", asdict(found))
+        write_json(folder / "tracking.json", asdict(found), checked=True)
         write_atomic(folder / "config.yaml", to_yaml(config))
         write_atomic(folder / "tracking.md", tracking_page(found))
     say(tracking_page(found))

@@ -34,7 +34,7 @@ HARMFUL = 5
 def verified(tmp_path_factory):
     """A verified run some of whose edges surely do harm."""
     run = judge(make_run(tmp_path_factory.mktemp("verified")))
-    evidence = read_json(run / "verification.json")
+    evidence = read_json(run / "verification.json", checked=True)
     for row in evidence["sections"]["minimality"]["edges"][-HARMFUL:]:
         row["kl"] = {"value": -0.1, "low": -0.12, "high": -0.08}
     write_json(run / "verification.json", evidence)
@@ -145,7 +145,9 @@ def test_every_edge_ends_in_an_arrow(shown):
 def test_cards_hold_the_numbers_of_the_files(shown, verified):
     rows = {
         row["edge"]: row
-        for row in read_json(verified / "verification.json")["sections"]["minimality"]["edges"]
+        for row in read_json(verified / "verification.json", checked=True)["sections"][
+            "minimality"
+        ]["edges"]
     }
     cards = shown.page.evaluate("circuit().edges.map((edge) => [edgeName(edge), facts(edge)])")
     circuit = loaded(verified)
@@ -196,7 +198,9 @@ def test_a_click_on_an_edge_opens_its_card(shown, verified):
 
 
 def test_dashed_are_the_edges_that_surely_do_harm(shown, verified):
-    rows = read_json(verified / "verification.json")["sections"]["minimality"]["edges"]
+    rows = read_json(verified / "verification.json", checked=True)["sections"]["minimality"][
+        "edges"
+    ]
     harmful = {row["edge"] for row in rows if row["kl"]["high"] < 0}
     dashed = shown.page.locator("#drawing .edge[stroke-dasharray] title").all_text_contents()
     assert set(dashed) == harmful and len(harmful) == HARMFUL

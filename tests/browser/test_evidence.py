@@ -33,7 +33,7 @@ def opened(view, studied):
 
 @pytest.fixture
 def sections(studied):
-    return read_json(studied / "verification.json")["sections"]
+    return read_json(studied / "verification.json", checked=True)["sections"]
 
 
 def marks(opened, figure, selector):

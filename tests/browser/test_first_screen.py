@@ -43,7 +43,7 @@ def shown(browser, judged):
 
 @pytest.fixture
 def sections(judged):
-    return read_json(judged / "verification.json")["sections"]
+    return read_json(judged / "verification.json", checked=True)["sections"]
 
 
 def test_one_sentence_has_the_numbers_of_the_files(shown, judged, sections):
@@ -139,7 +139,7 @@ def test_what_is_not_verified_says_so_with_the_command(view, run):
 
 def test_evidence_of_another_circuit_says_of_which(view, judged, tmp_path):
     run = make_run(tmp_path)
-    evidence = read_json(judged / "verification.json")
+    evidence = read_json(judged / "verification.json", checked=True)
     evidence["circuit"] |= {"file": "circuits/300.json", "n_edges": 300}
     del evidence["sections"]["completeness"]
     write_json(run / "verification.json", evidence)

@@ -45,12 +45,12 @@ def misspell(value, path, key):
 def misspelt(tmp_path_factory):
     """A report with one key misspelt in every section and in every other file."""
     run = whole(tmp_path_factory.mktemp("misspelt"))
-    evidence = read_json(run / "verification.json")
+    evidence = read_json(run / "verification.json", checked=True)
     for name, (path, key) in SECTIONS.items():
         misspell(evidence["sections"][name], path, key)
     write_json(run / "verification.json", evidence)
     for file, path, key in FILES.values():
-        found = read_json(run / file)
+        found = read_json(run / file, checked=True)
         misspell(found, path, key)
         write_json(run / file, found)
     return write_report([run])
@@ -110,7 +110,7 @@ def test_an_error_while_drawing_is_told_too(view, judged):
 def test_a_number_that_is_undefined_is_no_error(view, tmp_path):
     """All sizes without faithfulness, and a circuit without: no curve and no ring, no message."""
     run = whole(tmp_path)
-    evidence = read_json(run / "verification.json")
+    evidence = read_json(run / "verification.json", checked=True)
     curve = evidence["sections"]["faithfulness"]
     for numbers in (curve["circuit"], *curve["sizes"]):
         for name in ("faithfulness", "mean_of_ratios"):

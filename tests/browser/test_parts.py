@@ -28,7 +28,7 @@ def parted(tmp_path_factory):
     features, neurons = Cut("m0", 9, "feature", 13, True), Cut("m1", 18, "neuron", 20)
     graph = part_graph(SMALL, "feature", (*cuts, features, neurons))
     run = judge(make_run(tmp_path_factory.mktemp("parts"), graph, sizes=(7, 40, graph.n_edges)))
-    told = read_json(run / "verification.json")
+    told = read_json(run / "verification.json", checked=True)
     card = {"part": NAME, "on": 0.125, "examples": PEAKS}
     card |= {"promotes": [[HOSTILE[0], 2.0], [" b", 1.0]], "demotes": [[" c", -0.5]]}
     told["sections"]["function"]["parts"] = {
@@ -120,7 +120,7 @@ def placed(tmp_path_factory):
     spans = spans_of(SPANS, [([0, 1, 2], [5, 5, 5], [6, 5, 5])], everywhere=False)
     graph = at_spans(whole, spans)
     run = judge(make_run(tmp_path_factory.mktemp("placed"), graph, sizes=(7, 40, graph.n_edges)))
-    told = read_json(run / "verification.json")
+    told = read_json(run / "verification.json", checked=True)
     card = {"part": NAME, "on": 0.125, "examples": PEAKS, "promotes": [[" b", 1.0]], "demotes": []}
     parts = {"n_parts": 12, "n_pairs": 64, "parts": [card], "prompts": [TOKENS, TOKENS]}
     told["sections"]["function"]["parts"] = parts

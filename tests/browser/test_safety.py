@@ -29,7 +29,7 @@ def report(tmp_path_factory):
     run = judge(make_run(tmp_path_factory.mktemp("hostile"), task=HOSTILE[0]), HOSTILE)
     write_json(run / "versions.json", {HOSTILE[1]: HOSTILE[2]})
     (run / "config.yaml").write_text("\n".join(HOSTILE[:4]))
-    evidence = read_json(run / "verification.json")
+    evidence = read_json(run / "verification.json", checked=True)
     for text in HOSTILE:
         section = {"sentence": text, "verdict": text, text: 1}
         evidence["sections"][text] = section

@@ -127,7 +127,7 @@ ABOUT = dict.fromkeys(("task", "model", "ablation", "metric", "split"), HOSTILE)
 
 def test_the_page_of_the_evidence(tmp_path):
     judge(make_run(tmp_path), [HOSTILE] * 3)
-    found = from_json(Verification, read_json(tmp_path / "verification.json"))
+    found = from_json(Verification, read_json(tmp_path / "verification.json", checked=True))
     whole = {name: replace(section, sentence=HOSTILE) for name, section in found.sections.items()}
     gaps = replace(next(iter(whole["completeness"].summary.values())), worst_nodes=(HOSTILE,))
     whole["completeness"] = replace(whole["completeness"], summary={HOSTILE: gaps})

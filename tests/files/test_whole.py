@@ -104,13 +104,26 @@ def test_read_json_names_a_broken_file(tmp_path, content):
 def test_a_checked_file_is_read_as_it_was_written_or_not_at_all(tmp_path):
     value = {"b": [1, -0.0, 1e-300, None], "a": {"10": "\u2028", "9": True}}
     files.write_json(tmp_path / "x.json", value, checked=True)
-    assert files.read_json(tmp_path / "x.json") == value
+    assert files.read_json(tmp_path / "x.json", checked=True) == value
     text = (tmp_path / "x.json").read_text()
     (tmp_path / "x.json").write_text(text.replace("1e-300", "1e-301"))
     with pytest.raises(RunError, match=r"x\.json is not as it was written"):
-        files.read_json(tmp_path / "x.json")
+        files.read_json(tmp_path / "x.json", checked=True)
     (tmp_path / "x.json").write_text(json.dumps(json.loads(text)))  # laid out otherwise
-    assert files.read_json(tmp_path / "x.json") == value
+    assert files.read_json(tmp_path / "x.json", checked=True) == value
+
+
+def test_a_checksum_is_asked_of_our_own_files_alone(tmp_path):
+    """A key of that name in another program's file is a key as any other."""
+    theirs = {"sha256": "of some weights", "b": 1}
+    (tmp_path / "x.json").write_text(json.dumps(theirs))
+    assert files.read_json(tmp_path / "x.json") == theirs
+    for said in ("of some weights", 3, None):
+        (tmp_path / "x.json").write_text(json.dumps({"sha256": said, "b": 1}))
+        with pytest.raises(RunError, match="is not as it was written"):
+            files.read_json(tmp_path / "x.json", checked=True)
+    (tmp_path / "x.json").write_text('{"b": 1}')  # of a version without
+    assert files.read_json(tmp_path / "x.json", checked=True) == {"b": 1}
 
 
 def test_read_json_names_a_missing_file(tmp_path):

@@ -81,6 +81,7 @@ def test_saelens_folders(tmp_path) -> None:
         apply_b_dec_to_input=True,
         normalize_activations="none",
         metadata=dict(hook_name="blocks.3.hook_resid_post"),
+        sha256="what the trainer says of its weights",  # no checksum of ours
     )
     (found,) = load_dictionaries(
         write(tmp_path / "a", "sae_weights.safetensors", weights(), cfg=cfg)

@@ -700,6 +700,11 @@ def test_folders_of_other_things_are_refused(home, tmp_path, name):
             RunError,
             "of another model: its model_fingerprint is 0123, and here it is",
         ),
+        (
+            ["attribution.method=eap", "verify.reference={theirs}"],
+            RunError,
+            "of another model: its model_fingerprint is 0123, and here it is",
+        ),
     ],
 )
 def test_a_refusal_writes_nothing(home, tmp_path, overrides, error, words):

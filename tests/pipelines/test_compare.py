@@ -175,7 +175,7 @@ def test_transfer_and_patching_are_shown_if_the_runs_were(home, compared):
 
 
 def test_parts_are_set_algebra_of_the_names(home, compared):
-    written = read_json(home / "out" / "compare.json")
+    written = read_json(home / "out" / "compare.json", checked=True)
     assert from_json(Comparison, written) == compared and fits(written, "Comparison")
     names = [str(home / name) for name in ("one", "two", "tuned")]
     found = {name: load_found(name) for name in names}

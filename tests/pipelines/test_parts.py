@@ -102,7 +102,7 @@ def test_edges_between_parts_of_a_run_are_told(learned: Path, tmp_path, capsys) 
         assert float(row["effect"]) == pytest.approx(float(found.values[at]), rel=1e-5)
     assert not (learned / "part_edges.json").exists()  # of another circuit than the chosen one
     assert main(["part-edges", str(learned), "--steps", "1", "-o", str(out)]) == 0
-    left = read_json(learned / "part_edges.json")
+    left = read_json(learned / "part_edges.json", checked=True)
     assert [(e["part"], e["into"]) for e in left["edges"]] == [
         (row["part"], row["into"]) for row in csv.DictReader(out.open())
     ]

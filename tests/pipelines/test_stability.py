@@ -133,8 +133,8 @@ def test_every_run_is_a_finished_run_of_its_own_config(study):
         assert (folder / name / "gates.safetensors").exists() == name.startswith("seed")
     assert load_config(folder / "seed2" / "config.yaml").train.seed == 2
     assert load_config(folder / "bootstrap2" / "config.yaml").task.resample == 2
-    assert from_json(Stability, read_json(folder / "stability.json")) == found
-    assert fits(read_json(folder / "stability.json"), "Stability")
+    assert from_json(Stability, read_json(folder / "stability.json", checked=True)) == found
+    assert fits(read_json(folder / "stability.json", checked=True), "Stability")
     assert set(found.groups) == {"seed", "bootstrap"}
 
 

@@ -220,7 +220,7 @@ def test_a_run_stands_beside_its_tasks_apart(run, home, tmp_path, capsys):
     arguments = [*map(str, paths), "--output-dir", str(tmp_path / "compared")]
     assert main(["compare", *arguments]) == 0
     (found,) = from_json(
-        Comparison, read_json(tmp_path / "compared" / "compare.json")
+        Comparison, read_json(tmp_path / "compared" / "compare.json", checked=True)
     ).against_apart
     row, masks = read_together(run).rows[read_together(run).chosen], []
     for name, one in zip(("a", "b"), found.tasks, strict=True):

@@ -16,6 +16,7 @@ from circuitprune import Study
 from circuitprune.cli import main
 from circuitprune.data.tasks.sentiment import ADJECTIVES, CONCLUSIONS, VERBS
 from circuitprune.errors import ConfigError, DataError, GraphError
+from circuitprune.files.whole import read_json
 from circuitprune.models import load_model
 from circuitprune.pipelines.sentiment import SentimentConfig, find_sentiment, read_sentiment
 from circuitprune.pipelines.tracking import TrackingConfig, entity_tracking, read_tracking
@@ -29,7 +30,9 @@ def test_tracking_leaves_a_page_and_numbers(tmp_path, capsys):
     command = ["tracking", "zoo/small", "--base", "zoo/small", "--output-dir", str(folder)]
     assert main([*command, *settings]) == 0
     page, said = (folder / "tracking.md").read_text(), capsys.readouterr().out
-    found = json.loads((folder / "tracking.json").read_text())
+    text = (folder / "tracking.json").read_text()
+    found = read_json(folder / "tracking.json", checked=True)
+    assert next(iter(json.loads(text))) == "sha256" and "sha256" not in found
     assert page in said and "## One in the other" in page
     assert "n_paths: 4" in (folder / "config.yaml").read_text()
     (group, *_) = found["tuned"]["groups"]

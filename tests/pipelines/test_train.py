@@ -386,14 +386,17 @@ def test_the_ranking_is_compared_with_a_reference(events, gpt2_home):
 
 
 @pytest.mark.parametrize(
-    ("graph", "edges", "words"),
+    ("graph", "edges", "model", "words"),
     [
-        (Graph(2, 4, 4), [], "keeps 0 of 110 edges"),
-        (Graph(2, 4, 2), ["input->logits"], "2 layers, 4 heads, 2 KV readers"),
+        (Graph(2, 4, 4), [], None, "keeps 0 of 110 edges"),
+        (Graph(2, 4, 2), ["input->logits"], None, "2 layers, 4 heads, 2 KV readers"),
+        (Graph(2, 4, 4), ["input->logits"], "0123", "of another model: .* is 0123, and here it is"),
     ],
 )
-def test_a_reference_that_cannot_be_one_is_refused(gpt2_home, tmp_path, graph, edges, words):
-    Circuit.from_names(graph, edges).save(tmp_path / "known.json")
+def test_a_reference_that_cannot_be_one_is_refused(gpt2_home, tmp_path, graph, edges, model, words):
+    about = {} if model is None else {"model_fingerprint": model}
+    found = Circuit(graph, graph.mask_of(edges), None, about)
+    found.save(tmp_path / "known.json")
     with pytest.raises(CircuitPruneError, match=words):
         discover(gpt2_home, f"verify.reference={tmp_path}/known.json", f"output_dir={tmp_path}/run")
     assert not (tmp_path / "run").exists()

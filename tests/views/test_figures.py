@@ -417,7 +417,7 @@ def test_stability_shows_every_pair_of_runs_and_the_votes(repeated):
 
 
 def test_empty_circuits_are_empty_cells(repeated, tmp_path):
-    found = read_json(repeated / "stability.json")
+    found = read_json(repeated / "stability.json", checked=True)
     found["groups"]["seed"]["jaccard"]["edges"][1] = [0.5, None, None]
     write_json(tmp_path / "stability.json", found)
     heat = stability.draw([tmp_path], Options()).axes[0]

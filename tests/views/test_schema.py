@@ -67,7 +67,7 @@ def test_a_report_and_its_parts_fit(run):
     ],
 )
 def test_a_misspelt_key_does_not_fit(run, place, key):
-    found = read_json(run / "verification.json")
+    found = read_json(run / "verification.json", checked=True)
     at = found
     for step in place:
         at = at[step]

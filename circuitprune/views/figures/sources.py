@@ -178,7 +178,7 @@ def names_of(paths: Sequence[Path], options: Options) -> list[str]:
 def _read(folder: Path, name: str, expected: str) -> JsonObject:
     if not (folder / name).is_file():
         raise RunError(f"{str(folder)!r} holds no {name}: expected {expected}")
-    value = read_json(folder / name)
+    value = read_json(folder / name, checked=True)
     if not isinstance(value, dict):
         raise RunError(f"{folder / name} is damaged: expected {expected}")
     return value

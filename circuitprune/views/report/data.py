@@ -239,7 +239,7 @@ def _short(value: float) -> float:
 
 
 def _optional(path: Path) -> object:
-    return read_json(path) if path.exists() else None
+    return read_json(path, checked=True) if path.exists() else None
 
 
 def _command(folder: Path) -> str | None:

@@ -61,7 +61,7 @@ def sources(given: Sequence[str | Path]) -> tuple[list[Path], dict[str, JsonObje
 def _studies(path: Path) -> dict[str, Path]:
     """Studies at a path, by their kinds."""
     if path.is_file():
-        value = read_json(path)
+        value = read_json(path, checked=True)
         kinds = [k for k, key in KINDS.items() if isinstance(value, dict) and key in value]
         if len(kinds) != 1:
             raise RunError(
@@ -73,7 +73,7 @@ def _studies(path: Path) -> dict[str, Path]:
 
 
 def _read(file: Path, kind: str) -> JsonObject:
-    value = read_json(file)
+    value = read_json(file, checked=True)
     if not isinstance(value, dict) or KINDS[kind] not in value:
         raise RunError(f"{file} is damaged: it has no {KINDS[kind]!r}; write it anew by `{kind}`")
     return value
