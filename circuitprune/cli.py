@@ -39,6 +39,7 @@ from circuitprune.views.arguments import (
     add_overrides,
     file_first,
     parse,
+    refuse_nowhere,
     typed,
     with_option,
 )
@@ -218,6 +219,7 @@ def _run(options: argparse.Namespace, last: bool) -> int:
         sys.stdout.reconfigure(line_buffering=True)  # a pipe sees each line when it is said
     try:
         with stoppable(last):
+            refuse_nowhere()
             if not getattr(options, "shares", False) or getattr(options, "dry_run", False):
                 refuse_several()
             return int(options.command(options))

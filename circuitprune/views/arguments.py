@@ -1,6 +1,7 @@
 """How the arguments of a command are read, and in which words they are refused."""
 
 import argparse
+import os
 import shlex
 import sys
 from argparse import _SubParsersAction
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from circuitprune.data.checks import MANY, MANY_OR_0, NOT_NEGATIVE, PART, Range, nearest
-from circuitprune.errors import ConfigError
+from circuitprune.errors import ConfigError, RunError
 from circuitprune.files.text import plain
 
 _ADVICE = "; a setting is written as train.steps=500"
@@ -69,6 +70,22 @@ def refuse_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) ->
 
 def _takes_settings(parser: argparse.ArgumentParser) -> bool:
     return any(action.dest == "overrides" for action in parser._actions)
+
+
+def refuse_nowhere() -> None:
+    """Nothing, if the folder that the command was typed in is still there.
+
+    Without one no relative path leads anywhere, and torch ends the process when it is imported.
+
+    Raises:
+        RunError: it is not.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise RunError(
+            f"the working directory is gone ({error.strerror}); go to one that is there with cd"
+        ) from None
 
 
 def with_option(overrides: Sequence[str], key: str, value: object) -> list[str]:

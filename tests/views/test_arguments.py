@@ -1,6 +1,10 @@
 """Numbers that are typed: what is none, or out of range, is refused in a sentence."""
 
 import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +20,7 @@ from circuitprune.views.arguments import (
     with_option,
 )
 
+ENV = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 NOT_FINITE = ["", "x", "nan", "inf", "-inf", "1e999", "9" * 400, "9" * 5000]
 
 
@@ -64,6 +69,19 @@ def test_a_setting_in_place_of_a_file_is_told_from_one(tmp_path):
 def test_an_option_that_stands_for_a_setting_is_one():
     assert with_option(["a.b=1"], "model.name", "x") == ["a.b=1", "model.name=x"]
     assert with_option(["a.b=1"], "model.name", None) == ["a.b=1"]
+
+
+def test_a_working_directory_that_is_gone_is_told(tmp_path, capfd):
+    """Before torch is imported, which would end the process with words of its own."""
+    (tmp_path / "gone").mkdir()
+    code = (
+        "import os, sys; os.rmdir(os.getcwd()); from circuitprune.cli import main; "
+        f"code = main(['report', {str(tmp_path / 'x')!r}]); "
+        "sys.exit(99 if 'torch' in sys.modules else code)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "gone", env=ENV)
+    told = "error: the working directory is gone (No such file or directory); go to one that is"
+    assert told in capfd.readouterr().err and ended.returncode == 1
 
 
 def test_an_option_and_its_setting_are_not_both_typed(capsys):
