@@ -58,7 +58,7 @@ def refuse_unusable(folder: Path) -> None:
             f"{os.readlink(there)!r}, where nothing is; make that folder, or {instead}"
         )
     if not there.is_dir():
-        below = "" if there == folder else f" cannot be made: {str(there)!r}"
+        below = "" if there == folder else f" cannot be used: {str(there)!r}"
         raise RunError(f"output_dir {name}{below} is a file; {instead}")
     if not os.access(there, os.W_OK | os.X_OK):
         where = "it" if there == folder else repr(str(there))

@@ -131,7 +131,7 @@ def test_a_folder_that_cannot_be_used_is_refused_before_a_model_is_loaded(
         monkeypatch.setattr(sentiment if "sent" in name else tracking, name, never)
     for folder, words in (
         ("file", r"output_dir '.*file' is a file; choose another"),
-        ("file/a/b", r"output_dir '.*b' cannot be made: '.*file' is a file; choose another"),
+        ("file/a/b", r"output_dir '.*b' cannot be used: '.*file' is a file; choose another"),
         ("link", r"'.*link' is a link to '.*gone', where nothing is; make that folder, or choose"),
         (
             "link/a",
