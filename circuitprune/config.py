@@ -69,8 +69,7 @@ class TaskConfig:
     path: str | None = None
     """JSONL or CSV file of `jsonl`, relative to where the command runs or to the config file."""
     n_train: int | float | Literal["auto"] = 256
-    """Pairs to attribute and train on: a number, a fraction of the file (1.0 is all of it), or
-    `auto`, a share of what the others leave."""
+    """Pairs to attribute and train on: a number, a fraction of the file (1.0 is all), or `auto`."""
     n_val: int | float | Literal["auto"] = 64
     """Pairs for curves during training; 0 draws none."""
     n_test: int | float | Literal["auto"] = 256
@@ -79,6 +78,8 @@ class TaskConfig:
     """Of drawing and splitting pairs."""
     resample: int | None = None
     """Seed to draw the training pairs again by, with replacement; None takes each once."""
+    exchanges: int = 0
+    """Copies of each training pair in which the words that pairs differ in are exchanged."""
     corruption: str = ""
     """Kind of corrupt prompt; empty takes the task's default."""
     split_by: Literal["pair", "group"] = "pair"
@@ -86,8 +87,7 @@ class TaskConfig:
     bos: Literal["auto", "always", "never"] = "auto"
     """BOS token in front: what the tokenizer does, always (as MIB), or never."""
     metric: str = "auto"
-    """`logit_diff`, `prob_diff`, `answer_prob`, FILE.py:your_metric, or `auto`: the task's own,
-    else prob_diff for tasks with answer sets, else logit_diff."""
+    """`logit_diff`, `prob_diff`, `answer_prob`, FILE.py:your_metric, or `auto`: the task's own."""
     min_accuracy: float = 0.6
     """Least accuracy of the full model on the training pairs, in [0, 1], to go on."""
 
@@ -96,7 +96,7 @@ class TaskConfig:
         sizes = dict.fromkeys(("n_train", "n_val", "n_test"), PAIRS)
         seeds = dict.fromkeys(("seed", "resample"), SEED)
         refuse(
-            misfits(self, "task.", min_accuracy=SHARE, **sizes, **seeds)
+            misfits(self, "task.", min_accuracy=SHARE, exchanges=MANY_OR_0, **sizes, **seeds)
             or broken(
                 (self.n_train != 0, "task.n_train must be > 0, got 0"),
                 (is_known(self.name, known), f"task.name={unknown(self.name, known)}"),

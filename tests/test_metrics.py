@@ -233,8 +233,10 @@ def test_faithfulness_without_an_effect_to_recover_is_undefined(full, empty):
         assert part in str(error.value)
 
 
-def test_faithfulness_of_a_small_effect_is_defined():
-    value = faithfulness(*(torch.tensor(x).double() for x in (1.0, 1.0 + 1e-4, 1.0 - 1e-4)))
+@pytest.mark.parametrize("effect", [1e-4, 1.1e-6])
+def test_faithfulness_of_a_small_effect_is_defined(effect):
+    """A millionth of both ends together is the least."""
+    value = faithfulness(*(torch.tensor(x).double() for x in (1.0, 1.0 + effect, 1.0 - effect)))
     assert_close(value, torch.tensor(0.5).double())
 
 

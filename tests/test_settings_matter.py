@@ -362,6 +362,7 @@ ROWS = [
     Row(
         "task.resample", "1", lambda m: len(set(map(repr, m.setup.data.splits["train"]))) < 24, True
     ),
+    Row("task.exchanges", "2", lambda m: len(m.setup.data.splits["train"]) > 24, True),
     Row("task.bos", "always", lambda m: m.side("train")[0].startswith("<end>"), True),
     Row(
         "task.metric",

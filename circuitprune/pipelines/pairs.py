@@ -4,6 +4,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from circuitprune.circuits.span_graph import Span, spans_of
 from circuitprune.config import RunConfig
+from circuitprune.data.exchanged import with_exchanges
 from circuitprune.data.pairs import PairData, prepare
 from circuitprune.data.spans import deal, span_names
 from circuitprune.data.splits import resampled
@@ -39,7 +40,7 @@ def split_pairs(
     source: Task | None = None,
     n_tokens: int | None = None,
 ) -> PairData:
-    """The same before any resampling, without the model.
+    """The same before any resampling, without the model; with the copies of `task.exchanges`.
 
     Args:
         config: All settings.
@@ -66,6 +67,10 @@ def split_pairs(
         max_length=max_length,
         n_tokens=n_tokens,
     )
+    if task.exchanges:
+        data = with_exchanges(
+            data, tokenizer, task.exchanges, task.seed, task.bos, max_length, n_tokens
+        )
     if config.spans != "none":
         data.splits = deal(data.splits, config.spans)
     return data

@@ -803,6 +803,7 @@ NO_EDGES = [
     "m0 embeds",
     "resid_post m0",
     "a0.h0.q a0.h1",
+    "a7.h0.q a7.h0",
     "x\x1b m0",
 ]
 

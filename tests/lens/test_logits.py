@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from circuitprune.data.pairs import prepare
 from circuitprune.engine.gated import GatedModel
-from circuitprune.errors import MetricError
+from circuitprune.errors import MetricError, ModelError
 from circuitprune.lens.logits import direct_logit_attribution, logit_lens, ranks, residual_streams
 from circuitprune.metrics import logit_diff
 from circuitprune.models.zoo.induction import (
@@ -117,3 +117,12 @@ def test_a_pair_without_a_wrong_token_is_refused():
     batch = replace(pairs(), wrong=torch.full((4, 1), -1))
     with pytest.raises(MetricError, match="a pair has none"):
         direct_logit_attribution(GatedModel(build_tiny_model("gpt2")), batch)
+
+
+def test_a_head_that_is_no_linear_map_is_refused():
+    model = deepcopy(build_tiny_model("gpt2"))
+    gated = GatedModel(model)
+    stream = torch.zeros(1, gated.graph.d_model)
+    model.lm_head = torch.nn.Sequential(model.lm_head)
+    with pytest.raises(ModelError, match="logit lens is not defined"):
+        logit_lens(gated, stream)
