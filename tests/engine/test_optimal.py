@@ -208,6 +208,15 @@ def test_draws_are_of_that_gaussian_at_each_position_and_writer(tiny_model):
         assert both.abs().max() < 0.08
 
 
+def test_the_draw_of_a_pair_is_what_it_was():
+    """Another would be other numbers for every run under `resample`."""
+    clean, corrupt = torch.tensor([[5, 6, 7]]), torch.tensor([[5, 6, 8]])
+    mask, answers = torch.ones_like(clean, dtype=torch.bool), torch.tensor([[0]])
+    batch = Batch(torch.tensor([0]), clean, corrupt, mask, torch.tensor([2]), answers, answers + 1)
+    drawn = Resample(torch.zeros(1, 1), torch.ones(1, 1, 1), seed=3)(batch).flatten()
+    assert_close(drawn, torch.tensor([-0.96459812, 0.80280071, 0.16091859]))
+
+
 def test_a_pair_carries_the_same_whatever_stands_beside_it(tiny_model, reference_set):
     gated = GatedModel(tiny_model("gpt2"))
     ablation = make_ablation("resample", gated.ports, reference_set)
