@@ -72,6 +72,22 @@ def test_a_run_of_a_study_brings_it_and_another_beside_it_does_not(study):
     assert kinds(report_data([make_run(named(study / "other"))])) == []
 
 
+def test_a_study_that_is_given_goes_before_the_one_that_a_run_is_of(study, tmp_path):
+    other = named(tmp_path / "other")
+    make_study(other, ["elsewhere"])
+    data = report_data([study / "seed1", other])
+    assert data.studies.stability == json.loads((other / "stability.json").read_text())
+
+
+def test_a_study_that_was_changed_is_refused(study):
+    path = study / "stability.json"
+    write_json(path, stability(["seed0", "seed1"]), checked=True)
+    path.write_text(path.read_text().replace("seed1", "seed9"))
+    for given in (study, path, study / "seed0"):
+        with pytest.raises(RunError, match=r"stability\.json"):
+            report_data([given])
+
+
 @pytest.mark.parametrize("name", ["compare.json", "of_another_name.json"])
 def test_a_comparison_is_given_as_a_folder_or_as_a_file(run, tmp_path, name):
     folder = named(tmp_path / "compared")
