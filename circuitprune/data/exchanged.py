@@ -12,6 +12,7 @@ from circuitprune.data.pairs import PairData
 from circuitprune.data.tasks.pair import Pair
 from circuitprune.errors import DataError
 from circuitprune.files.limits import PAIRS
+from circuitprune.files.text import counted
 
 WORD = re.compile(r"\w+")
 
@@ -34,8 +35,8 @@ def exchangeable(pairs: Sequence[Pair]) -> list[str]:
     found = sorted(differing | asked if differing & asked else differing)
     if len(found) < 2:
         raise DataError(
-            f"task.exchanges: the {len(pairs)} training pairs differ in {found or 'no words'}, so "
-            "there is nothing to exchange; leave it at 0"
+            f"task.exchanges: {counted(len(pairs), 'training pair')} differ in "
+            f"{found or 'no words'}, so there is nothing to exchange; leave it at 0"
         )
     return found
 
@@ -109,7 +110,7 @@ def with_exchanges(
     most = len(train) * copies
     if most > PAIRS:
         raise DataError(
-            f"task.exchanges: {copies} copies of {len(train)} pairs are more than {PAIRS:,}"
+            f"task.exchanges={copies} of {counted(len(train), 'pair')} makes more than {PAIRS:,}"
         )
     told = exchanged([example.pair for example in train], copies, seed)
     found, _ = encode(told, tokenizer, most, bos, max_length)
