@@ -20,17 +20,19 @@ WORD = re.compile(r"\w+")
 def exchangeable(pairs: Sequence[Pair]) -> list[str]:
     """The words that tell prompts apart, in alphabetical order.
 
-    Those in which a clean prompt and its corrupt one differ; the answers, right and wrong, join
-    them where the two have a word in common: names that are asked for are exchanged, `is` and `are`
-    after a subject are not.
+    Those in which a clean prompt and its corrupt one differ, where both have as many words; the
+    answers, right and wrong, join them where the two have a word in common: names that are asked
+    for are exchanged, `is` and `are` after a subject are not.
 
     Raises:
         DataError: fewer than two.
     """
     differing, asked = set[str](), set[str]()
     for pair in pairs:
-        both = zip(WORD.findall(pair.clean), WORD.findall(pair.corrupt), strict=False)
-        differing |= {word for one, other in both if one != other for word in (one, other)}
+        clean, corrupt = WORD.findall(pair.clean), WORD.findall(pair.corrupt)
+        if len(clean) == len(corrupt):  # else words would be set beside others than their own
+            both = zip(clean, corrupt, strict=True)
+            differing |= {word for one, other in both if one != other for word in (one, other)}
         asked |= {text.strip() for text in (*pair.answers, *pair.wrong)}
     found = sorted(differing | asked if differing & asked else differing)
     if len(found) < 2:

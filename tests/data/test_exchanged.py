@@ -24,6 +24,8 @@ VERB = Pair(id="b", clean="the key", corrupt="the keys", answers=(" is",), wrong
 def test_words_are_those_that_tell_prompts_apart_and_what_is_asked_if_it_is_of_their_kind():
     assert exchangeable([SAID]) == ["Anna", "John", "Mary"]
     assert exchangeable([VERB]) == ["key", "keys"]
+    longer = Pair("d", "it isn't the key", "it is now really the key", (" x",), (" y",))
+    assert exchangeable([VERB, longer]) == exchangeable([VERB])
     with pytest.raises(DataError, match=r"differ in no words.*leave it at 0"):
         exchangeable([Pair("c", "a b", "a b", (" x",), (" y",))])
 
